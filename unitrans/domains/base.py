@@ -1,0 +1,136 @@
+"""The protocol every domain satisfies, and the table of domains.
+
+A domain turns files into samples and samples into packed batches, and shows a person what was hidden and
+predicted. It knows nothing about objectives, losses or optimisation: the trainer asks it for data, and hands it
+predictions to judge and to draw.
+
+A sample is a dict with at least ``"id"``; a batch is a dict with at least ``"plans"`` and ``"sample_ids"``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+Sample = dict[str, Any]
+Batch = dict[str, Any]
+Corrupt = Callable[[Sample, np.random.Generator], Sample]
+
+_DOMAINS = {"vision": "unitrans.domains.vision:VisionDomain"}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple predictor of hidden values, judged on the same samples and masks as the model.
+
+    name: what it is, in words a person can read. error: mean error per hidden value in data units, or None
+    when it was not computed. note: why not, or what it was fitted on.
+    """
+
+    name: str
+    error: float | None
+    note: str = ""
+
+
+class Source(Protocol):
+    """A map-style data set.
+
+    ids: one stable name per sample, in a fixed order. skipped: (id, reason) of every sample that was found to
+    be unreadable so far *in this process*. notes: sentences a person should see once (files ignored, limits
+    applied).
+    """
+
+    ids: list[str]
+    notes: list[str]
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample | None:
+        """The sample as stored, or None if it cannot be read (its id and the reason go to ``skipped``)."""
+        ...
+
+    def load(self, index: int) -> Sample | None:
+        """The same as ``source[index]``."""
+        ...
+
+    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
+        """The sample as the model sees it; every random choice is drawn from ``rng``, and only in training."""
+        ...
+
+
+class Domain(Protocol):
+    """One kind of data. Instances hold no state, so they can be sent to loader workers."""
+
+    name: str
+    DataConfig: type[BaseModel]
+
+    def open(self, data: Any, model_config: Any, seed: int) -> tuple[Source, Source | None]:
+        """The training source and the held-out one (None when none was asked for).
+
+        ``data`` is a ``DataConfig``. ValueError says in one sentence what cannot be used and how to mend it.
+        """
+        ...
+
+    def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
+        """Packs samples into one token stream; None (unreadable) samples are left out and counted in
+        ``batch["num_skipped"]``. Returns None when no sample is left."""
+        ...
+
+    def data_unit_scale(self, source: Any, model_config: Any) -> torch.Tensor:
+        """float32 [token width]: |prediction - target| times this is an error in the units of the data."""
+        ...
+
+    def baselines(
+        self,
+        train_source: Any,
+        validation_source: Any,
+        objective: Any,
+        model_config: Any,
+        rng_for: Callable[[str], np.random.Generator],
+    ) -> list[Baseline]:
+        """Simple predictors on every held-out sample, with the masks ``objective.corrupt(sample,
+        rng_for(sample id))``."""
+        ...
+
+    def report(
+        self,
+        directory: Path,
+        source: Any,
+        samples: Sequence[Sample],
+        predictions: Sequence[torch.Tensor],
+        model_config: Any,
+    ) -> list[Path]:
+        """Draws what was hidden and predicted for corrupted samples; ``predictions`` has one [tokens, width]
+        tensor per sample, in the units of the model. Returns the files written."""
+        ...
+
+    def summary(self, error: float, baselines: Sequence[Baseline]) -> str:
+        """A few plain sentences: the model's error per hidden value in data units, beside the baselines."""
+        ...
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the valid name closest to ``name``, or an empty string when none is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def get_domain(name: str) -> Domain:
+    """The domain called ``name``; ValueError names the valid ones. Imports only that domain's libraries."""
+    if name not in _DOMAINS:
+        valid = ", ".join(sorted(_DOMAINS))
+        raise ValueError(f"unknown domain {name!r}: expected one of {valid}{nearest_name(name, _DOMAINS)}")
+    module, attribute = _DOMAINS[name].split(":")
+    domain: Domain = getattr(importlib.import_module(module), attribute)()
+    return domain
