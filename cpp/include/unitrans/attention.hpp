@@ -1,16 +1,19 @@
-// Grouped attention on CPUs: the one function that every model of this library calls, and its gradient.
+// Grouped attention on CPUs: the one function that every model of this library calls, and its
+// gradient.
 //
-// A stream of tokens is cut into groups, lists of tokens that attend among themselves. For head h, a group g, its
-// query i and its key j (both counted inside the group):
+// A stream of tokens is cut into groups, lists of tokens that attend among themselves. For head h,
+// a group g, its query i and its key j (both counted inside the group):
 //
-//     S_ij = scale_h * q_i . k_j + bias[h, offset_g + pos(i) * row_stride_g + pos(j)]      (j within reach of i)
-//     P    = softmax over j of S,   lse_i = log sum_j exp(S_ij),   out_i = sum_j dropout(P)_ij v_j
+//     S_ij = scale_h * q_i . k_j + bias[h, offset_g + pos(i) * row_stride_g + pos(j)]      (j
+//     within reach of i) P    = softmax over j of S,   lse_i = log sum_j exp(S_ij),   out_i = sum_j
+//     dropout(P)_ij v_j
 //
-// A query with nothing to attend to (no keys, nothing within reach, all scores -inf) has out 0, lse -inf and
-// gradients 0, and so has a query that no group lists. NaN in a row of scores makes that row NaN.
+// A query with nothing to attend to (no keys, nothing within reach, all scores -inf) has out 0, lse
+// -inf and gradients 0, and so has a query that no group lists. NaN in a row of scores makes that
+// row NaN.
 //
-// Results are bit-equal from run to run and for any number of threads: work is cut by the plan alone.
-// Nothing is checked here: plans and shapes are checked where they are made.
+// Results are bit-equal from run to run and for any number of threads: work is cut by the plan
+// alone. Nothing is checked here: plans and shapes are checked where they are made.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +23,8 @@ namespace unitrans {
 
 enum class DType { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
-// Instruction sets the kernels are compiled for, in ascending order. A level is usable if it is <= best_isa().
+// Instruction sets the kernels are compiled for, in ascending order. A level is usable if it is <=
+// best_isa().
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
 // The highest level that this build contains and this processor (and its operating system) can run.
@@ -40,11 +44,13 @@ struct ConstRows {
     int64_t head_stride = 0;
 };
 
-// Lists of tokens, group after group: group g owns the list entries cu_seqlens[g] .. cu_seqlens[g + 1].
+// Lists of tokens, group after group: group g owns the list entries cu_seqlens[g] .. cu_seqlens[g +
+// 1].
 struct Groups {
     const int32_t* cu_seqlens = nullptr;   // [num_groups + 1], starts at 0
     const int32_t* token_index = nullptr;  // [M] row in the stream; null: entry m is row m
-    const int32_t* position = nullptr;     // [M] strictly ascending inside a group; null: 0, 1, ..., n - 1
+    const int32_t* position =
+        nullptr;  // [M] strictly ascending inside a group; null: 0, 1, ..., n - 1
 };
 
 struct Plan {
@@ -53,12 +59,15 @@ struct Plan {
     Groups key;                // the same pointers as `query` when tokens attend among themselves
     bool keys_repeat = false;  // a key row may be listed more than once (true for cross plans)
 
-    const int64_t* bias_offset = nullptr;      // [num_groups], -1: no bias for this group; null: for none
+    const int64_t* bias_offset =
+        nullptr;  // [num_groups], -1: no bias for this group; null: for none
     const int32_t* bias_row_stride = nullptr;  // [num_groups], given when bias_offset is
-    const int32_t* reach = nullptr;            // [num_groups, 2] (left, right) in list order; -1: unlimited; null: all
+    const int32_t* reach =
+        nullptr;  // [num_groups, 2] (left, right) in list order; -1: unlimited; null: all
 };
 
-// "Element type" below is float, or double when dtype is kFloat64: the type of softmax and of all sums.
+// "Element type" below is float, or double when dtype is kFloat64: the type of softmax and of all
+// sums.
 struct Problem {
     DType dtype = DType::kFloat32;  // of q, k, v, out and their gradients
     int64_t num_queries = 0;        // Tq, rows of q
@@ -82,10 +91,11 @@ struct ForwardOutputs {
     void* lse = nullptr;  // [Tq, N] contiguous, element type, natural logarithm; may be null
 };
 
+// The backward computes the softmax again from q and k, exactly as the forward did: it reads
+// neither out nor lse.
 struct BackwardInputs {
     ConstRows grad_out;              // [Tq, N, D]
     const void* grad_lse = nullptr;  // [Tq, N] contiguous, element type; may be null
-    const void* lse = nullptr;       // [Tq, N] as the forward left it
 };
 
 struct Gradients {
@@ -95,14 +105,16 @@ struct Gradients {
     void* dscale = nullptr;  // [N], element type; null: not wanted
 };
 
-// Runs body(0), ..., body(num_tasks - 1), in any order, on any threads, and returns when all are done.
-using Parallel = std::function<void(int64_t num_tasks, const std::function<void(int64_t task)>& body)>;
+// Runs body(0), ..., body(num_tasks - 1), in any order, on any threads, and returns when all are
+// done.
+using Parallel =
+    std::function<void(int64_t num_tasks, const std::function<void(int64_t task)>& body)>;
 
-// Every element of the outputs is written. Outputs must not overlap inputs or one another. `isa` must be usable.
-// The sums of the backward need scratch memory and may throw std::bad_alloc.
-void attention_forward(const Problem& problem, const ForwardOutputs& outputs, const Parallel& parallel,
-                       Isa isa = best_isa());
-void attention_backward(const Problem& problem, const BackwardInputs& inputs, const Gradients& gradients,
-                        const Parallel& parallel, Isa isa = best_isa());
+// Every element of the outputs is written. Outputs must not overlap inputs or one another. `isa`
+// must be usable. The sums of the backward need scratch memory and may throw std::bad_alloc.
+void attention_forward(const Problem& problem, const ForwardOutputs& outputs,
+                       const Parallel& parallel, Isa isa = best_isa());
+void attention_backward(const Problem& problem, const BackwardInputs& inputs,
+                        const Gradients& gradients, const Parallel& parallel, Isa isa = best_isa());
 
 }  // namespace unitrans
