@@ -1,16 +1,17 @@
 // Grouped attention on CPUs: the one function that every model of this library calls, and its
 // gradient.
 //
-// A stream of tokens is cut into groups, lists of tokens that attend among themselves. For head h,
-// a group g, its query i and its key j (both counted inside the group):
+// A stream of tokens is cut into groups, lists of tokens that attend among themselves. For head h
+// and group g, with i and j counting the queries and the keys of the group:
 //
-//     S_ij = scale_h * q_i . k_j + bias[h, offset_g + pos(i) * row_stride_g + pos(j)]      (j
-//     within reach of i) P    = softmax over j of S,   lse_i = log sum_j exp(S_ij),   out_i = sum_j
-//     dropout(P)_ij v_j
+//     S_ij  = scale_h * q_i . k_j + bias[h, offset_g + pos(i) * row_stride_g + pos(j)]
+//     P_ij  = exp(S_ij) / sum_j' exp(S_ij'),    j and j' within reach of i
+//     lse_i = log sum_j exp(S_ij)
+//     out_i = sum_j dropout(P)_ij v_j
 //
-// A query with nothing to attend to (no keys, nothing within reach, all scores -inf) has out 0, lse
-// -inf and gradients 0, and so has a query that no group lists. NaN in a row of scores makes that
-// row NaN.
+// A query with nothing to attend to (no keys, nothing within reach, all scores -inf) has out 0,
+// lse -inf and gradients 0, and so has a query that no group lists. NaN in a row of scores makes
+// that row NaN.
 //
 // Results are bit-equal from run to run and for any number of threads: work is cut by the plan
 // alone. Nothing is checked here: plans and shapes are checked where they are made.
@@ -23,8 +24,8 @@ namespace unitrans {
 
 enum class DType { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
-// Instruction sets the kernels are compiled for, in ascending order. A level is usable if it is <=
-// best_isa().
+// Instruction sets the kernels are compiled for, in ascending order. A level is usable if it is
+// not above best_isa().
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
 // The highest level that this build contains and this processor (and its operating system) can run.
@@ -44,13 +45,14 @@ struct ConstRows {
     int64_t head_stride = 0;
 };
 
-// Lists of tokens, group after group: group g owns the list entries cu_seqlens[g] .. cu_seqlens[g +
-// 1].
+// Lists of tokens, one group after the other.
 struct Groups {
-    const int32_t* cu_seqlens = nullptr;   // [num_groups + 1], starts at 0
-    const int32_t* token_index = nullptr;  // [M] row in the stream; null: entry m is row m
-    const int32_t* position =
-        nullptr;  // [M] strictly ascending inside a group; null: 0, 1, ..., n - 1
+    // [num_groups + 1], starts at 0: group g owns the list entries cu_seqlens[g] .. cu_seqlens[g + 1]
+    const int32_t* cu_seqlens = nullptr;
+    // [M] row of each entry in the stream; null: entry m is row m
+    const int32_t* token_index = nullptr;
+    // [M] place of each entry in its bias plane, strictly ascending in a group; null: 0, 1, ...
+    const int32_t* position = nullptr;
 };
 
 struct Plan {
@@ -59,15 +61,16 @@ struct Plan {
     Groups key;                // the same pointers as `query` when tokens attend among themselves
     bool keys_repeat = false;  // a key row may be listed more than once (true for cross plans)
 
-    const int64_t* bias_offset =
-        nullptr;  // [num_groups], -1: no bias for this group; null: for none
-    const int32_t* bias_row_stride = nullptr;  // [num_groups], given when bias_offset is
-    const int32_t* reach =
-        nullptr;  // [num_groups, 2] (left, right) in list order; -1: unlimited; null: all
+    // [num_groups] start of the plane of a group, -1: no bias for this group; null: for none
+    const int64_t* bias_offset = nullptr;
+    // [num_groups] given when bias_offset is
+    const int32_t* bias_row_stride = nullptr;
+    // [num_groups, 2] (left, right): query i attends to keys i - left .. i + right, counted in list
+    // order; -1: unlimited; null: all are
+    const int32_t* reach = nullptr;
 };
 
-// "Element type" below is float, or double when dtype is kFloat64: the type of softmax and of all
-// sums.
+// "Element type" is float, or double when dtype is kFloat64: the type of softmax and of all sums.
 struct Problem {
     DType dtype = DType::kFloat32;  // of q, k, v, out and their gradients
     int64_t num_queries = 0;        // Tq, rows of q
@@ -105,8 +108,7 @@ struct Gradients {
     void* dscale = nullptr;  // [N], element type; null: not wanted
 };
 
-// Runs body(0), ..., body(num_tasks - 1), in any order, on any threads, and returns when all are
-// done.
+// Runs body(0) ... body(num_tasks - 1) in any order on any threads, and returns when all are done.
 using Parallel =
     std::function<void(int64_t num_tasks, const std::function<void(int64_t task)>& body)>;
 
