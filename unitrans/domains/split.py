@@ -60,11 +60,11 @@ def split(ids: Sequence[str], fraction: float, group: str | None = None) -> tupl
     units = units_of(ids, group)
     hashes = {unit: (hash_fraction(unit), unit) for unit in units}
     if len(hashes) < 2:
-        what = "sample" if group is None else f"unit under data.group={group!r}"
+        what = "sample" if group is None else f"unit under data.group={group!r} ({len(ids)} samples)"
+        fix = "add samples" if group is None else "change data.group"
         raise ValueError(
-            f"data.validation={fraction:g} cannot hold anything out: there is only one {what} "
-            f"({len(ids)} sample{'s' if len(ids) != 1 else ''}); set data.validation=none, name a folder, or "
-            + ("add samples" if group is None else "change data.group")
+            f"data.validation={fraction:g} cannot hold anything out: there is only one {what}; "
+            f"set data.validation=none, name a folder, or {fix}"
         )
     held_out = {unit for unit, (value, _) in hashes.items() if value < fraction}
     held_out = held_out or {min(hashes, key=lambda unit: hashes[unit])}

@@ -1,0 +1,137 @@
+"""The ``data`` section of a vision run."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size = Annotated[int, Field(gt=0)]
+
+
+class DataConfig(BaseModel):
+    """Where the images are and how they become arrays of one size. Values are in [0, 1] before mean and std."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        "digits",
+        min_length=1,
+        description="A folder of images (any depth, any size and mode), or the name of an embedded data set "
+        "(digits). A name wins over a folder of the same name; write ./digits for the folder.",
+    )
+    validation: float | str = Field(
+        0.05,
+        description="What is held out: a fraction of the images (chosen by a hash of the id, so adding files "
+        "moves no other), a folder, or none.",
+    )
+    group: str | None = Field(
+        None,
+        description="Keeps related images on one side of the split: 'parent' (the folder a file lies in) or a "
+        "regular expression on the id whose first group names the unit, e.g. '(patient[0-9]+)'. null: each "
+        "image by itself.",
+    )
+    channels: int = Field(
+        3,
+        ge=1,
+        description="Channels of every image: 1 (luminance), 3 (colour), 4 (keeps the alpha of RGBA files) or N "
+        "(files must have N; .npy arrays of shape [H, W, N]). Must equal model.in_chans.",
+    )
+    value_range: Literal["dtype", "percentile"] | tuple[float, float] = Field(
+        "dtype",
+        description="What becomes 0 and 1. dtype: divide by the largest value of the stored integer type (float "
+        "images must be in [0, 1]); percentile: 0.5 % to 99.5 % of each image; [lo, hi]: clip to these stored "
+        "values, e.g. [0, 4095] for 12-bit scans.",
+    )
+    image_size: Size | tuple[Size, Size] = Field(
+        192, description="Height and width in pixels the model sees: one number, or [height, width]."
+    )
+    mean: Literal["auto", "imagenet"] | list[float] = Field(
+        "auto",
+        description="Subtracted per channel: a list, imagenet (3 channels), or auto (computed over the training "
+        "images).",
+    )
+    std: Literal["auto", "imagenet"] | list[float] = Field(
+        "auto", description="Divided by, per channel: a list, imagenet, or auto, as for mean."
+    )
+    crop_scale: tuple[float, float] | None = Field(
+        (0.67, 1.0),
+        description="Training takes a random crop of this fraction of the image's area and resizes it. null: the "
+        "centre crop that held-out images get.",
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="Range of width / height of the random crop."
+    )
+    flip: bool = Field(True, description="Training mirrors half of the images left to right.")
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _number_or_name(cls, value: Any) -> Any:
+        """A fraction may arrive as text ("0.1"), as it does from a command line."""
+        if isinstance(value, str):
+            try:
+                return float(value)
+            except ValueError:
+                return value
+        return value
+
+    @field_validator("validation")
+    @classmethod
+    def _fraction(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError(
+                f"expected a fraction of the images in [0, 1), a folder, or none, got {value:g}"
+                + (f"; for {value:g} % write {value / 100:g}" if 1 <= value < 100 else "")
+            )
+        if value == "":
+            raise ValueError("expected a fraction of the images in [0, 1), a folder, or none, got nothing")
+        return value
+
+    @field_validator("value_range", "crop_ratio", "crop_scale")
+    @classmethod
+    def _ordered(cls, value: Any, info: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value
+        low, high = value
+        if not (math.isfinite(low) and math.isfinite(high)) or low > high:
+            raise ValueError(f"expected [low, high] with low <= high, both finite, got [{low:g}, {high:g}]")
+        if info.field_name == "value_range" and low == high:
+            raise ValueError(f"expected two different values, got [{low:g}, {high:g}]")
+        if info.field_name == "crop_ratio" and low <= 0:
+            raise ValueError(f"expected positive ratios of width to height, got [{low:g}, {high:g}]")
+        if info.field_name == "crop_scale" and not 0 < low <= high <= 1:
+            raise ValueError(
+                f"expected fractions of the image's area in (0, 1], got [{low:g}, {high:g}]; null turns it off"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> DataConfig:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value == "imagenet" and self.channels != 3:
+                raise ValueError(
+                    f"data.{name}=imagenet has 3 channels, data.channels is {self.channels}: use auto or a list of "
+                    f"{self.channels}"
+                )
+            if isinstance(value, list):
+                if len(value) != self.channels:
+                    raise ValueError(
+                        f"data.{name} has {len(value)} values, data.channels is {self.channels}: give one per channel"
+                    )
+                if not all(math.isfinite(x) and (name == "mean" or x > 0) for x in value):
+                    raise ValueError(
+                        f"data.{name} must be finite"
+                        + (" and positive" if name == "std" else "")
+                        + f", got {value}"
+                    )
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images the model sees."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size

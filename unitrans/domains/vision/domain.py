@@ -1,0 +1,184 @@
+"""Vision: a folder of images or an embedded set, cut into patches and packed into one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unitrans.domains.base import Baseline, Batch, Sample
+from unitrans.domains.split import split
+from unitrans.domains.vision import baselines as predictors
+from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.pictures import draw_reconstructions
+from unitrans.domains.vision.source import (
+    EMBEDDED,
+    FolderReader,
+    Reader,
+    VisionSource,
+    first_readable,
+    open_reader,
+)
+from unitrans.nn import patchify
+
+
+class VisionDomain:
+    """Images. A token is a patch of patch_size x patch_size pixels; see ``unitrans.domains.base.Domain``."""
+
+    name = "vision"
+    DataConfig = DataConfig
+
+    def open(
+        self, data: DataConfig, model_config: Any, seed: int
+    ) -> tuple[VisionSource, VisionSource | None]:
+        """The training images and the held-out ones (None for data.validation=none or 0).
+
+        The split does not depend on ``seed``: runs with other seeds are judged on the same images. ValueError in
+        one sentence for whatever cannot be used.
+        """
+        _check_model(data, model_config)
+        reader, notes, unreadable = open_reader(data.path, data, "data.path")
+        everything: Sequence[int] = range(len(reader.ids))
+        first_readable(reader, everything, "data.path", data.path)
+        validation: VisionSource | None = None
+        if data.validation in (0, "none"):
+            train = VisionSource(reader, everything, data)
+        elif isinstance(data.validation, float):
+            chosen, held_out = split(reader.ids, data.validation, data.group)
+            train = VisionSource(reader, chosen, data)
+            validation = VisionSource(reader, held_out, data)
+        else:
+            train, validation = _open_validation(reader, data, data.validation)
+        train.notes[:0] = notes
+        for folder, reason in unreadable:
+            train.skip(folder + "/", f"folder cannot be listed: {reason}")
+        train.set_normalization()
+        if validation is not None:
+            validation.set_normalization(like=train)
+        return train, validation
+
+    def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
+        """Packs images into one stream of patches.
+
+        Returns {"patches": float32 [T, C*p*p], "mask": bool [T] or None, "plans", "grids": [(h, w)], "sample_ids",
+        "num_skipped": how many samples were None}, or None when all of them were.
+        """
+        good = [sample for sample in samples if sample is not None]
+        if not good:
+            return None
+        patch = model_config.patch_size
+        grids = [(s["image"].shape[-2] // patch, s["image"].shape[-1] // patch) for s in good]
+        masks = [torch.as_tensor(s["mask"]).reshape(-1) for s in good if "mask" in s]
+        assert len(masks) in (0, len(good)), "either every sample of a batch has a mask or none has"
+        return {
+            "patches": torch.cat([patchify(sample["image"], patch) for sample in good]),
+            "mask": torch.cat(masks) if masks else None,
+            "plans": model_config.plans(grids),
+            "grids": grids,
+            "sample_ids": [sample["id"] for sample in good],
+            "num_skipped": len(samples) - len(good),
+        }
+
+    def data_unit_scale(self, source: VisionSource, model_config: Any) -> torch.Tensor:
+        """float32 [C*p*p]: the std of each value of a patch, which turns an error into units of [0, 1]."""
+        return torch.tensor(source.std).repeat_interleave(model_config.patch_size**2)
+
+    def baselines(
+        self,
+        train_source: VisionSource,
+        validation_source: VisionSource,
+        objective: Any,
+        model_config: Any,
+        rng_for: Callable[[str], np.random.Generator],
+    ) -> list[Baseline]:
+        """Five simple predictors of the hidden pixels; see ``unitrans.domains.vision.baselines``."""
+
+        def held_out() -> predictors.Masked:
+            for index in range(len(validation_source)):
+                sample = validation_source.load(index)
+                if sample is None:
+                    continue
+                rng = rng_for(sample["id"])
+                image = validation_source.unit_image(sample)
+                mask = objective.corrupt({"id": sample["id"], "image": image}, rng)["mask"]
+                yield image, torch.as_tensor(mask)
+
+        return predictors.evaluate(train_source, held_out, model_config.patch_size, objective.mask_patch_size)
+
+    def report(
+        self,
+        directory: Path,
+        source: VisionSource,
+        samples: Sequence[Sample],
+        predictions: Sequence[torch.Tensor],
+        model_config: Any,
+    ) -> list[Path]:
+        """reconstructions.png: original | masked | predicted, one row or block per corrupted sample."""
+        path = Path(directory) / "reconstructions.png"
+        draw_reconstructions(path, samples, predictions, source.mean, source.std, model_config.patch_size)
+        return [path]
+
+    def summary(self, error: float, baselines: Sequence[Baseline]) -> str:
+        """The model's mean |error| per hidden value (pixels in [0, 1]) beside the simple predictors, as a table
+        and one sentence."""
+        return predictors.summary(error, baselines)
+
+
+def _check_model(data: DataConfig, model_config: Any) -> None:
+    """ValueError where data and model do not fit."""
+    if model_config.in_chans != data.channels:
+        raise ValueError(
+            f"data.channels={data.channels} but model.in_chans={model_config.in_chans}: set both to the same number"
+        )
+    patch = model_config.patch_size
+    if any(side % patch for side in data.size):
+        height, width = (max(patch, round(side / patch) * patch) for side in data.size)
+        raise ValueError(
+            f"data.image_size={list(data.size)} is not a multiple of model.patch_size={patch}: "
+            f"use [{height}, {width}] for example"
+        )
+
+
+def _open_validation(reader: Reader, data: DataConfig, path: str) -> tuple[VisionSource, VisionSource]:
+    """Held-out images from another place; those that lie inside the training folder are not trained on."""
+    held_out, notes, unreadable = open_reader(path, data, "data.validation")
+    first_readable(held_out, range(len(held_out.ids)), "data.validation", path)
+    if path in EMBEDDED and path == data.path:
+        raise ValueError(
+            f"data.validation={path} is the training set itself: give a fraction, another folder, or none"
+        )
+    chosen = list(range(len(reader.ids)))
+    inside = 0
+    if isinstance(reader, FolderReader) and isinstance(held_out, FolderReader):
+        other = held_out.root.resolve()
+        folder = reader.root.resolve()
+        if folder.is_relative_to(other):
+            raise ValueError(
+                f"data.validation={path!r} contains the training folder {data.path!r}: held-out images must be others"
+            )
+        if other.is_relative_to(folder):
+            prefix = _id_prefix(other, folder)
+            chosen = [index for index in chosen if not reader.ids[index].startswith(prefix)]
+            inside = len(reader.ids) - len(chosen)
+    if not chosen:
+        raise ValueError(
+            f"data.validation={path!r} holds every image of {data.path!r}: nothing is left to train on; "
+            "give a fraction, another folder, or none"
+        )
+    train, validation = (
+        VisionSource(reader, chosen, data),
+        VisionSource(held_out, range(len(held_out.ids)), data),
+    )
+    if inside:
+        train.notes.append(f"{inside:,} images of {path} lie inside {data.path}: held out, not trained on")
+    validation.notes += notes
+    for name, reason in unreadable:
+        validation.skip(name + "/", f"folder cannot be listed: {reason}")
+    return train, validation
+
+
+def _id_prefix(inner: Path, outer: Path) -> str:
+    return inner.relative_to(outer).as_posix() + "/"

@@ -1,0 +1,99 @@
+"""Draws what was hidden and what was predicted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+
+from unitrans.domains.base import Sample
+from unitrans.domains.vision.baselines import pixel_mask
+from unitrans.nn import unpatchify
+
+HIDDEN_COLOUR = (0.42, 0.52, 0.68)  # a slate blue: hidden areas must not look like grey image content
+_INCHES = 1.5  # side of one picture
+_DPI = 150
+
+
+def draw_reconstructions(
+    path: Path,
+    samples: Sequence[Sample],
+    predictions: Sequence[torch.Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+    patch_size: int,
+) -> None:
+    """Writes a PNG with original | masked | predicted for every sample.
+
+    samples: corrupted samples, ``image`` normalised float [C, H, W] and ``mask`` bool [h, w] of patches;
+    predictions: one [h*w, C*p*p] tensor each, normalised too. In the third picture visible pixels are the
+    original's and hidden ones predicted, clipped to [0, 1]; the caption is the mean |error| per hidden value in units
+    of [0, 1], before clipping. Small images are enlarged without smoothing. One channel is drawn grey; of more than
+    three, the first three are shown.
+    """
+    if not samples or len(samples) != len(predictions):
+        raise ValueError(
+            f"expected one prediction for each of at least one sample, got {len(samples)} samples and "
+            f"{len(predictions)} predictions"
+        )
+    blocks = 2 if len(samples) > 3 else 1
+    rows = math.ceil(len(samples) / blocks)
+    aspect = samples[0]["image"].shape[-2] / samples[0]["image"].shape[-1]
+    height = _INCHES * aspect + 0.22
+    figure = Figure(
+        figsize=(blocks * 3 * (_INCHES + 0.1) + 0.2, rows * height + 0.55), dpi=_DPI, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    hidden = float(np.mean([float(torch.as_tensor(sample["mask"]).float().mean()) for sample in samples]))
+    parts = np.atleast_1d(figure.subfigures(1, blocks, wspace=0.04))
+    for block, part in enumerate(parts):
+        chosen = range(block * rows, min((block + 1) * rows, len(samples)))
+        triples = [_triple(samples[i], predictions[i], mean, std, patch_size) for i in chosen]
+        _draw_block(part, triples, rows, hidden)
+    figure.savefig(path)
+
+
+def _draw_block(
+    part: SubFigure, triples: list[tuple[list[np.ndarray], float]], rows: int, hidden: float
+) -> None:
+    axes = part.subplots(rows, 3, squeeze=False)
+    titles = ("original", f"masked ({hidden:.0%} hidden)", "predicted")
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=8.5, fontweight="bold")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (pictures, error) in zip(axes, triples, strict=False):
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
+        row[2].text(
+            0.5, -0.03, f"L1 {error:.3f}", transform=row[2].transAxes, ha="center", va="top", fontsize=7.5
+        )
+
+
+def _triple(
+    sample: Sample, prediction: torch.Tensor, mean: Sequence[float], std: Sequence[float], patch_size: int
+) -> tuple[list[np.ndarray], float]:
+    """RGB pictures [H, W, 3] in [0, 1]: original, masked, predicted; and the error of the prediction."""
+    shift, scale = (torch.tensor(list(values)).view(-1, 1, 1) for values in (mean, std))
+    original = sample["image"].float().cpu() * scale + shift
+    mask = torch.as_tensor(sample["mask"]).cpu()
+    grid = (int(mask.shape[0]), int(mask.shape[1]))
+    guess = unpatchify(prediction.detach().float().cpu(), grid, patch_size, len(original)) * scale + shift
+    hidden = pixel_mask(mask, patch_size)
+    error = float((guess - original).abs()[:, hidden].mean()) if hidden.any() else 0.0
+    predicted = torch.where(hidden, guess, original)
+    masked = _rgb(original)
+    masked[hidden.numpy()] = HIDDEN_COLOUR
+    return [_rgb(original), masked, _rgb(predicted)], error
+
+
+def _rgb(image: torch.Tensor) -> Any:
+    """[C, H, W] to a fresh float array [H, W, 3] in [0, 1]."""
+    image = image[:3] if len(image) >= 3 else image[:1].repeat(3, 1, 1)
+    return image.clamp(0, 1).permute(1, 2, 0).numpy().copy()

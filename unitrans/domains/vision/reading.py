@@ -1,0 +1,202 @@
+"""Finds image files and reads them into float32 arrays in [0, 1], whatever their size and mode."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+ValueRange = Literal["dtype", "percentile"] | tuple[float, float]
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .pfm .tga .jp2 .j2k "
+    ".npy".split()
+)
+# The weights of ITU-R BT.601, which Pillow uses for mode L too.
+_LUMINANCE = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+
+
+class BrokenImage(Exception):
+    """This file cannot be used; the message says why. The run goes on without it."""
+
+
+@dataclass
+class Listing:
+    """What is in a folder. ids: relative POSIX paths, sorted; paths: the same, as the file system spells them;
+    ignored: how many other files there are, by suffix; unreadable: (folder, reason)."""
+
+    ids: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find_images(root: Path) -> Listing:
+    """Every image file below ``root``, at any depth, in one order that depends on the names alone.
+
+    Hidden files and folders are left out. Links to folders are followed; a folder reached twice (a loop, or a link
+    to a folder that is listed anyway) is read once, under its real place if that is below ``root``.
+    """
+    listing = Listing()
+    seen: set[tuple[int, int]] = set()
+    links: list[str] = []
+
+    def walk(folder: str) -> None:
+        try:
+            status = os.stat(root / folder)
+            key = (status.st_dev, status.st_ino)
+            if key in seen:
+                return
+            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        except OSError as error:
+            listing.unreadable.append((folder or ".", error.strerror or str(error)))
+            return
+        seen.add(key)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = str(PurePosixPath(folder, entry.name))
+            if entry.is_dir(follow_symlinks=False):
+                walk(path)
+            elif entry.is_symlink() and entry.is_dir():
+                links.append(path)
+            else:
+                _add_file(listing, path)
+
+    walk("")
+    while links:  # after the real folders, so that a link never takes the place of what it points to
+        walk(links.pop(0))
+    listing.paths.sort(key=_printable)
+    listing.ids = [_printable(path) for path in listing.paths]
+    return listing
+
+
+def _add_file(listing: Listing, path: str) -> None:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        listing.paths.append(path)
+    else:
+        listing.ignored[_printable(suffix) or "no suffix"] += 1
+
+
+def _printable(path: str) -> str:
+    """The path as text that can be printed and hashed: bytes that are not UTF-8 become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
+    """The image as float32 [channels, H, W] in [0, 1]: first frame, EXIF orientation applied.
+
+    Palettes are looked up; CMYK and other colour spaces become RGB. Transparent images are laid on white, as a page
+    shows them (the colour stored under a transparent pixel is arbitrary), unless ``channels`` is 4: then RGBA stays.
+    Grey becomes 3 channels by repetition, colour becomes 1 channel by luminance (ITU-R BT.601).
+    16-bit and float images keep their range; Pillow itself reduces 16-bit *colour* files to 8 bits.
+    .npy files hold [H, W] or [H, W, channels] of any real type.
+
+    Raises BrokenImage for a file that cannot be decoded or has other channels, and ValueError when ``value_range``
+    does not fit the data: that is a mistake in the config, not in one file.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise BrokenImage("not a regular file")
+        pixels = _read_npy(path) if path.suffix.lower() == ".npy" else _read_pillow(path, channels)
+    except BrokenImage:
+        raise
+    except Exception as error:  # decoders of damaged files raise nearly anything, EOFError to struct.error
+        raise BrokenImage(_reason(error)) from error
+    if 0 in pixels.shape:
+        raise BrokenImage(f"has no pixels (shape {list(pixels.shape)})")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise BrokenImage("contains NaN or infinite values")
+    image = _to_unit_range(pixels, value_range, path)
+    return _to_channels(image, channels)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels to decode safely ({error})"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image Pillow can read (empty, truncated or another format)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    pixels = np.load(path, allow_pickle=False)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3:
+        raise BrokenImage(f"expected an array [H, W] or [H, W, channels], got shape {list(pixels.shape)}")
+    if pixels.dtype.kind not in "buif":
+        raise BrokenImage(f"expected real numbers, got dtype {pixels.dtype}")
+    if pixels.dtype.kind == "b":
+        pixels = pixels.astype(np.uint8) * np.uint8(255)  # as Pillow reads 1-bit files
+    return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))
+
+
+def _read_pillow(path: Path, channels: int) -> np.ndarray:
+    """[H, W, C] in the stored type, C = 1, 3 or (only if asked for) 4."""
+    with Image.open(path) as file:
+        picture: Image.Image = ImageOps.exif_transpose(file)
+        mode = picture.mode
+        if picture.has_transparency_data:
+            rgba = picture.convert("RGBA")
+            if channels == 4:
+                return np.array(rgba)
+            white = Image.new("RGBA", rgba.size, "white")
+            return np.array(Image.alpha_composite(white, rgba).convert("L" if mode == "LA" else "RGB"))
+        if mode == "1":
+            picture, mode = picture.convert("L"), "L"  # 0 and 255
+        if mode in ("L", "I", "F") or mode.startswith("I;16"):
+            pixels = np.array(picture)
+            return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))[:, :, None]
+        return np.array(picture.convert("RGB"))
+
+
+def _to_unit_range(pixels: np.ndarray, value_range: ValueRange, path: Path) -> torch.Tensor:
+    """float32 [C, H, W] in [0, 1] from stored values [H, W, C]."""
+    kind, bits = pixels.dtype.kind, pixels.dtype.itemsize * 8
+    if value_range == "dtype":
+        low, high = 0.0, float(np.iinfo(pixels.dtype).max) if kind in "ui" else 1.0
+        if kind in "ui" and bits > 16:
+            _refuse_dtype(path, pixels, f"{bits}-bit integers seldom use their whole range")
+        if kind in "if" and (pixels.min() < 0 or pixels.max() > high):
+            _refuse_dtype(
+                path, pixels, "float images must be in [0, 1]" if kind == "f" else "negative values"
+            )
+    elif value_range == "percentile":
+        low, high = (float(value) for value in np.percentile(pixels, (0.5, 99.5)))
+    else:
+        low, high = value_range
+    if kind == "u" and bits == 8:
+        image = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32)
+    else:  # float64 on the way: 32-bit integers and large offsets do not fit float32
+        image = torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)
+    scale = 1.0 / (high - low) if high > low else 0.0
+    return image.sub(low).mul_(scale).clamp_(0.0, 1.0).to(torch.float32)
+
+
+def _refuse_dtype(path: Path, pixels: np.ndarray, why: str) -> None:
+    raise ValueError(
+        f"data.value_range=dtype does not fit {path}: {why}, and it has {pixels.dtype} values from "
+        f"{pixels.min():g} to {pixels.max():g}; use data.value_range=percentile or data.value_range=[lo,hi]"
+    )
+
+
+def _to_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """[C, H, W] with C = ``channels``; contiguous."""
+    if image.shape[0] == channels:
+        return image.contiguous()
+    if image.shape[0] == 1 and channels == 3:
+        return image.repeat(3, 1, 1)
+    if image.shape[0] == 3 and channels == 1:
+        return (image * _LUMINANCE).sum(0, keepdim=True)
+    raise BrokenImage(f"has {image.shape[0]} channels, data.channels is {channels}")

@@ -1,0 +1,236 @@
+"""Map-style data sets of images, from a folder or embedded in a dependency."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from unitrans.domains.base import Sample, nearest_name
+from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from unitrans.domains.vision.reading import BrokenImage, ValueRange, find_images, read_image
+from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
+
+MAX_STATISTICS_IMAGES = 2000  # read to compute mean and std; their error is then far below 1 % of the std
+
+
+class Reader(Protocol):
+    """Names images and reads them; raises BrokenImage for one that cannot be used."""
+
+    ids: list[str]
+
+    def read(self, index: int) -> torch.Tensor: ...
+
+
+@dataclass
+class FolderReader:
+    """Images below ``root``; ``paths[i]`` is relative to it, ``ids[i]`` is its printable name."""
+
+    root: Path
+    ids: list[str]
+    paths: list[str]
+    channels: int
+    value_range: ValueRange
+
+    def read(self, index: int) -> torch.Tensor:
+        return read_image(self.root / self.paths[index], self.channels, self.value_range)
+
+
+@dataclass
+class ArrayReader:
+    """Images in memory: ``images`` float32 [n, C, H, W] in [0, 1]."""
+
+    ids: list[str]
+    images: torch.Tensor
+    channels: int
+
+    def read(self, index: int) -> torch.Tensor:
+        image = self.images[index]
+        return image if image.shape[0] == self.channels else image.expand(self.channels, -1, -1).contiguous()
+
+
+def _digits() -> torch.Tensor:
+    """scikit-learn's handwritten digits: 1797 grey images of 8 x 8 px, stored as 0 .. 16."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().images.astype(np.float32) / 16.0).unsqueeze(1)
+
+
+EMBEDDED: dict[str, Callable[[], torch.Tensor]] = {"digits": _digits}
+
+
+class VisionSource:
+    """Images of one side of the split, read one by one.
+
+    ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size}, or None if the file turned out to
+    be broken; ``skipped`` then names it. ``augment`` makes it what the model sees. mean, std: one value per channel.
+    """
+
+    def __init__(self, reader: Reader, indices: Sequence[int], data: DataConfig) -> None:
+        self.reader = reader
+        self.indices = list(indices)
+        self.data = data
+        self.ids = [reader.ids[index] for index in self.indices]
+        self.notes: list[str] = []
+        self.mean = [0.0] * data.channels
+        self.std = [1.0] * data.channels
+        self._skipped: dict[str, str] = {}
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(id, reason) of every broken file met so far in this process, in the order they were met."""
+        return list(self._skipped.items())
+
+    def skip(self, name: str, reason: str) -> None:
+        """Records that ``name`` is left out."""
+        self._skipped.setdefault(name, reason)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        return self.load(index)
+
+    def load(self, index: int) -> Sample | None:
+        """Reads one image; see the class."""
+        try:
+            image = self.reader.read(self.indices[index])
+        except BrokenImage as error:
+            self.skip(self.ids[index], str(error))
+            return None
+        return {"id": self.ids[index], "image": image}
+
+    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
+        """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop and mirroring
+        drawn from ``rng`` alone; otherwise, or where the config turns them off, the centre crop (no randomness)."""
+        image = self._geometry(sample["image"], rng if training else None)
+        mean = torch.tensor(self.mean).view(-1, 1, 1)
+        std = torch.tensor(self.std).view(-1, 1, 1)
+        return {**sample, "image": (image - mean) / std}
+
+    def unit_image(self, sample: Sample) -> torch.Tensor:
+        """What held-out images look like before mean and std: float32 [C, *data.size] in [0, 1]."""
+        return self._geometry(sample["image"], None)
+
+    def _geometry(self, image: torch.Tensor, rng: np.random.Generator | None) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        size = self.data.size
+        if rng is not None and self.data.crop_scale is not None:
+            box = random_box(height, width, self.data.crop_scale, self.data.crop_ratio, rng)
+        else:
+            box = centre_box(height, width, size[1] / size[0])
+        image = crop_resize(image, box, size)
+        if rng is not None and self.data.flip and rng.random() < 0.5:
+            image = image.flip(-1)
+        return image
+
+    def set_normalization(self, like: VisionSource | None = None) -> None:
+        """Resolves data.mean and data.std into numbers: from ``like`` if given, else from this source's images."""
+        if like is not None:
+            self.mean, self.std = like.mean, like.std
+            return
+        mean, std = self.data.mean, self.data.std
+        if mean == "auto" or std == "auto":
+            auto_mean, auto_std, count = self._statistics()
+            mean = auto_mean if mean == "auto" else mean
+            std = auto_std if std == "auto" else std
+            self.notes.append(
+                f"mean {_numbers(auto_mean)} and std {_numbers(auto_std)} computed over {count:,} training images"
+            )
+        self.mean = list(IMAGENET_MEAN) if isinstance(mean, str) else mean
+        self.std = list(IMAGENET_STD) if isinstance(std, str) else std
+
+    def _statistics(self) -> tuple[list[float], list[float], int]:
+        """Mean and standard deviation per channel over at most MAX_STATISTICS_IMAGES images, evenly spaced."""
+        count, total, squares = 0, 0.0, 0.0
+        for image in self.unit_images(MAX_STATISTICS_IMAGES):
+            values = image.double().flatten(1)
+            total, squares, count = total + values.mean(1), squares + values.square().mean(1), count + 1
+        if not count:
+            raise ValueError(
+                "data.mean=auto: none of the training images can be read; give mean and std as numbers"
+            )
+        mean = torch.as_tensor(total) / count
+        variance = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0)
+        std = torch.where(variance > 1e-8, variance.sqrt(), 1.0)  # a constant channel is left as it is
+        return [round(x, 6) for x in mean.tolist()], [round(x, 6) for x in std.tolist()], count
+
+    def unit_images(self, limit: int | None = None) -> Iterator[torch.Tensor]:
+        """``unit_image`` of every readable sample, or of at most ``limit`` evenly spaced ones."""
+        count = len(self) if limit is None else min(limit, len(self))
+        for index in np.linspace(0, len(self) - 1, count).round().astype(int).tolist():
+            sample = self.load(index)
+            if sample is not None:
+                yield self.unit_image(sample)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
+
+
+def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str], list[tuple[str, str]]]:
+    """The reader of an embedded name or a folder, sentences to show, and (folder, reason) of what could not be
+    listed. ``key`` names the option in errors. ValueError in one sentence if there is nothing to read."""
+    if path in EMBEDDED:
+        images = EMBEDDED[path]()
+        if images.shape[1] != data.channels and images.shape[1] != 1:
+            raise ValueError(
+                f"{path} has {images.shape[1]} channels, data.channels is {data.channels}: set it to that"
+            )
+        digits = len(str(len(images) - 1))
+        ids = [f"{path}/{index:0{digits}}" for index in range(len(images))]
+        return ArrayReader(ids, images, data.channels), [], []
+    root = Path(path).expanduser()
+    try:
+        if not root.exists():
+            raise ValueError(
+                f"{key}: there is no folder {path!r} and no embedded data set of that name "
+                f"({', '.join(sorted(EMBEDDED))}){nearest_name(path, EMBEDDED)}"
+            )
+        if not root.is_dir():
+            raise ValueError(
+                f"{key}: {path!r} is a file, expected a folder of images: name the folder it is in"
+            )
+        os.scandir(root).close()
+    except OSError as error:
+        raise ValueError(f"{key}: the folder {path!r} cannot be read: {error.strerror}") from None
+    listing = find_images(root)
+    if not listing.ids:
+        raise ValueError(f"{key}: there is no image in {path!r}{_found_instead(listing.ignored)}")
+    notes = []
+    if listing.ignored:
+        kinds = ", ".join(f"{suffix} ({count:,})" for suffix, count in listing.ignored.most_common(6))
+        count = listing.ignored.total()
+        files = "1 file that is not an image" if count == 1 else f"{count:,} files that are not images"
+        notes.append(f"ignored {files} in {path}: {kinds}")
+    reader = FolderReader(root, listing.ids, listing.paths, data.channels, data.value_range)
+    return reader, notes, listing.unreadable
+
+
+def _found_instead(ignored: Counter[str]) -> str:
+    if not ignored:
+        return ": it is empty; name a folder with .jpg, .png, .tif, ... files at any depth"
+    kinds = ", ".join(suffix for suffix, _ in ignored.most_common(4))
+    return (
+        f": it holds only other files ({kinds}); name a folder with .jpg, .png, .tif, ... files at any depth"
+    )
+
+
+def first_readable(reader: Reader, indices: Sequence[int], key: str, path: str) -> None:
+    """Reads until one image is good, so that a config that does not fit the data, or a folder of broken files, is
+    told before a run starts. ValueError if none can be read."""
+    first = ""
+    for index in indices:
+        try:
+            reader.read(index)
+            return
+        except BrokenImage as error:
+            first = first or f"{reader.ids[index]}: {error}"
+    count = f"none of the {len(indices):,} images" if len(indices) > 1 else "the only image"
+    raise ValueError(f"{key}: {count} in {path!r} can be read ({first}); check the files and data.channels")
