@@ -1,0 +1,73 @@
+"""Which backend serves a call, and why not the others: one function answers both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unitrans.ops.compiled import ISA_NAMES, LOAD_ERROR, attention_compiled, best_isa
+from unitrans.ops.reference import attention_reference
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to compute the op.
+
+    Attributes:
+        name: what `backend=` takes.
+        why_not: device type -> None where the backend serves it, else the reason in words.
+        run: (q, k, v, plan, bias, scale, qk_norm, dropout_p, dropout_seed) -> (out, lse).
+    """
+
+    name: str
+    why_not: Callable[[str], str | None]
+    run: Callable[..., tuple[Tensor, Tensor]]
+
+
+#: The best instruction set of this processor, found once, at import, so that tracing sees a constant.
+_BEST_ISA = best_isa() if LOAD_ERROR is None else ISA_NAMES[0]
+
+
+def _cpu_why_not(isa: str, device: str) -> str | None:
+    if device not in ("cpu", "meta"):
+        return f"it computes on the CPU, the tensors are on {device}"
+    if ISA_NAMES.index(isa) > ISA_NAMES.index(_BEST_ISA):
+        return f"this processor (or build) has no {isa}; its best is {_BEST_ISA}"
+    return LOAD_ERROR
+
+
+# In order of preference; the reference serves every device that torch has. The CPU levels below the best are
+# there to be named (tests, comparisons): with None, "cpu" comes first and takes the best level.
+BACKENDS = (
+    Backend("cpu", partial(_cpu_why_not, _BEST_ISA), attention_compiled),
+    *(
+        Backend(f"cpu-{isa}", partial(_cpu_why_not, isa), partial(attention_compiled, isa=level))
+        for level, isa in enumerate(ISA_NAMES)
+    ),
+    Backend("reference", lambda device: None, attention_reference),
+)
+
+
+def explain_backends(device: str) -> list[tuple[str, str | None]]:
+    """(backend, None or the reason why it cannot serve this device type), in order of preference."""
+    return [(backend.name, backend.why_not(device)) for backend in BACKENDS]
+
+
+def choose_backend(name: str | None, device: torch.device) -> Backend:
+    """The backend of that name, or the first that serves the device.
+
+    Raises:
+        ValueError: no such backend, or it cannot serve this device; the message says why.
+    """
+    if name is None:
+        return next(backend for backend in BACKENDS if backend.why_not(device.type) is None)
+    for backend in BACKENDS:
+        if backend.name == name:
+            reason = backend.why_not(device.type)
+            if reason is None:
+                return backend
+            raise ValueError(f"backend={name!r} cannot serve this call: {reason}. backend=None picks one that can")
+    names = ", ".join(repr(backend.name) for backend in BACKENDS)
+    raise ValueError(f"backend: expected None or one of {names}, got {name!r}")

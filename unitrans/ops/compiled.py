@@ -1,0 +1,149 @@
+"""The compiled op as torch sees it: library loading, shapes for tracing, and its gradient - each once.
+
+The schema is defined in C++ (cpp/bindings/torch_ops.cpp) through torch's stable ABI, so one binary serves
+every torch from 2.10 on. What is registered here holds for every compiled backend.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitrans.ops.plan import Plan
+
+Arguments = tuple[Any, ...]
+
+
+def _load() -> str | None:
+    """Load the operator library; None, or in words why it cannot be loaded."""
+    try:
+        from unitrans import _planning
+    except ImportError as error:
+        return f"the compiled part of unitrans is missing ({error}); install it with `pip install .`"
+    # The pybind module is found by the import system, wherever an editable or a wheel install put it.
+    library = Path(_planning.__file__).with_name("libunitrans_ops.so")
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return f"{library.name} does not load with torch {torch.__version__}: {error}"
+    _register()
+    return None
+
+
+def plan_arguments(plan: Plan) -> Arguments:
+    """The fields of a plan in the order of the op schema."""
+    return (
+        plan.cu_seqlens,
+        plan.token_index,
+        plan.position,
+        plan.key_cu_seqlens,
+        plan.key_token_index,
+        plan.key_position,
+        plan.bias_offset,
+        plan.bias_row_stride,
+        plan.reach,
+        plan.max_group_size,
+        plan.max_key_group_size if plan.max_key_group_size is not None else plan.max_group_size,
+    )
+
+
+def attention_compiled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    bias: Tensor | None,
+    scale: Tensor,
+    qk_norm: bool,
+    dropout_p: float,
+    dropout_seed: Tensor | None,
+    isa: int = -1,
+) -> tuple[Tensor, Tensor]:
+    """Same arguments and results as `attention_reference`, computed by the library.
+
+    `isa` is a place in `ISA_NAMES`, -1 the best that this processor runs.
+    """
+    return torch.ops.unitrans.attention_forward(
+        q, k, v, *plan_arguments(plan), bias, scale, qk_norm, dropout_p, dropout_seed, isa
+    )
+
+
+#: Instruction sets of the CPU kernels, ascending, as in cpp/include/unitrans/attention.hpp.
+ISA_NAMES = ("portable", "avx2", "avx512")
+
+
+def best_isa() -> str:
+    """The instruction set that the CPU kernels use on this machine. Needs the library (`LOAD_ERROR` is None)."""
+    return ISA_NAMES[torch.ops.unitrans.cpu_isa()]
+
+
+# Positions in the schema of attention_forward: q, k, v, the plan, bias, scale, qk_norm, dropout_p, dropout_seed, isa.
+_NUM_PLAN = 11
+_BIAS = 3 + _NUM_PLAN
+_NUM_ARGUMENTS = _BIAS + 6
+
+
+def _accumulate_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    out = q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
+    return out, q.new_empty((q.shape[0], q.shape[1]), dtype=_accumulate_dtype(q))
+
+
+def _backward_shapes(
+    grad_out: Tensor, grad_lse: Tensor | None, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bias, scale, need_bias, need_scale = rest[_NUM_PLAN], rest[_NUM_PLAN + 1], rest[-2], rest[-1]
+    grad_bias = bias.new_empty(bias.shape) if need_bias else scale.new_empty((0,))
+    grad_scale = scale.new_empty(scale.shape) if need_scale else scale.new_empty((0,))
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), grad_bias, grad_scale
+
+
+def _setup_context(ctx: Any, inputs: Arguments, output: tuple[Tensor, Tensor]) -> None:
+    ctx.tensor_places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor)]
+    ctx.constants = [None if isinstance(x, Tensor) else x for x in inputs]
+    ctx.save_for_backward(output[1], *(inputs[i] for i in ctx.tensor_places))
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Arguments:
+    none = (None,) * _NUM_ARGUMENTS
+    if grad_out is None and grad_lse is None:
+        return none
+    lse, *tensors = ctx.saved_tensors
+    inputs = list(ctx.constants)
+    for place, tensor in zip(ctx.tensor_places, tensors, strict=True):
+        inputs[place] = tensor
+    q, v = inputs[0], inputs[2]
+    if grad_out is None:
+        grad_out = q.new_zeros((q.shape[0], q.shape[1], v.shape[2]))
+    needs = ctx.needs_input_grad
+    need_bias, need_scale = bool(needs[_BIAS]), bool(needs[_BIAS + 1])
+    dq, dk, dv, dbias, dscale = torch.ops.unitrans.attention_backward(
+        grad_out, grad_lse, lse, *inputs, need_bias, need_scale
+    )
+    grads: list[Any] = list(none)
+    grads[0], grads[1], grads[2] = dq, dk, dv
+    grads[_BIAS], grads[_BIAS + 1] = (dbias if need_bias else None), (dscale if need_scale else None)
+    return tuple(grads)
+
+
+def _no_double_backward(ctx: Any, *grads: Any) -> Arguments:
+    raise RuntimeError(
+        "unitrans.attention: the compiled backends have no double backward; "
+        "use backend='reference' where gradients of gradients are needed"
+    )
+
+
+def _register() -> None:
+    torch.library.register_fake("unitrans::attention_forward", _forward_shapes)
+    torch.library.register_fake("unitrans::attention_backward", _backward_shapes)
+    torch.library.register_autograd("unitrans::attention_forward", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("unitrans::attention_backward", _no_double_backward)
+
+
+#: None, or in words why the compiled backends are not there. Set once, at import, so that tracing sees a constant.
+LOAD_ERROR: str | None = _load()
