@@ -1,0 +1,164 @@
+"""The groups of a Swin forward: integers only, cheap enough for a loader worker, cached per image geometry.
+
+Shape letters: T_s tokens of stage s, B images, S stages.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from unitrans.nn.rows import RowMap
+from unitrans.ops import Plan
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SwinPlans:
+    """What a Swin forward needs to know about the images of a batch.
+
+    Attributes:
+        windows, shifted: one plan per stage for even and odd blocks; the same object where nothing shifts.
+        merges: S - 1 maps to 4 * T_{s+1} places: the four rows that become one.
+        sample_index: per stage int64 [T_s], the image of every row.
+        token_counts: int64 [B], rows per image after the last stage.
+        cover: the map from the k * k sub-patches of every last-stage row (k = 2 ** (S - 1), row-major) to the
+            patches of the input, for heads that predict per input patch.
+        place: int64 [T_0], the place of every patch in its own grid.
+    """
+
+    windows: list[Plan]
+    shifted: list[Plan]
+    merges: list[RowMap]
+    sample_index: list[Tensor]
+    token_counts: Tensor
+    cover: RowMap
+    place: Tensor
+
+    def repeat(self, n: int) -> SwinPlans:
+        """Plans of n images of the same geometry; tensor operations only."""
+        one = self.token_counts.shape[0]
+        samples = torch.arange(n, device=self.place.device) * one
+        return SwinPlans(
+            windows=[plan.repeat(n) for plan in self.windows],
+            shifted=[plan.repeat(n) for plan in self.shifted],
+            merges=[merge.repeat(n) for merge in self.merges],
+            sample_index=[(index + samples[:, None]).flatten() for index in self.sample_index],
+            token_counts=self.token_counts.repeat(n),
+            cover=self.cover.repeat(n),
+            place=self.place.repeat(n),
+        )
+
+    @staticmethod
+    def cat(parts: list[SwinPlans]) -> SwinPlans:
+        """Plans of several batches, one after the other in the stream."""
+        if len(parts) == 1:
+            return parts[0]
+        stages = range(len(parts[0].windows))
+        offsets = [0]
+        for part in parts[:-1]:
+            offsets.append(offsets[-1] + part.token_counts.shape[0])
+        return SwinPlans(
+            windows=[Plan.cat([part.windows[s] for part in parts]) for s in stages],
+            shifted=[Plan.cat([part.shifted[s] for part in parts]) for s in stages],
+            merges=[RowMap.cat([part.merges[s] for part in parts]) for s in stages[:-1]],
+            sample_index=[
+                torch.cat([part.sample_index[s] + o for part, o in zip(parts, offsets, strict=True)])
+                for s in stages
+            ],
+            token_counts=torch.cat([part.token_counts for part in parts]),
+            cover=RowMap.cat([part.cover for part in parts]),
+            place=torch.cat([part.place for part in parts]),
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> SwinPlans:
+        """The same plans on another device; arguments as for `Tensor.to`."""
+        return self._map(lambda x: x.to(*args, **kwargs))
+
+    def pin_memory(self) -> SwinPlans:
+        """The same plans in pinned memory."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, f: Any) -> SwinPlans:
+        return SwinPlans(
+            windows=[f(plan) for plan in self.windows],
+            shifted=[f(plan) for plan in self.shifted],
+            merges=[f(merge) for merge in self.merges],
+            sample_index=[f(index) for index in self.sample_index],
+            token_counts=f(self.token_counts),
+            cover=f(self.cover),
+            place=f(self.place),
+        )
+
+
+pytree.register_dataclass(SwinPlans, serialized_type_name="unitrans.SwinPlans")
+
+
+def merge_map(grid: Grid) -> RowMap:
+    """Which four rows of a map become one: order (0,0), (1,0), (0,1), (1,1) as [row, col], row-major output.
+
+    An odd side gets one line of zeros at its end.
+    """
+    h, w = grid
+    rows = torch.full((h + h % 2, w + w % 2), -1, dtype=torch.int64)
+    rows[:h, :w] = torch.arange(h * w).view(h, w)
+    quads = rows.view(rows.shape[0] // 2, 2, rows.shape[1] // 2, 2).permute(0, 2, 3, 1)
+    return RowMap.from_index(quads.flatten(), h * w)
+
+
+def half(grid: Grid) -> Grid:
+    """The grid after a merge."""
+    return -(-grid[0] // 2), -(-grid[1] // 2)
+
+
+@functools.lru_cache(maxsize=256)
+def image_plans(grid: Grid, stage_windows: tuple[Grid, ...]) -> SwinPlans:
+    """The plans of one image.
+
+    Args:
+        grid: (h, w), patches per column and row.
+        stage_windows: the window of each stage. A map whose smaller side fits in the window's smaller side is
+            not shifted (the official rule).
+    """
+    windows, shifted, merges, sample_index = [], [], [], []
+    current = grid
+    for stage, window in enumerate(stage_windows):
+        plan = Plan.windows(current, window)
+        fits = min(current) <= min(window)
+        windows.append(plan)
+        shifted.append(plan if fits else Plan.windows(current, window, (window[0] // 2, window[1] // 2)))
+        sample_index.append(torch.zeros(current[0] * current[1], dtype=torch.int64))
+        if stage < len(stage_windows) - 1:
+            merges.append(merge_map(current))
+            current = half(current)
+    k = 2 ** (len(stage_windows) - 1)
+    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    cover = ((y // k) * current[1] + x // k) * k * k + (y % k) * k + x % k
+    return SwinPlans(
+        windows=windows,
+        shifted=shifted,
+        merges=merges,
+        sample_index=sample_index,
+        token_counts=torch.tensor([current[0] * current[1]]),
+        cover=RowMap.from_index(cover.flatten(), current[0] * current[1] * k * k),
+        place=torch.arange(grid[0] * grid[1]),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def batch_plans(grids: tuple[Grid, ...], stage_windows: tuple[Grid, ...]) -> SwinPlans:
+    """The plans of a batch: each run of equal grids is one image's plan, tiled."""
+    parts, start = [], 0
+    while start < len(grids):
+        end = start
+        while end < len(grids) and grids[end] == grids[start]:
+            end += 1
+        parts.append(image_plans(grids[start], stage_windows).repeat(end - start))
+        start = end
+    return SwinPlans.cat(parts)

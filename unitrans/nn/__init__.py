@@ -1,0 +1,21 @@
+"""Building blocks on the op: attention, the Block, biases, embeddings, row maps (layer 4)."""
+
+from unitrans.nn.bias import RelativePositionBias, relative_position_index
+from unitrans.nn.block import Attention, Block, DropPath, Mlp
+from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, unpatchify
+from unitrans.nn.rows import RowMap, gather_rows
+
+__all__ = [
+    "Attention",
+    "Block",
+    "DropPath",
+    "Mlp",
+    "PatchEmbed",
+    "PatchMerging",
+    "RelativePositionBias",
+    "RowMap",
+    "gather_rows",
+    "patchify",
+    "relative_position_index",
+    "unpatchify",
+]

@@ -1,0 +1,76 @@
+"""One model for every (domain, objective) pair: an encoder and the model half of an objective."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from unitrans.models import MODELS
+from unitrans.objectives.base import Objective, SignalOutput
+from unitrans.objectives.registry import get_objective
+
+
+class MaskedSignalConfig(PreTrainedConfig):
+    """An encoder's configuration and an objective with its options.
+
+    Attributes:
+        encoder: configuration of the encoder, as a dict with its model_type.
+        objective: name of the objective.
+        objective_options: its options.
+    """
+
+    model_type = "unitrans-masked-signal"
+
+    encoder: dict[str, Any] | None = None
+    objective: str = "mim"
+    objective_options: dict[str, Any] | None = None
+
+    @property
+    def encoder_config(self) -> PreTrainedConfig:
+        """The encoder's configuration as an object."""
+        fields = dict(self.encoder or {})
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
+class MaskedSignalModel(PreTrainedModel):
+    """Hide part of the signal, predict it.
+
+    Example:
+        >>> objective = get_objective("mim")(SwinConfig(image_size=64), mask_patch_size=32)
+        >>> model = MaskedSignalModel.create(SwinConfig(image_size=64), objective)
+    """
+
+    config_class = MaskedSignalConfig
+    main_input_name = "patches"
+
+    def __init__(self, config: MaskedSignalConfig) -> None:
+        super().__init__(config)
+        encoder_config = config.encoder_config
+        encoders = {encoder: model for encoder, model in MODELS.values()}
+        self.encoder = encoders[type(encoder_config)](encoder_config)
+        self.objective = get_objective(config.objective)(encoder_config, **(config.objective_options or {}))
+        self.head: nn.Module = self.objective.build_head()
+        self.post_init()
+
+    @classmethod
+    def create(cls, encoder_config: PreTrainedConfig, objective: Objective) -> "MaskedSignalModel":
+        """A freshly initialised model for this encoder and objective."""
+        options = objective.options.model_dump()
+        return cls(
+            MaskedSignalConfig(
+                encoder=encoder_config.to_dict(), objective=objective.name, objective_options=options
+            )
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Heads keep torch's initialisation (the official decoder is a plain convolution); encoders have their own."""
+
+    def no_weight_decay_keywords(self) -> tuple[str, ...]:
+        """Parts of parameter names that are not decayed, beside biases and norms."""
+        return tuple(self.encoder.no_weight_decay_keywords())
+
+    def forward(self, **batch: Any) -> SignalOutput:
+        """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
+        return self.head(self.encoder, **batch)
