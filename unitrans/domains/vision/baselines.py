@@ -65,7 +65,7 @@ def median_image(stored: torch.Tensor) -> torch.Tensor:
     """[C, H, W]: the median over the images [n, C, H, W] (mean of the middle two when n is even)."""
     flat = stored.reshape(len(stored), -1)
     # by columns, because np.median makes a copy of what it is given
-    parts = [np.median(part.numpy(), axis=0) for part in flat.split(4096, dim=1)]
+    parts = [np.median(part.numpy(), axis=0) for part in torch.split(flat, 4096, dim=1)]
     return torch.from_numpy(np.concatenate(parts)).reshape(stored.shape[1:])
 
 

@@ -12,7 +12,7 @@ import torch
 from unitrans.domains.base import Baseline, Batch, Sample
 from unitrans.domains.split import split
 from unitrans.domains.vision import baselines as predictors
-from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision import config
 from unitrans.domains.vision.pictures import draw_reconstructions
 from unitrans.domains.vision.source import (
     EMBEDDED,
@@ -29,10 +29,10 @@ class VisionDomain:
     """Images. A token is a patch of patch_size x patch_size pixels; see ``unitrans.domains.base.Domain``."""
 
     name = "vision"
-    DataConfig = DataConfig
+    DataConfig = config.DataConfig
 
     def open(
-        self, data: DataConfig, model_config: Any, seed: int
+        self, data: config.DataConfig, model_config: Any, seed: int
     ) -> tuple[VisionSource, VisionSource | None]:
         """The training images and the held-out ones (None for data.validation=none or 0).
 
@@ -106,7 +106,7 @@ class VisionDomain:
                 mask = objective.corrupt({"id": sample["id"], "image": image}, rng)["mask"]
                 yield image, torch.as_tensor(mask)
 
-        return predictors.evaluate(train_source, held_out, model_config.patch_size, objective.mask_patch_size)
+        return predictors.evaluate(train_source, held_out, model_config.patch_size, objective.options.mask_patch_size)
 
     def report(
         self,
@@ -127,7 +127,7 @@ class VisionDomain:
         return predictors.summary(error, baselines)
 
 
-def _check_model(data: DataConfig, model_config: Any) -> None:
+def _check_model(data: config.DataConfig, model_config: Any) -> None:
     """ValueError where data and model do not fit."""
     if model_config.in_chans != data.channels:
         raise ValueError(
@@ -142,7 +142,7 @@ def _check_model(data: DataConfig, model_config: Any) -> None:
         )
 
 
-def _open_validation(reader: Reader, data: DataConfig, path: str) -> tuple[VisionSource, VisionSource]:
+def _open_validation(reader: Reader, data: config.DataConfig, path: str) -> tuple[VisionSource, VisionSource]:
     """Held-out images from another place; those that lie inside the training folder are not trained on."""
     held_out, notes, unreadable = open_reader(path, data, "data.validation")
     first_readable(held_out, range(len(held_out.ids)), "data.validation", path)

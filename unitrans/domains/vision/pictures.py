@@ -51,7 +51,7 @@ def draw_reconstructions(
     )
     FigureCanvasAgg(figure)
     hidden = float(np.mean([float(torch.as_tensor(sample["mask"]).float().mean()) for sample in samples]))
-    parts = np.atleast_1d(figure.subfigures(1, blocks, wspace=0.04))
+    parts = figure.subfigures(1, blocks, wspace=0.04, squeeze=False)[0]
     for block, part in enumerate(parts):
         chosen = range(block * rows, min((block + 1) * rows, len(samples)))
         triples = [_triple(samples[i], predictions[i], mean, std, patch_size) for i in chosen]

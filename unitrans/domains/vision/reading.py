@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 ValueRange = Literal["dtype", "percentile"] | tuple[float, float]
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .pfm .tga .jp2 .j2k "
-    ".npy".split()
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif")
+    + (".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".npy")
 )
 # The weights of ITU-R BT.601, which Pillow uses for mode L too.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
@@ -122,7 +122,7 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to decode safely ({error})"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image Pillow can read (empty, truncated or another format)"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -144,7 +144,9 @@ def _read_npy(path: Path) -> np.ndarray:
 
 def _read_pillow(path: Path, channels: int) -> np.ndarray:
     """[H, W, C] in the stored type, C = 1, 3 or (only if asked for) 4."""
-    with Image.open(path) as file:
+    # A stream, not a path: Pillow 13 maps uncompressed TIFFs into memory by name, and then mixes up rows and
+    # columns where the orientation tag swaps them.
+    with path.open("rb") as stream, Image.open(stream) as file:
         picture: Image.Image = ImageOps.exif_transpose(file)
         mode = picture.mode
         if picture.has_transparency_data:
@@ -152,7 +154,8 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
             if channels == 4:
                 return np.array(rgba)
             white = Image.new("RGBA", rgba.size, "white")
-            return np.array(Image.alpha_composite(white, rgba).convert("L" if mode == "LA" else "RGB"))
+            picture = Image.alpha_composite(white, rgba).convert("L" if mode == "LA" else "RGB")
+            mode = picture.mode
         if mode == "1":
             picture, mode = picture.convert("L"), "L"  # 0 and 255
         if mode in ("L", "I", "F") or mode.startswith("I;16"):

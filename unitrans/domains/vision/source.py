@@ -148,7 +148,8 @@ class VisionSource:
 
     def _statistics(self) -> tuple[list[float], list[float], int]:
         """Mean and standard deviation per channel over at most MAX_STATISTICS_IMAGES images, evenly spaced."""
-        count, total, squares = 0, 0.0, 0.0
+        count = 0
+        total, squares = torch.zeros(2, self.data.channels, dtype=torch.float64)
         for image in self.unit_images(MAX_STATISTICS_IMAGES):
             values = image.double().flatten(1)
             total, squares, count = total + values.mean(1), squares + values.square().mean(1), count + 1
@@ -156,8 +157,8 @@ class VisionSource:
             raise ValueError(
                 "data.mean=auto: none of the training images can be read; give mean and std as numbers"
             )
-        mean = torch.as_tensor(total) / count
-        variance = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
         std = torch.where(variance > 1e-8, variance.sqrt(), 1.0)  # a constant channel is left as it is
         return [round(x, 6) for x in mean.tolist()], [round(x, 6) for x in std.tolist()], count
 
