@@ -495,3 +495,4 @@ pytree.register_pytree_node(
     from_dumpable_context=tuple,
     flatten_with_keys_fn=_flatten_with_keys,
 )
+torch.serialization.add_safe_globals([Plan])  # the sample inputs of an exported program hold one
