@@ -197,8 +197,8 @@ def summary(error: float, baselines: Sequence[Baseline]) -> str:
         "Mean error (L1) per hidden pixel of the held-out images, on a scale from 0 (black) to 1 (white):"
     ]
     for name, value, note in rows:
-        figure = "  -  " if value is None else f"{value:.4f}"
-        lines.append(f"  {name:<{width}}  {figure:<6}" + (f"  ({note})" if note else ""))
+        figure = "-" if value is None else f"{value:.4f}"
+        lines.append(f"  {name:<{width}}  {figure:^6}" + (f"  ({note})" if note else ""))
     known = [(b.error, b.name) for b in baselines if b.error is not None]
     beaten = [name for value, name in known if error < value]
     ahead = [f"{name} ({value:.4f})" for value, name in sorted(known) if value <= error]

@@ -106,7 +106,9 @@ class VisionDomain:
                 mask = objective.corrupt({"id": sample["id"], "image": image}, rng)["mask"]
                 yield image, torch.as_tensor(mask)
 
-        return predictors.evaluate(train_source, held_out, model_config.patch_size, objective.options.mask_patch_size)
+        return predictors.evaluate(
+            train_source, held_out, model_config.patch_size, objective.options.mask_patch_size
+        )
 
     def report(
         self,
