@@ -121,11 +121,13 @@ class LinearGaussian:
         values = image.double().flatten()
         mask = hidden.expand(image.shape).flatten()
         mean = torch.from_numpy(self.mean)
-        out = torch.where(mask, mean, values)
-        if not mask.all():
-            factor = torch.linalg.cholesky(self.covariance[~mask][:, ~mask])
-            weights = torch.cholesky_solve((values - mean)[~mask, None], factor)
-            out[mask] += (self.covariance[mask][:, ~mask] @ weights)[:, 0]
+        seen = (~mask).nonzero()[:, 0]
+        weights = torch.zeros_like(values)
+        if len(seen):
+            factor = torch.linalg.cholesky(self.covariance[seen[:, None], seen])
+            weights[seen] = torch.cholesky_solve((values - mean)[seen, None], factor)[:, 0]
+        # one product with the whole matrix is faster than cutting the hidden rows out of it
+        out = torch.where(mask, mean + self.covariance @ weights, values)
         return out.reshape(image.shape)
 
 
