@@ -1,0 +1,284 @@
+// The backward pass of one task. Per group and head: pack keys and values; for blocks of queries compute P and dS
+// (softmax again, from q and k), finish dq, add to d(bias) and d(scale), and add the block's share to dk and dv,
+// which leave scratch memory when the group is done.
+#pragma once
+
+#include "forward.hpp"
+
+namespace unitrans::UNITRANS_ISA_NAMESPACE {
+
+// P and dS of a block of queries stay in the caches: at most this many elements each.
+inline constexpr Index kBlockElements = 12 * 1024;
+
+// Queries per block: as many whole tiles as fit, nearly equal blocks.
+template <class E>
+inline Index backward_block_rows(Index queries, Index keys) {
+    const Index keys_padded = maximum<Index>(round_up(keys, kLanes<E>), kLanes<E>);
+    const Index fit = maximum<Index>(kBlockElements / keys_padded, 2 * kTileRows);
+    const Index blocks = maximum<Index>((queries + fit - 1) / fit, 1);
+    return (queries + blocks - 1) / blocks;
+}
+
+template <class E>
+struct BackwardScratch {
+    E *key_rows, *key_panels, *key_inverse_norm;  // keys of one head
+    E *value_panels, *dk_rows, *dv_rows;
+    E *query_rows, *query_inverse_norm, *grad_out_rows, *probabilities, *gradient;  // one block
+    E *dq_rows, *keep;                                                              // one tile
+    E *dk_sum, *dv_sum;  // all keys of the stream, one head; only for keys that repeat
+    KeyWords key_words;
+
+    BackwardScratch(Arena& arena, const Problem& problem, const TaskExtent& extent, Width<E> width)
+        : key_words(arena, extent.keys) {
+        const Index keys = round_up(extent.keys, kLanes<E>);
+        key_rows = arena.take<E>(keys * width.padded);
+        key_panels = arena.take<E>(keys * width.dim);
+        key_inverse_norm = arena.take<E>(keys);
+        value_panels = arena.take<E>(keys * width.dim);
+        dk_rows = arena.take<E>(keys * width.padded);
+        dv_rows = arena.take<E>(keys * width.padded);
+        // Fewer keys make longer blocks, never longer ones than the longest group.
+        const Index block = minimum(extent.queries, kBlockElements / kLanes<E>);
+        query_rows = arena.take<E>(block * width.padded);
+        query_inverse_norm = arena.take<E>(block);
+        grad_out_rows = arena.take<E>(block * width.padded);
+        const Index block_elements = maximum(kBlockElements, 2 * kTileRows * keys);
+        probabilities = arena.take<E>(block_elements);
+        gradient = arena.take<E>(block_elements);
+        dq_rows = arena.take<E>(kTileRows * width.padded);
+        keep = arena.take<E>(keys);
+        const Index sums = problem.plan.keys_repeat ? problem.num_keys * width.padded : 0;
+        dk_sum = arena.take<E>(sums);
+        dv_sum = arena.take<E>(sums);
+    }
+};
+
+// What stays the same for all blocks of one head of one group.
+template <class E>
+struct BackwardHead {
+    const Problem& problem;
+    const BackwardInputs& inputs;
+    const Gradients& gradients;
+    const BackwardTask& task;
+    const Dropout& dropout;
+    const BackwardScratch<E>& scratch;
+    const Group& group;
+    Index h;
+    Width<E> width;
+    E scale;
+
+    bool wants_dbias() const { return task.dbias.data != nullptr && group.bias_offset >= 0; }
+    // Where the group's plane begins in the d(bias) of the task.
+    Index dbias_origin() const {
+        return h * task.dbias.head_stride + group.bias_offset - task.dbias.first;
+    }
+};
+
+// P (dropout applied) and dS of queries [first, first + rows), their dq, and their share of d(bias) and d(scale).
+// `local` is the place of the first of them in the block.
+template <class T, class E>
+void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index local, KeySpan span,
+                   Target<E> probabilities, Target<E> gradient) {
+    const Problem& problem = head.problem;
+    const BackwardScratch<E>& scratch = head.scratch;
+    const Group& group = head.group;
+    const Width<E> width = head.width;
+    const Index h = head.h, vectors = span.vectors<E>();
+    const E* queries = scratch.query_rows + local * width.padded;
+
+    compute_scores(group, first, rows, span, queries, scratch.key_panels,
+                   bias_plane<E>(problem, group, h), width, probabilities);
+    SoftmaxState<E> state;
+    softmax(rows, vectors, probabilities, state);
+    multiply<E>(rows, vectors, width.dim,
+                {scratch.grad_out_rows + local * width.padded, width.padded, 1},
+                {scratch.value_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim},
+                gradient, false);
+    for (Index m = 0; m < rows; ++m) {
+        const Index row = group.queries[first + m];
+        E* p = probabilities.data + m * probabilities.row;
+        E* g = gradient.data + m * gradient.row;
+        const auto* grad_lse = static_cast<const E*>(head.inputs.grad_lse);
+        const E dlse = grad_lse != nullptr ? grad_lse[row * problem.num_heads + h] : 0;
+        if (state.sum[m] == 0) {  // attends to nothing: no gradient, whatever comes from above
+            clear(p, vectors * kLanes<E>);
+            clear(g, vectors * kLanes<E>);
+        } else if (head.dropout.on) {
+            dropout_row(head.dropout, scratch.key_words, row, h, span, scratch.keep);
+            softmax_gradient<E, true>(vectors, state.inverse_sum(m), dlse, p, g, scratch.keep);
+        } else {
+            softmax_gradient<E, false>(vectors, state.inverse_sum(m), dlse, p, g, nullptr);
+        }
+    }
+    if (head.wants_dbias()) {
+        add_bias_gradient(group, static_cast<E*>(head.task.dbias.data), head.dbias_origin(), first,
+                          rows, span, gradient);
+    }
+
+    multiply<E>(rows, width.vectors(), span.count(), {gradient.data, gradient.row, 1},
+                {scratch.key_rows + span.first * width.padded, width.padded, kLanes<E>},
+                {scratch.dq_rows, width.padded}, false);
+    const HeadRows<T> dq = head_rows<T>(head.gradients.dq, h);
+    for (Index m = 0; m < rows; ++m) {
+        E* row = scratch.dq_rows + m * width.padded;
+        const E* query = queries + m * width.padded;
+        if (head.task.dscale != nullptr) {
+            head.task.dscale[h] += static_cast<double>(dot(query, row, width.padded));
+        }
+        if (problem.qk_norm) {
+            normalize_gradient(row, query, scratch.query_inverse_norm[local + m], width);
+        }
+        store_row(dq[group.queries[first + m]], row, width, head.scale);
+    }
+}
+
+// Queries [first, first + rows): everything about them, and their share of dk and dv.
+template <class T, class E>
+void backward_block(const BackwardHead<E>& head, Index first, Index rows) {
+    const BackwardScratch<E>& scratch = head.scratch;
+    const Width<E> width = head.width;
+    const RowList& queries = head.group.queries;
+    gather_rows<E>(head_rows<T>(head.problem.q, head.h), queries, first, rows, width,
+                   scratch.query_rows);
+    gather_rows<E>(head_rows<T>(head.inputs.grad_out, head.h), queries, first, rows, width,
+                   scratch.grad_out_rows);
+    if (head.problem.qk_norm) {
+        normalize_rows(scratch.query_rows, rows, width, scratch.query_inverse_norm);
+    }
+
+    const KeySpan span = head.group.template span<E>(first, rows);
+    const Index row_length = span.vectors<E>() * kLanes<E>;
+    const RowBlocks tiles(rows);
+    for (Index t = 0; t < tiles.count; ++t) {
+        const Index local = tiles.begin(t);
+        backward_tile<T>(head, first + local, tiles.size(t), local, span,
+                         {scratch.probabilities + local * row_length, row_length},
+                         {scratch.gradient + local * row_length, row_length});
+    }
+    const Index offset = span.first * width.padded;
+    multiply<E>(span.count(), width.vectors(), rows, {scratch.probabilities, 1, row_length},
+                {scratch.grad_out_rows, width.padded, kLanes<E>},
+                {scratch.dv_rows + offset, width.padded}, true);
+    multiply<E>(span.count(), width.vectors(), rows, {scratch.gradient, 1, row_length},
+                {scratch.query_rows, width.padded, kLanes<E>},
+                {scratch.dk_rows + offset, width.padded}, true);
+}
+
+template <class E>
+inline void add_row(E* sum, const E* row, Width<E> width, E factor) {
+    for (Index c = 0; c < width.padded; c += kLanes<E>) {
+        store(sum + c, load(sum + c) + load(row + c) * factor);
+    }
+}
+
+// dk and dv of a group: to their places, or onto the sums of keys that repeat.
+template <class T, class E>
+void store_key_gradients(const BackwardHead<E>& head) {
+    const BackwardScratch<E>& scratch = head.scratch;
+    const Width<E> width = head.width;
+    const HeadRows<T> dk = head_rows<T>(head.gradients.dk, head.h);
+    const HeadRows<T> dv = head_rows<T>(head.gradients.dv, head.h);
+    for (Index j = 0; j < head.group.num_keys; ++j) {
+        const Index row = head.group.keys[j];
+        E* dk_row = scratch.dk_rows + j * width.padded;
+        E* dv_row = scratch.dv_rows + j * width.padded;
+        if (head.problem.qk_norm) {
+            normalize_gradient(dk_row, scratch.key_rows + j * width.padded,
+                               scratch.key_inverse_norm[j], width);
+        }
+        if (head.problem.plan.keys_repeat) {
+            add_row(scratch.dk_sum + row * width.padded, dk_row, width, head.scale);
+            add_row(scratch.dv_sum + row * width.padded, dv_row, width, E{1});
+        } else {
+            store_row(dk[row], dk_row, width, head.scale);
+            store_row(dv[row], dv_row, width, E{1});
+        }
+    }
+}
+
+template <class T, class E>
+void backward_head(const BackwardHead<E>& head) {
+    const BackwardScratch<E>& scratch = head.scratch;
+    const Group& group = head.group;
+    const Width<E> width = head.width;
+    const Index padded = round_up(group.num_keys, kLanes<E>) * width.padded;
+
+    pack_keys<T>(head.problem, group, head.h, width, scratch.key_rows, scratch.key_inverse_norm,
+                 scratch.key_panels);
+    E* value_rows = scratch.dv_rows;  // until they lie in panels
+    clear(value_rows, padded);
+    gather_rows<E>(head_rows<T>(head.problem.v, head.h), group.keys, 0, group.num_keys, width,
+                   value_rows);
+    pack_panels(value_rows, round_up(group.num_keys, kLanes<E>), width, E{1}, scratch.value_panels);
+    clear(scratch.dv_rows, padded);
+    clear(scratch.dk_rows, padded);
+
+    const Index step = backward_block_rows<E>(group.num_queries, group.num_keys);
+    for (Index first = 0; first < group.num_queries; first += step) {
+        backward_block<T>(head, first, minimum(step, group.num_queries - first));
+    }
+    store_key_gradients<T>(head);
+}
+
+// The sums of keys that repeat, for one head, to dk and dv: also zeros for keys that no group lists.
+template <class T, class E>
+void store_key_sums(const Problem& problem, const Gradients& gradients, Index h, Width<E> width,
+                    const BackwardScratch<E>& scratch) {
+    const HeadRows<T> dk = head_rows<T>(gradients.dk, h), dv = head_rows<T>(gradients.dv, h);
+    for (Index row = 0; row < problem.num_keys; ++row) {
+        store_row(dk[row], scratch.dk_sum + row * width.padded, width, E{1});
+        store_row(dv[row], scratch.dv_sum + row * width.padded, width, E{1});
+    }
+}
+
+template <class E>
+inline void clear_bias_gradient(const BiasTarget& dbias, Index head_begin, Index head_end) {
+    if (dbias.data == nullptr) return;
+    for (Index h = head_begin; h < head_end; ++h) {
+        E* plane = static_cast<E*>(dbias.data) + h * dbias.head_stride;
+        clear(plane + (dbias.clear_begin - dbias.first), dbias.clear_end - dbias.clear_begin);
+    }
+}
+
+template <class T, class E>
+void backward_task(const Problem& problem, const BackwardInputs& inputs, const Gradients& gradients,
+                   const BackwardTask& backward) {
+    const Task& task = backward.task;
+    const Width<E> width(problem.head_dim);
+    const Dropout dropout(problem);
+    const TaskExtent extent(problem.plan, task);
+    Arena measure;
+    BackwardScratch<E>(measure, problem, extent, width);
+    Arena arena(thread_scratch(measure.used()));
+    const BackwardScratch<E> scratch(arena, problem, extent, width);
+    const bool repeat = problem.plan.keys_repeat;
+
+    clear_bias_gradient<E>(backward.dbias, task.head_begin, task.head_end);
+    const auto run = [&](Index g, Index h) {
+        const Group group(problem.plan, g);
+        const E scale = static_cast<const E*>(problem.scale)[h];
+        backward_head<T>(BackwardHead<E>{problem, inputs, gradients, backward, dropout, scratch,
+                                         group, h, width, scale});
+    };
+    if (repeat) {  // a task has all groups: head by head, so that the sums are those of one head
+        for (Index h = task.head_begin; h < task.head_end; ++h) {
+            clear(scratch.dk_sum, problem.num_keys * width.padded);
+            clear(scratch.dv_sum, problem.num_keys * width.padded);
+            for (Index g = task.group_begin; g < task.group_end; ++g) {
+                const Group group(problem.plan, g);
+                if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
+                run(g, h);
+            }
+            store_key_sums<T>(problem, gradients, h, width, scratch);
+        }
+    } else {  // group by group: its rows of all heads lie side by side
+        for (Index g = task.group_begin; g < task.group_end; ++g) {
+            const Group group(problem.plan, g);
+            if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
+            for (Index h = task.head_begin; h < task.head_end; ++h) run(g, h);
+        }
+    }
+    trim_thread_scratch();
+}
+
+}  // namespace unitrans::UNITRANS_ISA_NAMESPACE

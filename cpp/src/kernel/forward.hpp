@@ -1,0 +1,147 @@
+// The forward pass of one task. Per group and head: pack keys and values, then for every few queries scores, softmax,
+// the product with the values, and straight to the output. A block of queries has all its scores at hand, so the
+// softmax needs no second look.
+#pragma once
+
+#include "../work.hpp"
+#include "dropout.hpp"
+#include "score.hpp"
+#include "softmax.hpp"
+
+namespace unitrans::UNITRANS_ISA_NAMESPACE {
+
+// The rows of head h of an argument.
+template <class T>
+inline HeadRows<const T> head_rows(const ConstRows& rows, Index h) {
+    return {static_cast<const T*>(rows.data) + h * rows.head_stride, rows.row_stride};
+}
+template <class T>
+inline HeadRows<T> head_rows(const Rows& rows, Index h) {
+    return {static_cast<T*>(rows.data) + h * rows.head_stride, rows.row_stride};
+}
+
+// The bias plane of a group for head h, null if it has none.
+template <class E>
+inline const E* bias_plane(const Problem& problem, const Group& group, Index h) {
+    if (problem.bias == nullptr || group.bias_offset < 0) return nullptr;
+    return static_cast<const E*>(problem.bias) + h * problem.bias_size + group.bias_offset;
+}
+
+// The largest groups of a task, which its scratch memory must hold.
+struct TaskExtent {
+    Index queries = 0, keys = 0;
+    TaskExtent(const Plan& plan, const Task& task) {
+        for (Index g = task.group_begin; g < task.group_end; ++g) {
+            const Group group(plan, g);
+            queries = maximum(queries, group.num_queries);
+            keys = maximum(keys, group.num_keys);
+        }
+    }
+};
+
+template <class E>
+struct ForwardScratch {
+    E *key_rows, *key_panels, *value_rows;  // keys of one head
+    E *query_rows, *scores, *out_rows;      // one block of queries
+    E *inverse_norm, *keep;
+    KeyWords key_words;
+
+    ForwardScratch(Arena& arena, const TaskExtent& extent, Width<E> width)
+        : key_rows(arena.take<E>(round_up(extent.keys, kLanes<E>) * width.padded)),
+          key_panels(arena.take<E>(round_up(extent.keys, kLanes<E>) * width.dim)),
+          value_rows(arena.take<E>(extent.keys * width.padded)),
+          query_rows(arena.take<E>(kTileRows * width.padded)),
+          scores(arena.take<E>(kTileRows * round_up(extent.keys, kLanes<E>))),
+          out_rows(arena.take<E>(kTileRows * width.padded)),
+          inverse_norm(arena.take<E>(maximum<Index>(extent.keys, kTileRows))),
+          keep(arena.take<E>(round_up(extent.keys, kLanes<E>))),
+          key_words(arena, extent.keys) {}
+};
+
+// Gathers the keys of a group, normalised if the problem says so, with zeros up to whole vectors of keys.
+template <class T, class E>
+inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width, E* rows,
+                      E* inverse_norm, E* panels) {
+    const Index padded_keys = round_up(group.num_keys, kLanes<E>);
+    gather_rows<E>(head_rows<T>(problem.k, h), group.keys, 0, group.num_keys, width, rows);
+    clear(rows + group.num_keys * width.padded, (padded_keys - group.num_keys) * width.padded);
+    if (problem.qk_norm) normalize_rows(rows, group.num_keys, width, inverse_norm);
+    pack_panels(rows, padded_keys, width, static_cast<const E*>(problem.scale)[h], panels);
+}
+
+template <class E>
+inline E row_lse(const SoftmaxState<E>& state, Index m) {
+    if (state.sum[m] == 0) return -kInfinity<E>;
+    return state.max[m] + static_cast<E>(sizeof(E) == 4 ? __builtin_logf(state.sum[m])
+                                                        : __builtin_log(state.sum[m]));
+}
+
+// Queries [first, first + rows) of a group whose keys and values are packed.
+template <class T, class E>
+void forward_block(const Problem& problem, const ForwardOutputs& outputs, const Dropout& dropout,
+                   const Group& group, Index h, Index first, Index rows,
+                   const ForwardScratch<E>& scratch) {
+    const Width<E> width(problem.head_dim);
+    const KeySpan span = group.span<E>(first, rows);
+    const Index vectors = span.vectors<E>();
+    const Target<E> scores{scratch.scores, vectors * kLanes<E>};
+
+    gather_rows<E>(head_rows<T>(problem.q, h), group.queries, first, rows, width,
+                   scratch.query_rows);
+    if (problem.qk_norm) normalize_rows(scratch.query_rows, rows, width, scratch.inverse_norm);
+    compute_scores(group, first, rows, span, scratch.query_rows, scratch.key_panels,
+                   bias_plane<E>(problem, group, h), width, scores);
+    SoftmaxState<E> state;
+    softmax(rows, vectors, scores, state);
+    if (dropout.on) {
+        for (Index m = 0; m < rows; ++m) {
+            dropout_row(dropout, scratch.key_words, group.queries[first + m], h, span,
+                        scratch.keep);
+            apply_dropout(vectors, scratch.keep, scores.data + m * scores.row);
+        }
+    }
+    multiply<E>(rows, width.vectors(), span.count(), {scores.data, scores.row, 1},
+                {scratch.value_rows + span.first * width.padded, width.padded, kLanes<E>},
+                {scratch.out_rows, width.padded}, false);
+
+    const HeadRows<T> out = head_rows<T>(outputs.out, h);
+    for (Index m = 0; m < rows; ++m) {
+        const Index row = group.queries[first + m];
+        store_row(out[row], scratch.out_rows + m * width.padded, width, state.inverse_sum(m));
+        if (outputs.lse != nullptr) {
+            static_cast<E*>(outputs.lse)[row * problem.num_heads + h] = row_lse(state, m);
+        }
+    }
+}
+
+template <class T, class E>
+void forward_task(const Problem& problem, const ForwardOutputs& outputs, const Task& task) {
+    const Width<E> width(problem.head_dim);
+    const Dropout dropout(problem);
+    const TaskExtent extent(problem.plan, task);
+    Arena measure;
+    ForwardScratch<E>(measure, extent, width);
+    Arena arena(thread_scratch(measure.used()));
+    const ForwardScratch<E> scratch(arena, extent, width);
+
+    for (Index g = task.group_begin; g < task.group_end; ++g) {
+        const Group group(problem.plan, g);
+        const Index begin = task.query_begin;
+        const RowBlocks blocks(minimum(task.query_end, group.num_queries) - begin);
+        if (blocks.rows <= 0) continue;
+        if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
+        for (Index h = task.head_begin; h < task.head_end; ++h) {
+            pack_keys<T>(problem, group, h, width, scratch.key_rows, scratch.inverse_norm,
+                         scratch.key_panels);
+            gather_rows<E>(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
+                           scratch.value_rows);
+            for (Index b = 0; b < blocks.count; ++b) {
+                forward_block<T>(problem, outputs, dropout, group, h, begin + blocks.begin(b),
+                                 blocks.size(b), scratch);
+            }
+        }
+    }
+    trim_thread_scratch();
+}
+
+}  // namespace unitrans::UNITRANS_ISA_NAMESPACE

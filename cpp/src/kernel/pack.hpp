@@ -1,0 +1,131 @@
+// Gathering the rows of a group into scratch memory and writing rows back.
+#pragma once
+
+#include "../scratch.hpp"
+#include "convert.hpp"
+
+namespace unitrans::UNITRANS_ISA_NAMESPACE {
+
+// Hands out pieces of a block of memory; without a block it only counts the bytes.
+class Arena {
+  public:
+    Arena() = default;
+    explicit Arena(void* memory) : base_(reinterpret_cast<uintptr_t>(memory)) {}
+
+    template <class E>
+    E* take(Index count) {
+        E* piece = reinterpret_cast<E*>(base_ + used_);
+        const Index bytes = count * static_cast<Index>(sizeof(E));
+        used_ += static_cast<std::size_t>(round_up(bytes, kScratchAlignment));
+        return piece;
+    }
+    std::size_t used() const { return used_; }
+
+  private:
+    uintptr_t base_ = 0;
+    std::size_t used_ = 0;
+};
+
+// The stream rows of the entries of a group.
+struct RowList {
+    const int32_t* index;  // null: first, first + 1, ...
+    Index first;
+    Index operator[](Index i) const { return index ? index[i] : first + i; }
+};
+
+// The rows of one head of a strided array.
+template <class T>
+struct HeadRows {
+    T* data;
+    Index stride;
+    T* operator[](Index row) const { return data + row * stride; }
+};
+
+// head_dim, and head_dim rounded up to whole vectors: the length of rows in scratch.
+template <class E>
+struct Width {
+    Index dim, padded;
+    explicit Width(Index head_dim) : dim(head_dim), padded(round_up(head_dim, kLanes<E>)) {}
+    Index vectors() const { return padded / kLanes<E>; }
+};
+
+// rows[i] = source[list[begin + i]], with zeros up to the padded width.
+template <class E, class T>
+inline void gather_rows(HeadRows<const T> source, RowList list, Index begin, Index count,
+                        Width<E> width, E* rows) {
+    constexpr Index n = kLanes<E>;
+    for (Index i = 0; i < count; ++i) {
+        const T* row = source[list[begin + i]];
+        E* target = rows + i * width.padded;
+        for (Index c = 0; c < width.dim; c += n) {
+            store(target + c, load_as<E>(row + c, minimum(n, width.dim - c)));
+        }
+    }
+}
+
+template <class E>
+inline void clear(E* values, Index count) {
+    __builtin_memset(values, 0, static_cast<std::size_t>(count) * sizeof(E));
+}
+
+template <class E>
+inline E dot(const E* a, const E* b, Index length) {  // whole vectors
+    Vec<E> sum{};
+    for (Index c = 0; c < length; c += kLanes<E>) sum += load(a + c) * load(b + c);
+    return reduce_add<E>(sum);
+}
+
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+
+// Divides every row by its l2 norm, or by 1e-12 if that is larger. inverse_norm[i] is what its gradient will be
+// multiplied with: 1 / norm, and 0 for a norm below 1e-12.
+template <class E>
+inline void normalize_rows(E* rows, Index count, Width<E> width, E* inverse_norm) {
+    constexpr E kEps = static_cast<E>(1e-12);
+    for (Index i = 0; i < count; ++i) {
+        E* row = rows + i * width.padded;
+        const E norm = square_root(dot(row, row, width.padded));
+        const E factor = 1 / (norm < kEps ? kEps : norm);
+        for (Index c = 0; c < width.padded; c += kLanes<E>) store(row + c, load(row + c) * factor);
+        inverse_norm[i] = norm < kEps ? 0 : factor;
+    }
+}
+
+// Turns the gradient of a normalised row x into that of the row itself.
+template <class E>
+inline void normalize_gradient(E* gradient, const E* x, E inverse_norm, Width<E> width) {
+    const E along = dot(gradient, x, width.padded);
+    for (Index c = 0; c < width.padded; c += kLanes<E>) {
+        store(gradient + c, (load(gradient + c) - load(x + c) * along) * inverse_norm);
+    }
+}
+
+// Transposes rows [n, dim] (n whole vectors) into panels of kLanes rows each, times a factor:
+// panels[p][c][lane] = factor * rows[p * kLanes + lane][c].
+template <class E>
+inline void pack_panels(const E* rows, Index n, Width<E> width, E factor, E* panels) {
+    constexpr Index lanes = kLanes<E>;
+    for (Index first = 0; first < n; first += lanes) {
+        E* panel = panels + first * width.dim;
+        for (Index c = 0; c < width.dim; c += lanes) {
+            Vec<E> square[lanes];
+            for (Index i = 0; i < lanes; ++i)
+                square[i] = load(rows + (first + i) * width.padded + c);
+            transpose<E>(square);
+            const Index count = minimum(lanes, width.dim - c);
+            for (Index i = 0; i < count; ++i) store(panel + (c + i) * lanes, square[i] * factor);
+        }
+    }
+}
+
+// target = factor * row
+template <class E, class T>
+inline void store_row(T* target, const E* row, Width<E> width, E factor) {
+    constexpr Index n = kLanes<E>;
+    for (Index c = 0; c < width.dim; c += n) {
+        store_as<E>(target + c, load(row + c) * factor, minimum(n, width.dim - c));
+    }
+}
+
+}  // namespace unitrans::UNITRANS_ISA_NAMESPACE

@@ -1,0 +1,49 @@
+#include "scratch.hpp"
+
+#include <new>
+
+namespace unitrans {
+namespace {
+
+constexpr std::size_t kKeptBytes = std::size_t{8} << 20;
+
+class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    ~Buffer() { release(); }
+
+    void* at_least(std::size_t bytes) {
+        if (bytes > bytes_) {
+            release();
+            data_ = ::operator new(bytes, std::align_val_t{kScratchAlignment});
+            bytes_ = bytes;
+        }
+        return data_;
+    }
+
+    void release() {
+        if (data_ != nullptr) ::operator delete(data_, std::align_val_t{kScratchAlignment});
+        data_ = nullptr;
+        bytes_ = 0;
+    }
+
+    std::size_t bytes() const { return bytes_; }
+
+  private:
+    void* data_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
+thread_local Buffer buffer;
+
+}  // namespace
+
+void* thread_scratch(std::size_t bytes) { return buffer.at_least(bytes); }
+
+void trim_thread_scratch() {
+    if (buffer.bytes() > kKeptBytes) buffer.release();
+}
+
+}  // namespace unitrans
