@@ -208,6 +208,6 @@ def test_summary():
         "  c             -     (skipped)",
     ]
     assert (
-        lines[-1]
-        == "The model is off by 0.150 on average and beats 1 of 2 simple predictors; not yet long name (0.1000)."
+        lines[-1] == "The model is off by 0.150 on average and beats 1 of 2 simple predictors; "
+        "not yet long name (0.1000)."
     )

@@ -67,8 +67,9 @@ def test_counts_must_agree(tmp_path):
 
 def test_points():
     rows = [
-        {"step": 2, "loss": 0.5}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.4}, {"step": 3, "loss": float("nan")},
-        {"step": 3, "eval_loss": 0.3}, {"loss": 7}, {"step": 4, "loss": "x"},
+        {"step": 2, "loss": 0.5}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.4},
+        {"step": 3, "loss": float("nan")}, {"step": 3, "eval_loss": 0.3}, {"loss": 7}, {"step": 4},
+        {"step": 4, "loss": "x"},
     ]  # fmt: skip
     assert points(rows, "loss") == ([1.0, 2.0], [1.0, 0.4])
     assert points(rows, "eval_loss") == ([3.0], [0.3])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unitrans.domains.vision.reading import BrokenImage, find_images, read_image
+from unitrans.domains.vision.reading import BrokenImageError, find_images, read_image
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5  # 6 rows, 8 columns, 0 .. 235
 COLOUR = np.stack([RAMP, 255 - RAMP, RAMP // 2], axis=-1)
@@ -105,7 +105,8 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     corners = np.array([[0, 80], [160, 255]], dtype=np.uint8).repeat(8, 0).repeat(16, 1)
     stored = {
         1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-        5: np.transpose, 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a.T, 2), 8: lambda a: np.rot90(a, -1),
+        5: np.transpose, 6: lambda a: np.rot90(a), 7: lambda a: np.rot90(a.T, 2),
+        8: lambda a: np.rot90(a, -1),
     }[orientation](corners)  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -163,7 +164,7 @@ def test_dtype_range_that_does_not_fit_is_a_config_error(tmp_path, array, words)
 
 def test_float_tiff_out_of_range(tmp_path):
     path = saved(tmp_path, Image.fromarray(FLOAT * 100), "x.tif")
-    with pytest.raises(ValueError, match="data.value_range=dtype does not fit .*x.tif"):
+    with pytest.raises(ValueError, match=r"data.value_range=dtype does not fit .*x.tif"):
         read_image(path, 1, "dtype")
     torch.testing.assert_close(read_image(path, 1, (0, 100)), tensor(FLOAT))
 
@@ -193,7 +194,7 @@ def test_npy_with_thirteen_channels(tmp_path):
 
 def test_broken_files_give_a_reason(tmp_path, write_broken):
     for name, words in write_broken(tmp_path).items():
-        with pytest.raises(BrokenImage, match=words) as error:
+        with pytest.raises(BrokenImageError, match=words) as error:
             read_image(tmp_path / name, 3, "dtype")
         assert "\n" not in str(error.value)
 

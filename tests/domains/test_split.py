@@ -11,7 +11,7 @@ fractions = st.floats(0.01, 0.99)
 
 
 def test_hash_is_what_it_was():
-    """Changing these numbers would move images between training and validation of runs people have already made."""
+    """Other numbers would move images between training and validation of runs people have made."""
     assert hash_fraction("digits/0000") == 0.2701382001457081
     assert hash_fraction("a/b.png") == 0.41667131648042843
 

@@ -123,7 +123,7 @@ def test_sources_can_be_sent_to_workers(folder):
     assert torch.equal(again[5]["image"], train[5]["image"])
 
 
-# --- what a user can get wrong -------------------------------------------------------------------------------
+# --- what a user can get wrong --------------------------------------------------------------------
 
 
 def make(tmp_path, what):
@@ -153,6 +153,7 @@ def make(tmp_path, what):
     [
         ("missing", {}, r"data.path: there is no folder '.*place' and no embedded data set .*\(digits\)"),
         ("missing", {"path": "digit"}, r"no folder 'digit'.*did you mean 'digits'\?"),
+        ("missing", {"path": "~nobody-at-all/x"}, "no folder '~nobody-at-all/x'"),
         ("file", {}, "data.path: .* is a file, expected a folder of images"),
         ("empty", {}, "there is no image in .*: it is empty"),
         ("no images", {}, r"there is no image in .*only other files \(.csv\)"),
@@ -179,7 +180,7 @@ def test_open_errors(tmp_path, what, options, words):
 
 
 def test_digits_are_not_their_own_validation():
-    with pytest.raises(ValueError, match="data.validation=digits is the training set itself"):
+    with pytest.raises(ValueError, match=r"data.validation=digits is the training set itself"):
         digits(validation="digits")
 
 
@@ -221,7 +222,7 @@ def test_config_values():
     assert DataConfig(**values).model_dump(mode="json") == values
 
 
-# --- augmentation --------------------------------------------------------------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
 
 
 def source(**options):
@@ -273,7 +274,7 @@ def test_flip_alone():
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))
 def test_random_box_lies_inside(height, width, seed):
     top, left, h, w = random_box(height, width, (0.3, 1.0), (0.75, 4 / 3), np.random.default_rng(seed))
-    assert 0 <= top and 0 <= left and h >= 1 and w >= 1 and top + h <= height and left + w <= width
+    assert min(top, left) >= 0 and h >= 1 and w >= 1 and top + h <= height and left + w <= width
 
 
 def test_random_box_keeps_to_scale_and_ratio():
@@ -311,7 +312,7 @@ def test_resize_stays_in_range_and_keeps_constants():
     assert resize(step, (9, 9)) is step
 
 
-# --- packing -------------------------------------------------------------------------------------------------
+# --- packing --------------------------------------------------------------------------------------
 
 
 def test_collate():

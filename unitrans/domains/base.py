@@ -1,8 +1,8 @@
 """The protocol every domain satisfies, and the table of domains.
 
 A domain turns files into samples and samples into packed batches, and shows a person what was hidden and
-predicted. It knows nothing about objectives, losses or optimisation: the trainer asks it for data, and hands it
-predictions to judge and to draw.
+predicted. It knows nothing about objectives, losses or optimisation: the trainer asks it for data, and
+hands it predictions to judge and to draw.
 
 A sample is a dict with at least ``"id"``; a batch is a dict with at least ``"plans"`` and ``"sample_ids"``.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,14 +65,18 @@ class Source(Protocol):
         ...
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """The sample as the model sees it; every random choice is drawn from ``rng``, and only in training."""
+        """The sample as the model sees it; random choices, only in training, are drawn from ``rng``."""
         ...
 
 
 class Domain(Protocol):
-    """One kind of data. Instances hold no state, so they can be sent to loader workers."""
+    """One kind of data. Instances hold no state, so they can be sent to loader workers.
+
+    embedded: names that ``data.path`` may have beside folders.
+    """
 
     name: str
+    embedded: Collection[str]
     DataConfig: type[BaseModel]
 
     def open(self, data: Any, model_config: Any, seed: int) -> tuple[Source, Source | None]:
@@ -121,7 +125,7 @@ class Domain(Protocol):
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the valid name closest to ``name``, or an empty string when none is close."""
+    """``"; did you mean 'x'?"`` for the valid name closest to ``name``, or "" when none is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 

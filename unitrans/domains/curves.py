@@ -28,8 +28,8 @@ def points(rows: Sequence[Mapping[str, Any]], key: str) -> Points:
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], loss_name: str = "loss") -> None:
-    """Writes a PNG with the training loss (faint, and its running mean), the validation loss and the learning rate
-    over steps. Rows are dicts with "step" and any of "loss", "eval_loss", "learning_rate"."""
+    """Writes a PNG with the training loss (faint, and its running mean), the validation loss and the
+    learning rate over steps. Rows are dicts with "step" and any of "loss", "eval_loss", "learning_rate"."""
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

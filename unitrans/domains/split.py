@@ -1,7 +1,7 @@
 """Which samples are held out: a stable hash of the sample's id, or of the group it belongs to.
 
-The choice depends on the names alone, not on the seed or on the other samples, so that adding files never moves
-a sample from one side to the other.
+The choice depends on the names alone, not on the seed or on the other samples, so that adding files never
+moves a sample from one side to the other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ def hash_fraction(unit: str) -> float:
 
 
 def units_of(ids: Sequence[str], group: str | None) -> list[str]:
-    """The unit each id belongs to: itself (None), its parent folder ("parent"), or the first group of the regular
-    expression ``group`` searched in the id. ValueError for an expression that does not name a unit of every id."""
+    """The unit each id belongs to: itself (None), its parent folder ("parent"), or the first group of the
+    regular expression ``group`` searched in the id. ValueError for an expression that does not name a unit
+    of every id.
+    """
     if group is None:
         return list(ids)
     if group == "parent":
@@ -51,10 +53,10 @@ def units_of(ids: Sequence[str], group: str | None) -> list[str]:
 def split(ids: Sequence[str], fraction: float, group: str | None = None) -> tuple[list[int], list[int]]:
     """Indices of the training and of the held-out samples, each in the order of ``ids``.
 
-    A unit is held out when its hash is below ``fraction``, so about that fraction of the units is. Neither side is
-    ever empty: if no hash is below, the unit with the smallest hash is held out; if all are, the unit with the
-    largest hash is trained on. These two are the only cases in which other samples matter. ValueError when there
-    is only one unit.
+    A unit is held out when its hash is below ``fraction``, so about that fraction of the units is. Neither
+    side is ever empty: if no hash is below, the unit with the smallest hash is held out; if all are, the
+    unit with the largest hash is trained on. These two are the only cases in which other samples matter.
+    ValueError when there is only one unit.
     """
     assert 0 < fraction < 1
     units = units_of(ids, group)

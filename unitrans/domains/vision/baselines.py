@@ -1,8 +1,9 @@
 """Simple predictors of hidden pixels. A model that has learnt anything must beat the first four.
 
-All errors are the mean |difference| per hidden value (pixels x channels, over all held-out images together), in
-data units: [0, 1], before mean and std. Predictors are fitted on the training images as held-out images are prepared
-(centre crop, no mirroring) and judged on the same images with the same masks as the model.
+All errors are the mean |difference| per hidden value (pixels x channels, over all held-out images
+together), in data units: [0, 1], before mean and std. Predictors are fitted on the training images as
+held-out images are prepared (centre crop, no mirroring) and judged on the same images with the same masks
+as the model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_TRAIN_IMAGES = 10_000  # more take minutes and hardly change the figures
 MAX_STORED_VALUES = 2**26  # for the median: 256 MiB of float32
 MAX_COVARIANCE_VALUES = 2**24  # for the covariance: 128 MiB of float64, and a few copies of it
 MAX_GAUSSIAN_VALUES = 4096  # per image; the covariance has the square of it
-MAX_GAUSSIAN_FLOPS = 2e12  # about a minute on two cores
+MAX_GAUSSIAN_FLOPS = 1e12  # about a minute on two cores
 
 
 class TrainImages(Protocol):
@@ -77,8 +78,9 @@ def pixel_mask(mask: torch.Tensor, patch_size: int) -> torch.Tensor:
 def nearest_visible(image: torch.Tensor, hidden: torch.Tensor, unit: int) -> torch.Tensor:
     """Fills every hidden unit with the content of the nearest visible one.
 
-    image: [C, H, W]; hidden: bool [H, W], constant in units of ``unit`` x ``unit`` pixels. Distances are Euclidean
-    between units; of several nearest the first in row-major order is taken. With nothing visible the result is 0.
+    image: [C, H, W]; hidden: bool [H, W], constant in units of ``unit`` x ``unit`` pixels. Distances are
+    Euclidean between units; of several nearest the first in row-major order is taken. With nothing visible
+    the result is 0.
     """
     _, height, width = image.shape
     units = hidden[::unit, ::unit]
@@ -140,8 +142,8 @@ def evaluate(
 ) -> list[Baseline]:
     """The five predictors on every image of ``held_out()``.
 
-    mask_patch_size: side in pixels of the units that masks consist of. At most ``max_train_images`` evenly spaced
-    training images are read; the notes say how many each figure rests on.
+    mask_patch_size: side in pixels of the units that masks consist of. At most ``max_train_images`` evenly
+    spaced training images are read; the notes say how many each figure rests on.
     """
     statistics = training_statistics(train, max_train_images)
     count, stored = f"{statistics.count:,} training images", f"{len(statistics.stored):,} training images"
@@ -205,7 +207,8 @@ def summary(error: float, baselines: Sequence[Baseline]) -> str:
     beaten = [name for value, name in known if error < value]
     ahead = [f"{name} ({value:.4f})" for value, name in sorted(known) if value <= error]
     lines.append(
-        f"The model is off by {error:.3f} on average and beats {len(beaten)} of {len(known)} simple predictors"
+        f"The model is off by {error:.3f} on average "
+        f"and beats {len(beaten)} of {len(known)} simple predictors"
         + (f"; not yet {', '.join(ahead)}." if ahead else ".")
     )
     return "\n".join(line.rstrip() for line in lines)

@@ -14,7 +14,7 @@ Size = Annotated[int, Field(gt=0)]
 
 
 class DataConfig(BaseModel):
-    """Where the images are and how they become arrays of one size. Values are in [0, 1] before mean and std."""
+    """Where the images are and how they become arrays of one size, in [0, 1] before mean and std."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,37 +31,37 @@ class DataConfig(BaseModel):
     )
     group: str | None = Field(
         None,
-        description="Keeps related images on one side of the split: 'parent' (the folder a file lies in) or a "
-        "regular expression on the id whose first group names the unit, e.g. '(patient[0-9]+)'. null: each "
-        "image by itself.",
+        description="Keeps related images on one side when a fraction is held out: 'parent' (the folder a "
+        "file lies in) or a regular expression on the id whose first group names the unit, for example "
+        "'(patient[0-9]+)'. null: each image by itself.",
     )
     channels: int = Field(
         3,
         ge=1,
-        description="Channels of every image: 1 (luminance), 3 (colour), 4 (keeps the alpha of RGBA files) or N "
-        "(files must have N; .npy arrays of shape [H, W, N]). Must equal model.in_chans.",
+        description="Channels of every image: 1 (luminance), 3 (colour), 4 (keeps the alpha of RGBA files) "
+        "or N (files must have N; .npy arrays of shape [H, W, N]). Must equal model.in_chans.",
     )
     value_range: Literal["dtype", "percentile"] | tuple[float, float] = Field(
         "dtype",
-        description="What becomes 0 and 1. dtype: divide by the largest value of the stored integer type (float "
-        "images must be in [0, 1]); percentile: 0.5 % to 99.5 % of each image; [lo, hi]: clip to these stored "
-        "values, e.g. [0, 4095] for 12-bit scans.",
+        description="What becomes 0 and 1. dtype: divide by the largest value of the stored integer type "
+        "(float images must be in [0, 1]); percentile: 0.5 % to 99.5 % of each image; [lo, hi]: clip to "
+        "these stored values, for example [0, 4095] for 12-bit scans.",
     )
     image_size: Size | tuple[Size, Size] = Field(
         192, description="Height and width in pixels the model sees: one number, or [height, width]."
     )
     mean: Literal["auto", "imagenet"] | list[float] = Field(
         "auto",
-        description="Subtracted per channel: a list, imagenet (3 channels), or auto (computed over the training "
-        "images).",
+        description="Subtracted per channel: a list, imagenet (3 channels), or auto (computed over the "
+        "training images).",
     )
     std: Literal["auto", "imagenet"] | list[float] = Field(
         "auto", description="Divided by, per channel: a list, imagenet, or auto, as for mean."
     )
     crop_scale: tuple[float, float] | None = Field(
         (0.67, 1.0),
-        description="Training takes a random crop of this fraction of the image's area and resizes it. null: the "
-        "centre crop that held-out images get.",
+        description="Training takes a random crop of this fraction of the image's area and resizes it. "
+        "null: the centre crop that held-out images get.",
     )
     crop_ratio: tuple[float, float] = Field(
         (3 / 4, 4 / 3), description="Range of width / height of the random crop."
@@ -105,7 +105,8 @@ class DataConfig(BaseModel):
             raise ValueError(f"expected positive ratios of width to height, got [{low:g}, {high:g}]")
         if info.field_name == "crop_scale" and not 0 < low <= high <= 1:
             raise ValueError(
-                f"expected fractions of the image's area in (0, 1], got [{low:g}, {high:g}]; null turns it off"
+                f"expected fractions of the image's area in (0, 1], got [{low:g}, {high:g}]; "
+                "null turns it off"
             )
         return value
 
@@ -115,13 +116,14 @@ class DataConfig(BaseModel):
             value = getattr(self, name)
             if value == "imagenet" and self.channels != 3:
                 raise ValueError(
-                    f"data.{name}=imagenet has 3 channels, data.channels is {self.channels}: use auto or a list of "
-                    f"{self.channels}"
+                    f"data.{name}=imagenet has 3 channels, data.channels is {self.channels}: "
+                    f"use auto or a list of {self.channels}"
                 )
             if isinstance(value, list):
                 if len(value) != self.channels:
                     raise ValueError(
-                        f"data.{name} has {len(value)} values, data.channels is {self.channels}: give one per channel"
+                        f"data.{name} has {len(value)} values, data.channels is {self.channels}: "
+                        "give one per channel"
                     )
                 if not all(math.isfinite(x) and (name == "mean" or x > 0) for x in value):
                     raise ValueError(

@@ -30,14 +30,15 @@ class VisionDomain:
 
     name = "vision"
     DataConfig = config.DataConfig
+    embedded = frozenset(EMBEDDED)
 
     def open(
         self, data: config.DataConfig, model_config: Any, seed: int
     ) -> tuple[VisionSource, VisionSource | None]:
         """The training images and the held-out ones (None for data.validation=none or 0).
 
-        The split does not depend on ``seed``: runs with other seeds are judged on the same images. ValueError in
-        one sentence for whatever cannot be used.
+        The split does not depend on ``seed``: runs with other seeds are judged on the same images.
+        ValueError in one sentence for whatever cannot be used.
         """
         _check_model(data, model_config)
         reader, notes, unreadable = open_reader(data.path, data, "data.path")
@@ -63,8 +64,8 @@ class VisionDomain:
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
         """Packs images into one stream of patches.
 
-        Returns {"patches": float32 [T, C*p*p], "mask": bool [T] or None, "plans", "grids": [(h, w)], "sample_ids",
-        "num_skipped": how many samples were None}, or None when all of them were.
+        Returns {"patches": float32 [T, C*p*p], "mask": bool [T] or None, "plans", "grids": [(h, w)],
+        "sample_ids", "num_skipped": how many samples were None}, or None when all of them were.
         """
         good = [sample for sample in samples if sample is not None]
         if not good:
@@ -124,8 +125,8 @@ class VisionDomain:
         return [path]
 
     def summary(self, error: float, baselines: Sequence[Baseline]) -> str:
-        """The model's mean |error| per hidden value (pixels in [0, 1]) beside the simple predictors, as a table
-        and one sentence."""
+        """The model's mean |error| per hidden value (pixels in [0, 1]) beside the simple predictors, as a
+        table and one sentence."""
         return predictors.summary(error, baselines)
 
 
@@ -133,7 +134,8 @@ def _check_model(data: config.DataConfig, model_config: Any) -> None:
     """ValueError where data and model do not fit."""
     if model_config.in_chans != data.channels:
         raise ValueError(
-            f"data.channels={data.channels} but model.in_chans={model_config.in_chans}: set both to the same number"
+            f"data.channels={data.channels} but model.in_chans={model_config.in_chans}: "
+            "set both to the same number"
         )
     patch = model_config.patch_size
     if any(side % patch for side in data.size):
@@ -159,7 +161,8 @@ def _open_validation(reader: Reader, data: config.DataConfig, path: str) -> tupl
         folder = reader.root.resolve()
         if folder.is_relative_to(other):
             raise ValueError(
-                f"data.validation={path!r} contains the training folder {data.path!r}: held-out images must be others"
+                f"data.validation={path!r} contains the training folder {data.path!r}: "
+                "held-out images must be others"
             )
         if other.is_relative_to(folder):
             prefix = _id_prefix(other, folder)

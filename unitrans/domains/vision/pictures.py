@@ -33,9 +33,9 @@ def draw_reconstructions(
 
     samples: corrupted samples, ``image`` normalised float [C, H, W] and ``mask`` bool [h, w] of patches;
     predictions: one [h*w, C*p*p] tensor each, normalised too. In the third picture visible pixels are the
-    original's and hidden ones predicted, clipped to [0, 1]; the caption is the mean |error| per hidden value in units
-    of [0, 1], before clipping. Small images are enlarged without smoothing. One channel is drawn grey; of more than
-    three, the first three are shown.
+    original's and hidden ones predicted, clipped to [0, 1]; the caption is the mean |error| per hidden
+    value in units of [0, 1], before clipping. Small images are enlarged without smoothing. One channel is
+    drawn grey; of more than three, the first three are shown.
     """
     if not samples or len(samples) != len(predictions):
         raise ValueError(

@@ -16,21 +16,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 ValueRange = Literal["dtype", "percentile"] | tuple[float, float]
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".npy")
+    "." + suffix
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "tif", "tiff", "webp", "avif"),
+        *("ppm", "pgm", "pbm", "pnm", "pfm", "tga", "jp2", "j2k", "npy"),
+    )
 )
 # The weights of ITU-R BT.601, which Pillow uses for mode L too.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
 
-class BrokenImage(Exception):
+class BrokenImageError(Exception):
     """This file cannot be used; the message says why. The run goes on without it."""
 
 
 @dataclass
 class Listing:
-    """What is in a folder. ids: relative POSIX paths, sorted; paths: the same, as the file system spells them;
-    ignored: how many other files there are, by suffix; unreadable: (folder, reason)."""
+    """What is in a folder. ids: relative POSIX paths, sorted; paths: the same, as the file system spells
+    them; ignored: how many other files there are, by suffix; unreadable: (folder, reason)."""
 
     ids: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -41,8 +44,8 @@ class Listing:
 def find_images(root: Path) -> Listing:
     """Every image file below ``root``, at any depth, in one order that depends on the names alone.
 
-    Hidden files and folders are left out. Links to folders are followed; a folder reached twice (a loop, or a link
-    to a folder that is listed anyway) is read once, under its real place if that is below ``root``.
+    Hidden files and folders are left out. Links to folders are followed; a folder reached twice (a loop, or
+    a link to a folder that is listed anyway) is read once, under its real place if that is below ``root``.
     """
     listing = Listing()
     seen: set[tuple[int, int]] = set()
@@ -94,27 +97,27 @@ def _printable(path: str) -> str:
 def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
     """The image as float32 [channels, H, W] in [0, 1]: first frame, EXIF orientation applied.
 
-    Palettes are looked up; CMYK and other colour spaces become RGB. Transparent images are laid on white, as a page
-    shows them (the colour stored under a transparent pixel is arbitrary), unless ``channels`` is 4: then RGBA stays.
-    Grey becomes 3 channels by repetition, colour becomes 1 channel by luminance (ITU-R BT.601).
-    16-bit and float images keep their range; Pillow itself reduces 16-bit *colour* files to 8 bits.
+    Palettes are looked up; CMYK and other colour spaces become RGB. Transparent images are laid on white,
+    as a page shows them (the colour stored under a transparent pixel is arbitrary), unless ``channels`` is
+    4: then RGBA stays. Grey becomes 3 channels by repetition, colour becomes 1 channel by luminance (ITU-R
+    BT.601). 16-bit and float images keep their range; Pillow itself reduces 16-bit *colour* files to 8 bits.
     .npy files hold [H, W] or [H, W, channels] of any real type.
 
-    Raises BrokenImage for a file that cannot be decoded or has other channels, and ValueError when ``value_range``
-    does not fit the data: that is a mistake in the config, not in one file.
+    Raises BrokenImageError for a file that cannot be decoded or has other channels, and ValueError when
+    ``value_range`` does not fit the data: that is a mistake in the config, not in one file.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise BrokenImage("not a regular file")
+            raise BrokenImageError("not a regular file")
         pixels = _read_npy(path) if path.suffix.lower() == ".npy" else _read_pillow(path, channels)
-    except BrokenImage:
+    except BrokenImageError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything, EOFError to struct.error
-        raise BrokenImage(_reason(error)) from error
+        raise BrokenImageError(_reason(error)) from error
     if 0 in pixels.shape:
-        raise BrokenImage(f"has no pixels (shape {list(pixels.shape)})")
+        raise BrokenImageError(f"has no pixels (shape {list(pixels.shape)})")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise BrokenImage("contains NaN or infinite values")
+        raise BrokenImageError("contains NaN or infinite values")
     image = _to_unit_range(pixels, value_range, path)
     return _to_channels(image, channels)
 
@@ -134,9 +137,10 @@ def _read_npy(path: Path) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3:
-        raise BrokenImage(f"expected an array [H, W] or [H, W, channels], got shape {list(pixels.shape)}")
+        shape = list(pixels.shape)
+        raise BrokenImageError(f"expected an array [H, W] or [H, W, channels], got shape {shape}")
     if pixels.dtype.kind not in "buif":
-        raise BrokenImage(f"expected real numbers, got dtype {pixels.dtype}")
+        raise BrokenImageError(f"expected real numbers, got dtype {pixels.dtype}")
     if pixels.dtype.kind == "b":
         pixels = pixels.astype(np.uint8) * np.uint8(255)  # as Pillow reads 1-bit files
     return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))
@@ -202,4 +206,4 @@ def _to_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
         return image.repeat(3, 1, 1)
     if image.shape[0] == 3 and channels == 1:
         return (image * _LUMINANCE).sum(0, keepdim=True)
-    raise BrokenImage(f"has {image.shape[0]} channels, data.channels is {channels}")
+    raise BrokenImageError(f"has {image.shape[0]} channels, data.channels is {channels}")

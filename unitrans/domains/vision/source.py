@@ -14,14 +14,14 @@ import torch
 
 from unitrans.domains.base import Sample, nearest_name
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
-from unitrans.domains.vision.reading import BrokenImage, ValueRange, find_images, read_image
+from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
 
 MAX_STATISTICS_IMAGES = 2000  # read to compute mean and std; their error is then far below 1 % of the std
 
 
 class Reader(Protocol):
-    """Names images and reads them; raises BrokenImage for one that cannot be used."""
+    """Names images and reads them; raises BrokenImageError for one that cannot be used."""
 
     ids: list[str]
 
@@ -68,8 +68,9 @@ EMBEDDED: dict[str, Callable[[], torch.Tensor]] = {"digits": _digits}
 class VisionSource:
     """Images of one side of the split, read one by one.
 
-    ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size}, or None if the file turned out to
-    be broken; ``skipped`` then names it. ``augment`` makes it what the model sees. mean, std: one value per channel.
+    ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size}, or None if the file turned
+    out to be broken; ``skipped`` then names it. ``augment`` makes it what the model sees. mean, std: one
+    value per channel.
     """
 
     def __init__(self, reader: Reader, indices: Sequence[int], data: DataConfig) -> None:
@@ -101,14 +102,16 @@ class VisionSource:
         """Reads one image; see the class."""
         try:
             image = self.reader.read(self.indices[index])
-        except BrokenImage as error:
+        except BrokenImageError as error:
             self.skip(self.ids[index], str(error))
             return None
         return {"id": self.ids[index], "image": image}
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop and mirroring
-        drawn from ``rng`` alone; otherwise, or where the config turns them off, the centre crop (no randomness)."""
+        """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop and
+        mirroring drawn from ``rng`` alone; otherwise, or where the config turns them off, the centre crop
+        (no randomness).
+        """
         image = self._geometry(sample["image"], rng if training else None)
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
@@ -131,7 +134,7 @@ class VisionSource:
         return image
 
     def set_normalization(self, like: VisionSource | None = None) -> None:
-        """Resolves data.mean and data.std into numbers: from ``like`` if given, else from this source's images."""
+        """Resolves data.mean and data.std into numbers, those of ``like`` or of this source's images."""
         if like is not None:
             self.mean, self.std = like.mean, like.std
             return
@@ -141,13 +144,14 @@ class VisionSource:
             mean = auto_mean if mean == "auto" else mean
             std = auto_std if std == "auto" else std
             self.notes.append(
-                f"mean {_numbers(auto_mean)} and std {_numbers(auto_std)} computed over {count:,} training images"
+                f"mean {_numbers(auto_mean)} and std {_numbers(auto_std)} "
+                f"computed over {count:,} training images"
             )
         self.mean = list(IMAGENET_MEAN) if isinstance(mean, str) else mean
         self.std = list(IMAGENET_STD) if isinstance(std, str) else std
 
     def _statistics(self) -> tuple[list[float], list[float], int]:
-        """Mean and standard deviation per channel over at most MAX_STATISTICS_IMAGES images, evenly spaced."""
+        """Mean and std per channel over at most MAX_STATISTICS_IMAGES images, evenly spaced, and how many."""
         count = 0
         total, squares = torch.zeros(2, self.data.channels, dtype=torch.float64)
         for image in self.unit_images(MAX_STATISTICS_IMAGES):
@@ -176,8 +180,8 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str], list[tuple[str, str]]]:
-    """The reader of an embedded name or a folder, sentences to show, and (folder, reason) of what could not be
-    listed. ``key`` names the option in errors. ValueError in one sentence if there is nothing to read."""
+    """The reader of an embedded name or a folder, sentences to show, and (folder, reason) of what could not
+    be listed. ``key`` names the option in errors. ValueError in one sentence if there is nothing to read."""
     if path in EMBEDDED:
         images = EMBEDDED[path]()
         if images.shape[1] != data.channels and images.shape[1] != 1:
@@ -187,7 +191,7 @@ def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str
         digits = len(str(len(images) - 1))
         ids = [f"{path}/{index:0{digits}}" for index in range(len(images))]
         return ArrayReader(ids, images, data.channels), [], []
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))  # an unknown ~user is left as it is and not found
     try:
         if not root.exists():
             raise ValueError(
@@ -224,14 +228,14 @@ def _found_instead(ignored: Counter[str]) -> str:
 
 
 def first_readable(reader: Reader, indices: Sequence[int], key: str, path: str) -> None:
-    """Reads until one image is good, so that a config that does not fit the data, or a folder of broken files, is
-    told before a run starts. ValueError if none can be read."""
+    """Reads until one image is good, so that a config that does not fit the data, or a folder of broken
+    files, is told before a run starts. ValueError if none can be read."""
     first = ""
     for index in indices:
         try:
             reader.read(index)
             return
-        except BrokenImage as error:
+        except BrokenImageError as error:
             first = first or f"{reader.ids[index]}: {error}"
     count = f"none of the {len(indices):,} images" if len(indices) > 1 else "the only image"
     raise ValueError(f"{key}: {count} in {path!r} can be read ({first}); check the files and data.channels")

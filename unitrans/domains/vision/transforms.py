@@ -18,11 +18,11 @@ def random_box(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> Box:
-    """The box of a random resized crop: area uniform in ``scale`` x the image's, width / height log-uniform in
-    ``ratio``; after ten draws that do not fit, the largest centred box whose shape is allowed.
+    """The box of a random resized crop: area uniform in ``scale`` x the image's, width / height log-uniform
+    in ``ratio``; after ten draws that do not fit, the largest centred box whose shape is allowed.
 
-    Source: Szegedy et al., Going deeper with convolutions (2015), section 6; the ten tries and the centred box are
-    the convention of the field."""
+    Source: Szegedy et al., Going deeper with convolutions (2015), section 6; the ten tries and the centred
+    box are the convention of the field."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -40,8 +40,8 @@ def centre_box(height: int, width: int, aspect: float) -> Box:
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """float32 [C, H, W] in [0, 1] to [C, *size]: antialiased bicubic, overshoot clipped. An image that has the size
-    already is returned as it is."""
+    """float32 [C, H, W] in [0, 1] to [C, *size]: antialiased bicubic, overshoot clipped. An image that has
+    the size already is returned as it is."""
     if tuple(image.shape[-2:]) == size:
         return image
     out = F.interpolate(image[None], size=size, mode="bicubic", align_corners=False, antialias=True)
