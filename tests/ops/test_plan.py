@@ -362,7 +362,7 @@ def test_cat_equals_the_plans_one_by_one(names: list[str]) -> None:
 def test_windows_of_different_maps_share_one_plane() -> None:
     plan = Plan.cat([Plan.windows((5, 7), 3, 1), Plan.windows((4, 4), 3, 1)])
     assert plan.bias_size == 81 and plan.bias_offset is not None and not plan.bias_offset.any()
-    with pytest.raises(ValueError, match="equal bias sizes, got \\[16, 81\\].*concatenated"):
+    with pytest.raises(ValueError, match=r"equal bias sizes, got \[16, 81\].*concatenated"):
         Plan.cat([Plan.windows((5, 7), 3), Plan.windows((5, 7), 2)])
 
 
