@@ -67,6 +67,11 @@ class MaskedSignalModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Heads keep torch's initialisation (the official decoder is a plain convolution); encoders have their own."""
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are never decayed, as in the official recipe: what is not a matrix of a layer."""
+        names = {"head.mask_token", "encoder.absolute_pos_embed"}
+        return {name for name, _ in self.named_parameters() if name in names}
+
     def no_weight_decay_keywords(self) -> tuple[str, ...]:
         """Parts of parameter names that are not decayed, beside biases and norms."""
         return tuple(self.encoder.no_weight_decay_keywords())
