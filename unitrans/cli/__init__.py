@@ -1,0 +1,65 @@
+"""The command line: ``unitrans COMMAND``. Modules are imported when a command needs them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from unitrans.cli.parser import UsageError, nearest
+
+COMMANDS = {
+    "train": "learn by hiding part of the data and predicting it",
+    "doctor": "say what this installation can do (attach it to bug reports)",
+}
+
+_HELP = """usage: unitrans COMMAND [...]
+
+One Transformer framework for images, language and graphs on one masked attention core.
+
+commands:
+{commands}
+
+  unitrans train                       a first run, on data that is already here, in minutes
+  unitrans train --data FOLDER         the same on your own images
+  unitrans train --print-config        every setting, explained
+  unitrans COMMAND --help              more about a command
+"""
+
+
+def _help() -> str:
+    return _HELP.format(commands="\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, 2 for what the user can mend, 1 for a run that failed,
+    130 and 143 after Ctrl-C and SIGTERM. A bug shows its traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return 0
+    if arguments[0] == "--version":
+        from unitrans import __version__
+
+        print(f"unitrans {__version__}")
+        return 0
+    name = arguments[0]
+    try:
+        if name not in COMMANDS:
+            expected = ", ".join(COMMANDS)
+            raise UsageError(f"unknown command {name!r}: expected one of {expected}{nearest(name, COMMANDS)}")
+        command = importlib.import_module(f"unitrans.cli.{name}")
+        return int(command.main(arguments[1:]))
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as in "unitrans ... | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"unitrans: {sentence}", file=sys.stderr)
+    return code

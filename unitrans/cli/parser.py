@@ -1,0 +1,37 @@
+"""An argument parser whose errors are one sentence, with the nearest valid name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from typing import NoReturn
+
+
+class UsageError(Exception):
+    """The command line cannot be used; the message is one sentence. Exit code 2."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing. (Not the domains' function: that would import torch for --help.)"""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags and ``key=value`` settings in any order; unknown flags name the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence instead of the usage text."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """Parses everything. UsageError for what is not known."""
+        known, rest = self.parse_known_intermixed_args(arguments)
+        if rest:
+            flags = [
+                flag for action in self._actions for flag in action.option_strings if flag.startswith("--")
+            ]
+            flag = rest[0].partition("=")[0]
+            self.error(f"unknown option {flag}{nearest(flag, flags)}")
+        return known

@@ -1,0 +1,125 @@
+"""``unitrans train``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from unitrans.cli.parser import Parser, UsageError
+
+_EPILOG = """settings:
+  key=value beats the --config file, and the file beats the defaults. The keys are data.*, model.*,
+  objective.* and train.* (the names of transformers.TrainingArguments); --print-config explains them all.
+
+examples:
+  unitrans train                                        embedded digits, minutes on two CPU cores
+  unitrans train --data photos train.max_steps=3        a quick look at your own images
+  unitrans train --data photos --dry-run                what a whole run would cost
+  unitrans train --data photos model.embed_dim=128 train.learning_rate=1e-3
+  unitrans train --print-config --data photos > my.yaml
+  unitrans train --config my.yaml                       the settings of a file
+  unitrans train --config runs/vision-mim-1/config.yaml the same run again
+  unitrans train --resume runs/vision-mim-1             go on where it stopped
+"""
+
+
+def make_parser() -> Parser:
+    """The flags of ``unitrans train``."""
+    parser = Parser(
+        prog="unitrans train",
+        description="Train a model by hiding part of each sample and predicting it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--domain", metavar="NAME", help="what kind of data: vision (the default)")
+    parser.add_argument("--objective", metavar="NAME", help="what is hidden and predicted: mim (the default)")
+    parser.add_argument(
+        "--data", metavar="PATH|NAME", help="a folder, or an embedded set: digits (the default)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="a YAML file of settings, or a shipped one by name")
+    parser.add_argument(
+        "--output", metavar="DIR", help="the run folder, absent or empty (default: runs/DOMAIN-OBJECTIVE-N)"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="go on with a run (without DIR: the newest in runs/)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="time a few updates, say what a run costs; writes nothing"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print every setting, explained, as YAML")
+    parser.add_argument(
+        "settings", metavar="key=value", nargs="*", help="settings, such as train.max_steps=100"
+    )
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.resume is None:
+        return
+    if "=" in options.resume:
+        options.settings.insert(0, options.resume)
+    for flag in ("domain", "objective", "data", "config", "output"):
+        if getattr(options, flag) is not None:
+            raise UsageError(
+                f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
+            )
+    for flag in ("dry_run", "print_config"):
+        if getattr(options, flag):
+            raise UsageError(f"--resume and --{flag.replace('_', '-')} exclude each other")
+    if options.settings:
+        raise UsageError(
+            f"--resume goes on with the run as it was: leave {options.settings[0]} out, or start a new run with "
+            "--config RUN/config.yaml and the settings"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
+    options = make_parser().parse(list(arguments))
+    _check(options)
+    # torch and transformers take seconds to import: only now.
+    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError
+
+    try:
+        _run(options)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+    except RunError as error:
+        print(f"unitrans: {error}", file=sys.stderr)
+        return 1
+    except InterruptedRunError as stopped:
+        return 128 + int(signal.Signals(stopped.signum))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from unitrans.train.config import resolve
+
+    if options.resume is not None:
+        from unitrans.train.run import resume
+
+        resume(options.resume)
+        return
+    config = resolve(
+        domain=options.domain,
+        objective=options.objective,
+        data=options.data,
+        config=options.config,
+        settings=options.settings,
+    )
+    if options.print_config:
+        print(config.to_yaml(), end="")
+        return
+    from unitrans.train.run import dry_run, train
+
+    if options.dry_run:
+        dry_run(config)
+    else:
+        train(config, options.output)

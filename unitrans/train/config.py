@@ -1,0 +1,319 @@
+"""The configuration of a run: four sections, from defaults, a file and ``key=value`` settings, in rising order."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unitrans.domains.base import Domain, get_domain, nearest_name
+from unitrans.train.arguments import train_config_class
+from unitrans.train.errors import ConfigError, user_errors
+from unitrans.train.parameters import parameters_of, unknown_key, validate
+from unitrans.train.yaml12 import dump_value, load
+
+SECTIONS = ("data", "model", "objective", "train")
+
+_ABOUT = {
+    "data": "What is read, and how it becomes samples.",
+    "model": "The encoder.",
+    "objective": "What is hidden, and what is predicted.",
+    "train": "The run. Names, types and help of transformers.TrainingArguments, and a few of ours.",
+}
+
+# A model parameter that is a property of the data follows it unless it is given.
+_FOLLOWS = {"in_chans": "channels", "image_size": "image_size"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete, checked configuration; every section holds all its keys as plain YAML values."""
+
+    domain: str
+    data: dict[str, Any]
+    model: dict[str, Any]
+    objective: dict[str, Any]
+    train: dict[str, Any]
+
+    def get_domain(self) -> Domain:
+        """The domain named by the configuration."""
+        return get_domain(self.domain)
+
+    def data_config(self) -> Any:
+        """The domain's own DataConfig."""
+        return self.get_domain().DataConfig(**self.data)
+
+    def model_config(self) -> Any:
+        """The model's own configuration object. ValueError where its values do not go together."""
+        return _model_class(self.model["name"])(**_without_name(self.model))
+
+    def make_objective(self, model_config: Any) -> Any:
+        """The objective for this encoder. ValueError where the two do not fit."""
+        return _objective_class(self.objective["name"], self.domain)(
+            model_config, **_without_name(self.objective)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain YAML values."""
+        return {"domain": self.domain} | {section: dict(getattr(self, section)) for section in SECTIONS}
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML, every key explained; ``--config`` takes it back."""
+        lines = [*_comment("Which domain reads the data."), f"domain: {dump_value(self.domain)}"]
+        for section in SECTIONS:
+            lines += ["", *_comment(_ABOUT[section]), f"{section}:"]
+            explained = self._explanations(section)
+            for key, value in getattr(self, section).items():
+                lines += [*_comment(explained[key], "  "), f"  {key}: {dump_value(value)}"]
+        return "\n".join(lines) + "\n"
+
+    def _explanations(self, section: str) -> dict[str, str]:
+        classes: dict[str, type] = {
+            "data": self.get_domain().DataConfig,
+            "model": _model_class(self.model["name"]),
+            "objective": _objective_class(self.objective["name"], self.domain).Options,
+            "train": train_config_class(),
+        }
+        fields = parameters_of(classes[section]).model_fields
+        texts = {name: field.description or "(not described)" for name, field in fields.items()}
+        return texts | {"name": f"Which {section}; the other keys of this section belong to it."}
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        " ".join(text.split()), 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+    )
+
+
+def _without_name(section: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "name"}
+
+
+def _model_class(name: str) -> type:
+    from unitrans.models import MODELS
+
+    if name not in MODELS:
+        names = ", ".join(sorted(MODELS))
+        raise ConfigError(f"unknown model {name!r}: expected one of {names}{nearest_name(name, MODELS)}")
+    return MODELS[name][0]
+
+
+def _objective_class(name: Any, domain: str) -> Any:
+    from unitrans.objectives import get_objective
+
+    if not isinstance(name, str):
+        raise ConfigError(f"objective.name: expected a name, got {dump_value(name)}")
+    with user_errors():
+        cls = get_objective(name)
+    if domain not in cls.domains:
+        raise ConfigError(
+            f"objective {name} is not for the domain {domain}: it is for {', '.join(cls.domains)}"
+        )
+    return cls
+
+
+def configs_folder() -> Path:
+    """Where the shipped configurations are: in the package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the shipped configurations are missing from {package}: install unitrans again")
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """A configuration file, or a shipped one by name. ConfigError for one that cannot be used."""
+    shipped = {file.stem: file for file in configs_folder().glob("*.yaml")}
+    file = Path(path).expanduser()
+    if not file.exists() and path in shipped:
+        file = shipped[path]
+    if not file.is_file():
+        names = ", ".join(sorted(shipped))
+        hint = nearest_name(path, shipped)
+        raise ConfigError(
+            f"--config {path}: there is no such file, and no shipped configuration of that name ({names}){hint}"
+        )
+    try:
+        content = load(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from None
+    return _checked_layer({} if content is None else content, f"--config {path}")
+
+
+def _checked_layer(content: Any, where: str) -> dict[str, Any]:
+    """A layer has the sections and nothing else; ``objective: mim`` is short for ``objective: {name: mim}``."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected sections ({', '.join(SECTIONS)}), got {dump_value(content)}")
+    layer: dict[str, Any] = {}
+    for key, value in content.items():
+        if key == "domain":
+            if not isinstance(value, str):
+                raise ConfigError(f"{where}: domain: expected a name, got {dump_value(value)}")
+            layer[key] = value
+        elif key not in SECTIONS:
+            hint = nearest_name(key, [*SECTIONS, "domain"])
+            raise ConfigError(
+                f"{where}: unknown section {key!r}: expected {', '.join(SECTIONS)} or domain{hint}"
+            )
+        elif isinstance(value, str) and key in ("model", "objective"):
+            layer[key] = {"name": value}
+        elif isinstance(value, dict):
+            layer[key] = value
+        elif value is not None:
+            raise ConfigError(f"{where}: {key}: expected keys and values, got {dump_value(value)}")
+    return layer
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``key.sub=value`` settings as a layer; values are YAML."""
+    layer: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"expected key=value such as train.max_steps=100, got {setting!r}")
+        try:
+            value = load(text)
+        except ValueError as error:
+            raise ConfigError(f"{name}: the value {text!r} cannot be read ({error})") from None
+        *path, last = name.split(".")
+        if not path and last in SECTIONS and not (last in ("model", "objective") and isinstance(value, str)):
+            raise ConfigError(f"{name} is a section: set its keys, as in {last}.KEY=VALUE")
+        if (path[0] if path else last) not in (*SECTIONS, "domain"):
+            raise ConfigError(f"unknown key {name}{_full_name(name)} (all keys: --print-config)")
+        target = layer
+        for part in path:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{name}: {part} is given a value and keys at once")
+        if last in target:
+            raise ConfigError(f"{name} is given twice")
+        target[last] = value
+    return _checked_layer(layer, "command line")
+
+
+def _full_name(name: str) -> str:
+    """The full name that a key without (or with a mistaken) section most likely stands for."""
+    names = [f"train.{key}" for key in train_config_class().model_fields]
+    names += [f"data.{key}" for key in get_domain("vision").DataConfig.model_fields]
+    exact = [full for full in names if full.split(".")[1] == name.split(".")[-1]]
+    return f"; did you mean {exact[0]!r}?" if exact else nearest_name(name, names)
+
+
+def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """``high`` over ``low``, section by section; another model or objective does not inherit the keys of the first."""
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            same = value.get("name", below.get("name")) == below.get("name", value.get("name"))
+            merged[key] = _merge(below, value) if same else value
+        else:
+            merged[key] = value
+    return merged
+
+
+def resolve(
+    *,
+    domain: str | None = None,
+    objective: str | None = None,
+    data: str | None = None,
+    config: str | None = None,
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """The complete configuration of a run. ``settings`` and flags beat the file, the file beats the defaults.
+
+    The defaults are configs/DOMAIN-OBJECTIVE-DATA.yaml if there is one for this (embedded) data set, otherwise
+    configs/DOMAIN-OBJECTIVE.yaml. ConfigError says in one sentence what is wrong.
+    """
+    flags: dict[str, Any] = {} if domain is None else {"domain": domain}
+    flags |= {} if objective is None else {"objective": {"name": objective}}
+    flags |= {} if data is None else {"data": {"path": data}}
+    given = read_settings(settings)
+    for flag, section, key in (("--data", "data", "path"), ("--objective", "objective", "name")):
+        if section in flags and key in given.get(section, {}):
+            raise ConfigError(f"{flag} and {section}.{key}= are both given: leave one out")
+    layers = _merge(read_file(config) if config is not None else {}, _merge(flags, given))
+    layers.setdefault("domain", "vision")
+    name = layers["domain"]
+    with user_errors():
+        chosen = get_domain(name)
+    objective_name = layers.get("objective", {}).get("name", "mim")
+    _objective_class(objective_name, name)
+    layers = _merge(_defaults(name, objective_name, layers), layers)
+    layers = _merge({"objective": {"name": objective_name}}, layers)
+    return _complete(name, chosen, layers)
+
+
+def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, Any]:
+    path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
+    folder = configs_folder()
+    for file in (folder / f"{domain}-{objective}-{path}.yaml", folder / f"{domain}-{objective}.yaml"):
+        if file.parent == folder and file.is_file():
+            return _checked_layer(load(file.read_text(encoding="utf-8")), str(file))
+    return {}
+
+
+def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
+    data = validate(domain.DataConfig, layers.get("data", {}), "data")
+    model = dict(layers.get("model", {}))
+    if not isinstance(model.get("name"), str):
+        raise ConfigError(f"model.name: expected the name of a model, got {dump_value(model.get('name'))}")
+    model_class = _model_class(model["name"])
+    for parameter, key in _FOLLOWS.items():
+        if (
+            parameter in parameters_of(model_class).model_fields
+            and key in data
+            and model.get(parameter) is None
+        ):
+            model[parameter] = data[key]
+    objective = dict(layers.get("objective", {}))
+    sections = {
+        "model": {"name": model["name"]} | validate(model_class, _without_name(model), "model"),
+        "objective": {"name": objective["name"]}
+        | validate(_objective_class(objective["name"], name).Options, _without_name(objective), "objective"),
+        "train": validate(train_config_class(), layers.get("train", {}), "train"),
+    }
+    check_schedule(sections["train"])
+    return RunConfig(domain=name, data=absolute_paths(data, domain.embedded), **sections)
+
+
+def check_schedule(train: dict[str, Any]) -> None:
+    """lr_scheduler_kwargs belong to multistep, which needs milestones."""
+    kwargs = train["lr_scheduler_kwargs"] or {}
+    if train["lr_scheduler_type"] != "multistep":
+        if kwargs:
+            raise ConfigError(
+                "train.lr_scheduler_kwargs is only for train.lr_scheduler_type=multistep; "
+                f"{train['lr_scheduler_type']} has none: set it to null"
+            )
+        return
+    for key in kwargs:
+        if key not in ("milestones", "gamma"):
+            raise ConfigError(unknown_key("train.lr_scheduler_kwargs", key, ["milestones", "gamma"]))
+    milestones, gamma = kwargs.get("milestones"), kwargs.get("gamma", 0.1)
+    if (
+        not isinstance(milestones, list)
+        or not all(type(m) is int and m > 0 for m in milestones)
+        or not milestones
+    ):
+        raise ConfigError(
+            "train.lr_scheduler_kwargs.milestones: expected the updates at which the rate drops, such as "
+            f"[7000, 9000], got {dump_value(milestones)}"
+        )
+    if not isinstance(gamma, (int, float)) or isinstance(gamma, bool) or not 0 < gamma <= 1:
+        raise ConfigError(
+            f"train.lr_scheduler_kwargs.gamma: expected a factor in (0, 1], got {dump_value(gamma)}"
+        )
+
+
+def absolute_paths(data: dict[str, Any], embedded: Collection[str]) -> dict[str, Any]:
+    """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
+
+    def absolute(value: Any) -> Any:
+        if not isinstance(value, str) or value in embedded or not Path(value).expanduser().exists():
+            return value
+        return str(Path(value).expanduser().resolve())
+
+    return data | {key: absolute(data[key]) for key in ("path", "validation") if key in data}

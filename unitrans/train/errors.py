@@ -1,0 +1,37 @@
+"""Errors that a user can cause, as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ConfigError(ValueError):
+    """Something the user gave cannot be used. The message is one sentence that says what, and how to mend it."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on for a reason outside the code. The message is one sentence."""
+
+
+class NonFiniteError(RunError):
+    """The loss or the gradient is not a number; the message names step, learning rate and samples."""
+
+
+class InterruptedRunError(Exception):
+    """A signal asked the run to stop; it has saved its state."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Where a run is put together from what the user gave, ValueError and missing files are the user's to mend."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error

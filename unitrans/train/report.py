@@ -1,0 +1,92 @@
+"""The end of a run: figures beside simple predictors, pictures, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unitrans.domains.curves import draw_curves
+from unitrans.train.callbacks import METRICS_FILE, read_metrics
+from unitrans.train.data import VALIDATION, Skipped
+from unitrans.train.random import sample_rng
+from unitrans.train.runs import CONFIG_FILE, command_line, write_json
+from unitrans.train.trainer import UnitransTrainer
+
+if TYPE_CHECKING:
+    from unitrans.train.run import Session
+
+PICTURES = 16
+
+
+def report(session: Session, trainer: UnitransTrainer, run: Path, say: Callable[[str], None]) -> None:
+    """Judges the model, draws reconstructions.png and curves.png, writes summary.json, and says it all."""
+    step = trainer.state.best_global_step or trainer.state.global_step
+    result: dict[str, Any] = {"step": step}
+    if session.validation_source is None:
+        say(
+            "\nNothing was held out (data.validation=none), so there is no figure for images it has not seen."
+        )
+    else:
+        result |= _judge(session, trainer, say)
+    write_json(run / "summary.json", result)
+    files = _pictures(session, trainer, run)
+    draw_curves(run / "curves.png", read_metrics(run / METRICS_FILE))
+    names = ", ".join(path.name for path in [*files, run / "curves.png"])
+    weights = "best" if trainer.state.best_global_step else "latest"
+    say(f"\nThe run is in {run}: {names}, metrics.jsonl, checkpoints/{weights}")
+    say("Next:")
+    say(f"  tensorboard --logdir {run}")
+    say(f"  {command_line('train', '--config', str(run / CONFIG_FILE), 'train.seed=1')}")
+    own_data = [
+        "--domain",
+        session.config.domain,
+        "--objective",
+        session.config.objective["name"],
+        "--data",
+        "FOLDER",
+    ]
+    say(f"  {command_line('train', *own_data, '--dry-run')}")
+
+
+def _judge(session: Session, trainer: UnitransTrainer, say: Callable[[str], None]) -> dict[str, Any]:
+    assert session.validation_source is not None
+    metrics = trainer.judge()
+    error = metrics["eval_l1"]
+    seed = session.settings["seed"]
+    baselines = session.domain.baselines(
+        session.train_source,
+        session.validation_source,
+        session.objective,
+        session.model_config,
+        lambda sample_id: sample_rng(seed, None, sample_id, "mask"),
+    )
+    say("\n" + session.domain.summary(error, baselines))
+    predictors = [{"name": b.name, "l1": b.error, "note": b.note} for b in baselines]
+    return {
+        "loss": metrics["eval_loss"],
+        "l1": error,
+        "samples": metrics["eval_samples"],
+        "predictors": predictors,
+    }
+
+
+@torch.no_grad()
+def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Path]:
+    """What was hidden and predicted, for the first held-out samples (training samples when none is held out)."""
+    source = session.validation_source or session.train_source
+    data, collate = session.data(source), trainer.data_collator
+    trainer.model.eval()
+    samples, predictions = [], []
+    for index in range(len(data)):
+        sample = data[VALIDATION, index]
+        if isinstance(sample, Skipped):
+            continue
+        samples.append(sample)
+        _, output = trainer.run_model(trainer.model, collate([sample]))
+        predictions.append(output["prediction"].float().cpu())
+        if len(samples) == PICTURES:
+            break
+    return session.domain.report(run, source, samples, predictions, session.model_config)

@@ -1,0 +1,108 @@
+"""Which sample is seen when: a pure function of (seed, update number, rank).
+
+The samples form one endless stream, epoch after epoch, each epoch a permutation drawn from (seed, epoch). The
+global batch of update u is the next ``global_batch_size`` entries, so nothing is dropped or repeated within an
+epoch, and an update may span two. The batch is cut by tokens into the same number of micro-batches on every rank.
+Nothing is replayed to start at update u, and the order does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from unitrans.train.random import derived_seed
+
+Key = tuple[int, int]  # (epoch, index of the sample)
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, num_samples: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(derived_seed(seed, "order", epoch))).permutation(num_samples)
+
+
+def cut_by_tokens(num_tokens: Sequence[int], parts: int) -> list[list[int]]:
+    """Cuts the samples 0..n-1 into ``parts`` lists with nearly equal sums of ``num_tokens``, each in order.
+
+    Equal samples are cut into runs whose lengths differ by at most one. Otherwise the largest sample goes to the
+    part with the fewest tokens so far, and so on down (longest-processing-time rule; Graham 1969). No part is
+    empty while there are at least as many samples as parts.
+    """
+    if len(set(num_tokens)) <= 1:
+        return [part.tolist() for part in np.array_split(np.arange(len(num_tokens)), parts)]
+    loads = [(0, 0, part) for part in range(parts)]  # tokens, samples, part
+    chosen: list[list[int]] = [[] for _ in range(parts)]
+    for sample in sorted(range(len(num_tokens)), key=lambda sample: -num_tokens[sample]):
+        load, count, part = heapq.heappop(loads)
+        chosen[part].append(sample)
+        heapq.heappush(loads, (load + num_tokens[sample], count + 1, part))
+    return [sorted(part) for part in chosen]
+
+
+class UpdateSampler:
+    """The samples of every update, for every rank.
+
+    num_samples: size of the training set. num_tokens: tokens of each sample, None when all are equal.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        per_device_batch_size: int,
+        accumulation_steps: int = 1,
+        world_size: int = 1,
+        seed: int = 0,
+        num_tokens: Sequence[int] | None = None,
+    ) -> None:
+        if num_samples < 1:
+            raise ValueError("the training set is empty: expected at least one sample")
+        assert num_tokens is None or len(num_tokens) == num_samples
+        self.num_samples = num_samples
+        self.accumulation_steps = accumulation_steps
+        self.world_size = world_size
+        self.global_batch_size = per_device_batch_size * accumulation_steps * world_size
+        self.seed = seed
+        self.num_tokens = num_tokens
+
+    def global_batch(self, update: int) -> list[Key]:
+        """The keys (epoch, index) of update ``update`` (from 0), in stream order."""
+        first = update * self.global_batch_size
+        keys: list[Key] = []
+        for position in range(first, first + self.global_batch_size):
+            epoch, offset = divmod(position, self.num_samples)
+            keys.append((epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset])))
+        return keys
+
+    def micro_batches(self, update: int, rank: int) -> list[list[Key]]:
+        """``accumulation_steps`` lists of keys: what ``rank`` computes in update ``update``."""
+        keys = self.global_batch(update)
+        sizes = [1] * len(keys) if self.num_tokens is None else [self.num_tokens[index] for _, index in keys]
+        parts = cut_by_tokens(sizes, self.accumulation_steps * self.world_size)
+        return [[keys[position] for position in part] for part in parts[rank :: self.world_size]]
+
+    def updates_per_epoch(self) -> float:
+        """Updates in which every sample is seen once on average."""
+        return self.num_samples / self.global_batch_size
+
+    def epoch_at(self, update: int) -> float:
+        """Epochs completed after ``update`` updates."""
+        return update * self.global_batch_size / self.num_samples
+
+
+class MicroBatches(Sampler[list[Key]]):
+    """The batch sampler of a DataLoader: the micro-batches of one rank from update ``start`` to ``stop``."""
+
+    def __init__(self, sampler: UpdateSampler, rank: int, start: int, stop: int) -> None:
+        self.sampler, self.rank, self.start, self.stop = sampler, rank, start, stop
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for update in range(self.start, self.stop):
+            yield from self.sampler.micro_batches(update, self.rank)
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start) * self.sampler.accumulation_steps
