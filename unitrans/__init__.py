@@ -1,10 +1,30 @@
 """unitrans: one Transformer framework for images, language and graphs on one masked attention core.
 
 Importing this package is as light as importing torch: models, domains and the trainer live in
-submodules that are imported when they are used.
+submodules that are imported when they are used. torch itself is imported with the first of the names
+below, so that `unitrans --help` answers at once.
 """
 
-from unitrans.ops import Plan, attention
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unitrans.ops.attention import attention as attention
+    from unitrans.ops.plan import Plan as Plan
 
 __version__ = "0.1.0"
 __all__ = ["Plan", "attention", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Plan` and `attention`, imported when first asked for."""
+    if name in ("Plan", "attention"):
+        from unitrans import ops
+
+        value = getattr(ops, name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'unitrans' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
