@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from unitrans.domains.base import Sample
 from unitrans.domains.vision.baselines import pixel_mask
@@ -45,35 +46,30 @@ def draw_reconstructions(
     blocks = 2 if len(samples) > 3 else 1
     rows = math.ceil(len(samples) / blocks)
     aspect = samples[0]["image"].shape[-2] / samples[0]["image"].shape[-1]
-    height = _INCHES * aspect + 0.22
-    figure = Figure(
-        figsize=(blocks * 3 * (_INCHES + 0.1) + 0.2, rows * height + 0.55), dpi=_DPI, layout="constrained"
-    )
+    figsize = (blocks * 3 * (_INCHES + 0.1) + 0.2, rows * (_INCHES * aspect + 0.22) + 0.4)
+    figure = Figure(figsize=figsize, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
+    # a narrow empty column keeps the two blocks apart
+    widths = [1, 1, 1, 0.1, 1, 1, 1][: 4 * blocks - 1]
+    axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
+    for axis in axes.flat:
+        axis.set_axis_off()
     hidden = float(np.mean([float(torch.as_tensor(sample["mask"]).float().mean()) for sample in samples]))
-    parts = figure.subfigures(1, blocks, wspace=0.04, squeeze=False)[0]
-    for block, part in enumerate(parts):
-        chosen = range(block * rows, min((block + 1) * rows, len(samples)))
-        triples = [_triple(samples[i], predictions[i], mean, std, patch_size) for i in chosen]
-        _draw_block(part, triples, rows, hidden)
+    for block in range(blocks):
+        for column, title in enumerate(("original", f"masked ({hidden:.0%} hidden)", "predicted")):
+            axes[0, 4 * block + column].set_title(title, fontsize=8.5, fontweight="bold")
+    for index, (sample, prediction) in enumerate(zip(samples, predictions, strict=True)):
+        block, row = divmod(index, rows)
+        pictures, error = _triple(sample, prediction, mean, std, patch_size)
+        _draw_row(list(axes[row, 4 * block : 4 * block + 3]), pictures, error)
     figure.savefig(path)
 
 
-def _draw_block(
-    part: SubFigure, triples: list[tuple[list[np.ndarray], float]], rows: int, hidden: float
-) -> None:
-    axes = part.subplots(rows, 3, squeeze=False)
-    titles = ("original", f"masked ({hidden:.0%} hidden)", "predicted")
-    for column, title in enumerate(titles):
-        axes[0, column].set_title(title, fontsize=8.5, fontweight="bold")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for row, (pictures, error) in zip(axes, triples, strict=False):
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
-        row[2].text(
-            0.5, -0.03, f"L1 {error:.3f}", transform=row[2].transAxes, ha="center", va="top", fontsize=7.5
-        )
+def _draw_row(axes: Sequence[Axes], pictures: Sequence[np.ndarray], error: float) -> None:
+    for axis, picture in zip(axes, pictures, strict=True):
+        axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
+    last = axes[-1]
+    last.text(0.5, -0.03, f"L1 {error:.3f}", transform=last.transAxes, ha="center", va="top", fontsize=7.5)
 
 
 def _triple(
