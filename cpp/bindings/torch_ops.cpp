@@ -20,11 +20,16 @@ using OptionalTensor = std::optional<Tensor>;
 
 unitrans::DType core_dtype(const Tensor& x) {
     switch (x.scalar_type()) {
-        case ScalarType::Float: return unitrans::DType::kFloat32;
-        case ScalarType::BFloat16: return unitrans::DType::kBFloat16;
-        case ScalarType::Half: return unitrans::DType::kFloat16;
-        case ScalarType::Double: return unitrans::DType::kFloat64;
-        default: STD_TORCH_CHECK(false, "unitrans: unsupported dtype of q");
+        case ScalarType::Float:
+            return unitrans::DType::kFloat32;
+        case ScalarType::BFloat16:
+            return unitrans::DType::kBFloat16;
+        case ScalarType::Half:
+            return unitrans::DType::kFloat16;
+        case ScalarType::Double:
+            return unitrans::DType::kFloat64;
+        default:
+            STD_TORCH_CHECK(false, "unitrans: unsupported dtype of q");
     }
 }
 
@@ -56,9 +61,10 @@ struct Call {
     unitrans::Isa isa;
 
     Call(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& cu_seqlens,
-         const OptionalTensor& token_index, const OptionalTensor& position, const OptionalTensor& key_cu_seqlens,
-         const OptionalTensor& key_token_index, const OptionalTensor& key_position,
-         const OptionalTensor& bias_offset, const OptionalTensor& bias_row_stride, const OptionalTensor& reach,
+         const OptionalTensor& token_index, const OptionalTensor& position,
+         const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
+         const OptionalTensor& key_position, const OptionalTensor& bias_offset,
+         const OptionalTensor& bias_row_stride, const OptionalTensor& reach,
          const OptionalTensor& bias_in, const Tensor& scale_in, bool qk_norm, double dropout_p,
          const OptionalTensor& dropout_seed, int64_t isa_in)
         : q(unit_stride(q_in)),
@@ -66,7 +72,8 @@ struct Call {
           v(unit_stride(v_in)),
           scale(torch::stable::contiguous(scale_in)),
           isa(isa_in < 0 ? unitrans::best_isa() : static_cast<unitrans::Isa>(isa_in)) {
-        STD_TORCH_CHECK(isa <= unitrans::best_isa(), "unitrans: this processor cannot run that instruction set");
+        STD_TORCH_CHECK(isa <= unitrans::best_isa(),
+                        "unitrans: this processor cannot run that instruction set");
         problem.dtype = core_dtype(q);
         problem.num_queries = q.size(0);
         problem.num_keys = k.size(0);
@@ -79,7 +86,8 @@ struct Call {
         problem.qk_norm = qk_norm;
         problem.dropout_p = dropout_p;
         if (dropout_seed) {
-            problem.dropout_seed = static_cast<uint64_t>(*static_cast<const int64_t*>(dropout_seed->data_ptr()));
+            problem.dropout_seed =
+                static_cast<uint64_t>(*static_cast<const int64_t*>(dropout_seed->data_ptr()));
         }
         unitrans::Plan& plan = problem.plan;
         plan.num_groups = cu_seqlens.size(0) - 1;
@@ -87,7 +95,8 @@ struct Call {
                       optional_data<int32_t>(position)};
         plan.key = plan.query;
         if (key_cu_seqlens) {
-            plan.key = {optional_data<int32_t>(key_cu_seqlens), optional_data<int32_t>(key_token_index),
+            plan.key = {optional_data<int32_t>(key_cu_seqlens),
+                        optional_data<int32_t>(key_token_index),
                         optional_data<int32_t>(key_position)};
             plan.keys_repeat = true;
         }
@@ -110,14 +119,16 @@ void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
 }
 
 std::tuple<Tensor, Tensor> attention_forward(
-    const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_seqlens, const OptionalTensor& token_index,
-    const OptionalTensor& position, const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
-    const OptionalTensor& key_position, const OptionalTensor& bias_offset, const OptionalTensor& bias_row_stride,
-    const OptionalTensor& reach, int64_t /*max_group_size*/, int64_t /*max_key_group_size*/,
-    const OptionalTensor& bias, const Tensor& scale, bool qk_norm, double dropout_p,
-    const OptionalTensor& dropout_seed, int64_t isa) {
-    const Call call(q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index, key_position,
-                    bias_offset, bias_row_stride, reach, bias, scale, qk_norm, dropout_p, dropout_seed, isa);
+    const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_seqlens,
+    const OptionalTensor& token_index, const OptionalTensor& position,
+    const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
+    const OptionalTensor& key_position, const OptionalTensor& bias_offset,
+    const OptionalTensor& bias_row_stride, const OptionalTensor& reach, int64_t /*max_group_size*/,
+    int64_t /*max_key_group_size*/, const OptionalTensor& bias, const Tensor& scale, bool qk_norm,
+    double dropout_p, const OptionalTensor& dropout_seed, int64_t isa) {
+    const Call call(q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index,
+                    key_position, bias_offset, bias_row_stride, reach, bias, scale, qk_norm,
+                    dropout_p, dropout_seed, isa);
     Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), v.size(2)});
     Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1)}, accumulate_type(q));
     unitrans::attention_forward(call.problem, {rows(out), lse.data_ptr()}, parallel, call.isa);
@@ -125,17 +136,18 @@ std::tuple<Tensor, Tensor> attention_forward(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& grad_out_in, const OptionalTensor& grad_lse_in, const Tensor& lse_in, const Tensor& q,
-    const Tensor& k, const Tensor& v, const Tensor& cu_seqlens, const OptionalTensor& token_index,
-    const OptionalTensor& position, const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
-    const OptionalTensor& key_position, const OptionalTensor& bias_offset, const OptionalTensor& bias_row_stride,
+    const Tensor& grad_out_in, const OptionalTensor& grad_lse_in, const Tensor& q, const Tensor& k,
+    const Tensor& v, const Tensor& cu_seqlens, const OptionalTensor& token_index,
+    const OptionalTensor& position, const OptionalTensor& key_cu_seqlens,
+    const OptionalTensor& key_token_index, const OptionalTensor& key_position,
+    const OptionalTensor& bias_offset, const OptionalTensor& bias_row_stride,
     const OptionalTensor& reach, int64_t /*max_group_size*/, int64_t /*max_key_group_size*/,
     const OptionalTensor& bias, const Tensor& scale, bool qk_norm, double dropout_p,
     const OptionalTensor& dropout_seed, int64_t isa, bool need_bias, bool need_scale) {
-    const Call call(q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index, key_position,
-                    bias_offset, bias_row_stride, reach, bias, scale, qk_norm, dropout_p, dropout_seed, isa);
+    const Call call(q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index,
+                    key_position, bias_offset, bias_row_stride, reach, bias, scale, qk_norm,
+                    dropout_p, dropout_seed, isa);
     const Tensor grad_out = unit_stride(grad_out_in);
-    const Tensor lse = torch::stable::contiguous(lse_in);
     OptionalTensor grad_lse;
     if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
 
@@ -151,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     if (need_bias) gradients.dbias = dbias.data_ptr();
     if (need_scale) gradients.dscale = dscale.data_ptr();
     unitrans::attention_backward(call.problem,
-                                 {const_rows(grad_out), grad_lse ? grad_lse->data_ptr() : nullptr, lse.data_ptr()},
+                                 {const_rows(grad_out), grad_lse ? grad_lse->data_ptr() : nullptr},
                                  gradients, parallel, call.isa);
     return {dq, dk, dv, dbias, dscale};
 }
@@ -161,16 +173,17 @@ int64_t cpu_isa() { return static_cast<int64_t>(unitrans::best_isa()); }
 }  // namespace
 
 // The plan, flat: sizes are SymInt, never int, so that a traced graph serves every batch.
-#define UNITRANS_CALL_SCHEMA                                                                             \
-    "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor? token_index, Tensor? position, "           \
-    "Tensor? key_cu_seqlens, Tensor? key_token_index, Tensor? key_position, Tensor? bias_offset, "       \
-    "Tensor? bias_row_stride, Tensor? reach, SymInt max_group_size, SymInt max_key_group_size, "         \
+#define UNITRANS_CALL_SCHEMA                                                                       \
+    "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor? token_index, Tensor? position, "     \
+    "Tensor? key_cu_seqlens, Tensor? key_token_index, Tensor? key_position, Tensor? bias_offset, " \
+    "Tensor? bias_row_stride, Tensor? reach, SymInt max_group_size, SymInt max_key_group_size, "   \
     "Tensor? bias, Tensor scale, bool qk_norm, float dropout_p, Tensor? dropout_seed, int isa"
 
 STABLE_TORCH_LIBRARY(unitrans, m) {
     m.def("attention_forward(" UNITRANS_CALL_SCHEMA ") -> (Tensor out, Tensor lse)");
-    m.def("attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor lse, " UNITRANS_CALL_SCHEMA
-          ", bool need_bias, bool need_scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, Tensor dscale)");
+    m.def("attention_backward(Tensor grad_out, Tensor? grad_lse, " UNITRANS_CALL_SCHEMA
+          ", bool need_bias, bool need_scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, "
+          "Tensor dscale)");
     m.def("cpu_isa() -> int");
 }
 
@@ -179,4 +192,6 @@ STABLE_TORCH_LIBRARY_IMPL(unitrans, CPU, m) {
     m.impl("attention_backward", TORCH_BOX(&attention_backward));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(unitrans, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(unitrans, CompositeExplicitAutograd, m) {
+    m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+}

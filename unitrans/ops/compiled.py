@@ -63,7 +63,17 @@ def attention_compiled(
     """Same arguments and results as `attention_reference`, computed by the library.
 
     `isa` is a place in `ISA_NAMES`, -1 the best that this processor runs.
+
+    Raises:
+        RuntimeError: an input carries a forward-mode tangent, which would be lost without a word.
     """
+    if torch.autograd.forward_ad._current_level >= 0:  # inside a dual level: rare, so the rest is not paid for
+        for x in (q, k, v, bias, scale):
+            if x is not None and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+                raise RuntimeError(
+                    "unitrans.attention: the compiled backends have no forward-mode derivative; use "
+                    "backend='reference' where it is needed"
+                )
     return torch.ops.unitrans.attention_forward(
         q, k, v, *plan_arguments(plan), bias, scale, qk_norm, dropout_p, dropout_seed, isa
     )
@@ -94,7 +104,7 @@ def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor
 
 
 def _backward_shapes(
-    grad_out: Tensor, grad_lse: Tensor | None, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias, scale, need_bias, need_scale = rest[_NUM_PLAN], rest[_NUM_PLAN + 1], rest[-2], rest[-1]
     grad_bias = bias.new_empty(bias.shape) if need_bias else scale.new_empty((0,))
@@ -105,7 +115,7 @@ def _backward_shapes(
 def _setup_context(ctx: Any, inputs: Arguments, output: tuple[Tensor, Tensor]) -> None:
     ctx.tensor_places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor)]
     ctx.constants = [None if isinstance(x, Tensor) else x for x in inputs]
-    ctx.save_for_backward(output[1], *(inputs[i] for i in ctx.tensor_places))
+    ctx.save_for_backward(*(inputs[i] for i in ctx.tensor_places))
     ctx.set_materialize_grads(False)
 
 
@@ -113,9 +123,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Arg
     none = (None,) * _NUM_ARGUMENTS
     if grad_out is None and grad_lse is None:
         return none
-    lse, *tensors = ctx.saved_tensors
     inputs = list(ctx.constants)
-    for place, tensor in zip(ctx.tensor_places, tensors, strict=True):
+    for place, tensor in zip(ctx.tensor_places, ctx.saved_tensors, strict=True):
         inputs[place] = tensor
     q, v = inputs[0], inputs[2]
     if grad_out is None:
@@ -123,7 +132,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Arg
     needs = ctx.needs_input_grad
     need_bias, need_scale = bool(needs[_BIAS]), bool(needs[_BIAS + 1])
     dq, dk, dv, dbias, dscale = torch.ops.unitrans.attention_backward(
-        grad_out, grad_lse, lse, *inputs, need_bias, need_scale
+        grad_out, grad_lse, *inputs, need_bias, need_scale
     )
     grads: list[Any] = list(none)
     grads[0], grads[1], grads[2] = dq, dk, dv

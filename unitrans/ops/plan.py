@@ -197,7 +197,8 @@ class Plan:
         window = per_axis("window_size", window_size, len(grid))
         shift = per_axis("shift_size", shift_size, len(grid))
         lists = planners.windows(grid, window, shift)
-        return _from_groups(int(np.prod(grid)), *lists, bias=int(np.prod(window)))
+        places = int(np.prod(window))  # a bound that does not change with the grid spares recompilations
+        return _from_groups(int(np.prod(grid)), *lists, bias=places, longest=places)
 
     @classmethod
     def visible_windows(
@@ -221,7 +222,8 @@ class Plan:
         rank = seen.ndim - 1
         window, shift = per_axis("window_size", window_size, rank), per_axis("shift_size", shift_size, rank)
         lists = planners.visible_windows(seen, window, shift)
-        plan = _from_groups(int(seen.sum()), *lists, bias=int(np.prod(window)))
+        places = int(np.prod(window))
+        plan = _from_groups(int(seen.sum()), *lists, bias=places, longest=places)
         return _like_input(plan, visible)
 
     @classmethod
@@ -391,7 +393,7 @@ class Plan:
             )
         if rows.min(initial=0) < -1 or rows.max(initial=0) > MAX_ROWS:
             raise ValueError(f"reach: expected -1 (unlimited) or more on each side, got {rows.tolist()}")
-        tensor = torch.from_numpy(np.broadcast_to(rows, (self.num_groups, 2)).astype(np.int32))
+        tensor = torch.from_numpy(np.broadcast_to(rows, (self.num_groups, 2)).astype(np.int32, order="C"))
         return self._replace(reach=tensor.to(self.cu_seqlens.device))
 
     def __repr__(self) -> str:
@@ -446,12 +448,13 @@ def _from_groups(
     *,
     bias: Bias = None,
     reach: Reach = None,
+    longest: int | None = None,
 ) -> Plan:
-    """The plan of lists made by a planner."""
+    """The plan of lists made by a planner; `longest` bounds the group size where it need not be measured."""
     plan = Plan._trusted(
         cu_seqlens=torch.from_numpy(cu_seqlens),
         num_tokens=num_tokens,
-        max_group_size=int(np.diff(cu_seqlens).max(initial=0)),
+        max_group_size=int(np.diff(cu_seqlens).max(initial=0)) if longest is None else longest,
         token_index=None if token_index is None else torch.from_numpy(token_index),
         position=None if position is None else torch.from_numpy(position),
     )
