@@ -231,6 +231,8 @@ class SwinModel(SwinPreTrainedModel):
             for stage, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
         )
         self.norm = nn.LayerNorm(config.num_features, eps=eps)
+        # By geometry. That of image_size is there from the start, so that tracing never meets the planner.
+        self._plans_of_grid = {config.grid: image_plans(config.grid, config.stage_windows)}
         self.post_init()
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -260,10 +262,11 @@ class SwinModel(SwinPreTrainedModel):
         if channels != self.config.in_chans:
             raise ValueError(f"pixel_values: expected {self.config.in_chans} channels (in_chans), got {channels}")
         p = self.config.patch_size
-        patches = patchify(pixel_values, p)
-        self.config.check_grid((height // p, width // p))
-        plans = image_plans((height // p, width // p), self.config.stage_windows)
-        return patches.flatten(0, 1), plans.repeat(batch).to(pixel_values.device)
+        patches, grid = patchify(pixel_values, p), (height // p, width // p)
+        if grid not in self._plans_of_grid:
+            self.config.check_grid(grid)
+            self._plans_of_grid[grid] = image_plans(grid, self.config.stage_windows)
+        return patches.flatten(0, 1), self._plans_of_grid[grid].to(pixel_values.device).repeat(batch)
 
     def forward(
         self, pixel_values: Tensor | None = None, patches: Tensor | None = None, plans: SwinPlans | None = None

@@ -106,8 +106,8 @@ def merge_map(grid: Grid) -> RowMap:
     An odd side gets one line of zeros at its end.
     """
     h, w = grid
-    rows = torch.full((h + h % 2, w + w % 2), -1, dtype=torch.int64)
-    rows[:h, :w] = torch.arange(h * w).view(h, w)
+    rows = torch.full((h + h % 2, w + w % 2), -1, dtype=torch.int64, device="cpu")
+    rows[:h, :w] = torch.arange(h * w, device="cpu").view(h, w)
     quads = rows.view(rows.shape[0] // 2, 2, rows.shape[1] // 2, 2).permute(0, 2, 3, 1)
     return RowMap.from_index(quads.flatten(), h * w)
 
@@ -119,7 +119,7 @@ def half(grid: Grid) -> Grid:
 
 @functools.lru_cache(maxsize=256)
 def image_plans(grid: Grid, stage_windows: tuple[Grid, ...]) -> SwinPlans:
-    """The plans of one image.
+    """The plans of one image, on the CPU whatever the default device is (they are cached).
 
     Args:
         grid: (h, w), patches per column and row.
@@ -133,21 +133,22 @@ def image_plans(grid: Grid, stage_windows: tuple[Grid, ...]) -> SwinPlans:
         fits = min(current) <= min(window)
         windows.append(plan)
         shifted.append(plan if fits else Plan.windows(current, window, (window[0] // 2, window[1] // 2)))
-        sample_index.append(torch.zeros(current[0] * current[1], dtype=torch.int64))
+        sample_index.append(torch.zeros(current[0] * current[1], dtype=torch.int64, device="cpu"))
         if stage < len(stage_windows) - 1:
             merges.append(merge_map(current))
             current = half(current)
     k = 2 ** (len(stage_windows) - 1)
-    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    place = torch.arange(grid[0] * grid[1], device="cpu")
+    y, x = place // grid[1], place % grid[1]
     cover = ((y // k) * current[1] + x // k) * k * k + (y % k) * k + x % k
     return SwinPlans(
         windows=windows,
         shifted=shifted,
         merges=merges,
         sample_index=sample_index,
-        token_counts=torch.tensor([current[0] * current[1]]),
-        cover=RowMap.from_index(cover.flatten(), current[0] * current[1] * k * k),
-        place=torch.arange(grid[0] * grid[1]),
+        token_counts=torch.tensor([current[0] * current[1]], device="cpu"),
+        cover=RowMap.from_index(cover, current[0] * current[1] * k * k),
+        place=place,
     )
 
 

@@ -21,9 +21,10 @@ def relative_position_index(window_size: Sequence[int]) -> Tensor:
     Returns:
         int64 [L, L], L = product of the sides.
     """
-    places = torch.tensor(list(itertools.product(*(range(side) for side in window_size))))
+    # On the CPU whatever the default device is: models are also built on the meta device, values are needed.
+    places = torch.tensor(list(itertools.product(*(range(side) for side in window_size))), device="cpu")
     offset = places[:, None] - places[None, :]
-    index = torch.zeros(offset.shape[:2], dtype=torch.int64)
+    index = torch.zeros_like(offset[..., 0])
     for axis, side in enumerate(window_size):
         index = index * (2 * side - 1) + offset[..., axis] + side - 1
     return index
@@ -38,12 +39,12 @@ class RelativePositionBias(nn.Module):
         entries = math.prod(2 * side - 1 for side in window_size)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(entries, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index(window_size).flatten()
-        self.register_buffer("relative_position_index", index, persistent=False)
+        # Not a buffer: loading by way of the meta device would leave it without values.
+        self.relative_position_index = relative_position_index(window_size).flatten()
 
     def forward(self) -> Tensor:
         """One plane shared by all windows: fp32 (fp64 for an fp64 table) [N, L*L]."""
         table = self.relative_position_bias_table
         if table.dtype not in (torch.float32, torch.float64):
             table = table.float()
-        return F.embedding(self.relative_position_index, table).t().contiguous()
+        return F.embedding(self.relative_position_index.to(table.device), table).t().contiguous()

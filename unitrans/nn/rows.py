@@ -28,9 +28,9 @@ class RowMap:
     @staticmethod
     def from_index(index: Tensor, num_rows: int) -> RowMap:
         """The map with this index, for a source stream of `num_rows` rows."""
-        inverse = torch.full((num_rows,), -1, dtype=torch.int64)
+        inverse = index.new_full((num_rows,), -1)
         used = index >= 0
-        inverse[index[used]] = torch.arange(index.numel())[used]
+        inverse[index[used]] = torch.arange(index.numel(), device=index.device)[used]
         return RowMap(index, inverse, bool((index < 0).any() | (inverse < 0).any()))
 
     def repeat(self, n: int) -> RowMap:
