@@ -1,5 +1,5 @@
-// The two entry points: cut the work, hand it to the kernels of the chosen instruction set, write what no task writes,
-// and add up what several tasks summed.
+// The two entry points: cut the work, hand it to the kernels of the chosen instruction set, write
+// what no task writes, and add up what several tasks summed.
 #include "unitrans/attention.hpp"
 
 #include <algorithm>
@@ -34,7 +34,8 @@ const Kernels& kernels_of(Isa isa) {
     return *kernels;
 }
 
-// Stream rows that no group lists. Rows listed at most once are all listed if there are as many entries as rows.
+// Stream rows that no group lists. Rows listed at most once are all listed if there are as many
+// entries as rows.
 std::vector<int64_t> unlisted_rows(const Groups& groups, int64_t num_groups, int64_t num_rows,
                                    bool repeat) {
     const int64_t entries = groups.cu_seqlens[num_groups];
@@ -104,8 +105,8 @@ class PartialPlanes {
     std::vector<std::unique_ptr<E[]>> planes_;
 };
 
-// Where each chunk adds to d(bias) when chunks touch entries of their own: a chunk also clears the gap before it, the
-// last one the rest.
+// Where each chunk adds to d(bias) when chunks touch entries of their own: a chunk also clears the
+// gap before it, the last one the rest.
 std::vector<BiasTarget> direct_targets(const Problem& problem, const std::vector<Chunk>& chunks,
                                        void* dbias) {
     std::vector<BiasTarget> targets;

@@ -2,6 +2,10 @@
 
 #include <new>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace unitrans {
 namespace {
 
@@ -20,6 +24,9 @@ class Buffer {
             data_ = ::operator new(bytes, std::align_val_t{kScratchAlignment});
             bytes_ = bytes;
         }
+#ifdef __SANITIZE_ADDRESS__
+        ASAN_UNPOISON_MEMORY_REGION(data_, bytes_);  // the borders of the last user
+#endif
         return data_;
     }
 

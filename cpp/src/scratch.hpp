@@ -8,8 +8,8 @@ namespace unitrans {
 
 inline constexpr std::size_t kScratchAlignment = 64;
 
-// Memory of the calling thread, kept from task to task: valid until its next call. Contents are undefined.
-// Throws std::bad_alloc.
+// Memory of the calling thread, kept from task to task: valid until its next call. Contents are
+// undefined. Throws std::bad_alloc.
 void* thread_scratch(std::size_t bytes);
 
 // Gives memory beyond a few MiB back; called when a task ends.

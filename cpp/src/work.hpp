@@ -1,4 +1,5 @@
-// Cutting a problem into tasks. The cut depends on the problem alone, never on the number of threads.
+// Cutting a problem into tasks. The cut depends on the problem alone, never on the number of
+// threads.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +9,16 @@
 
 namespace unitrans {
 
-// Some groups, some heads, and of every group the queries [query_begin, query_end) (past the end: all that follow).
+// Some groups, some heads, and of every group the queries [query_begin, query_end) (past the end:
+// all that follow).
 struct Task {
     int64_t group_begin, group_end;
     int64_t head_begin, head_end;
     int64_t query_begin, query_end;
 };
 
-// The piece of d(bias) that a backward task adds to: entry x of head h is data[h * head_stride + x - first]. The task
-// first clears the entries [clear_begin, clear_end) of its heads.
+// The piece of d(bias) that a backward task adds to: entry x of head h is data[h * head_stride + x
+// - first]. The task first clears the entries [clear_begin, clear_end) of its heads.
 struct BiasTarget {
     void* data = nullptr;  // element type; null: d(bias) is not wanted
     int64_t head_stride = 0;
@@ -45,8 +47,8 @@ struct BackwardSplit {
     bool disjoint_bias = true;
 };
 
-// Group sums of one chunk are done in order, so partial planes (one per chunk when chunks share entries of d(bias))
-// number at most 16.
+// Group sums of one chunk are done in order, so partial planes (one per chunk when chunks share
+// entries of d(bias)) number at most 16.
 BackwardSplit split_backward(const Problem& problem, bool wants_dbias);
 
 }  // namespace unitrans

@@ -1,4 +1,5 @@
-// The attention core against plain loops in double, for every instruction set of this machine and every dtype.
+// The attention core against plain loops in double, for every instruction set of this machine and
+// every dtype.
 #include "harness.hpp"
 
 using namespace harness;

@@ -1,5 +1,6 @@
-// Speed of the attention core alone: useful GFLOP/s (4 n^2 d per group and head forward, 10 n^2 d backward) on one
-// thread, for every instruction set of this machine. Usage: bench_attention [milliseconds per figure]
+// Speed of the attention core alone: useful GFLOP/s (4 n^2 d per group and head forward, 10 n^2 d
+// backward) on one thread, for every instruction set of this machine. Usage: bench_attention
+// [milliseconds per figure]
 #include <algorithm>
 #include <chrono>
 #include <cmath>

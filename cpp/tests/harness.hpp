@@ -1,4 +1,5 @@
-// Turns a description of a problem into arrays, runs the core on it and compares with the reference.
+// Turns a description of a problem into arrays, runs the core on it and compares with the
+// reference.
 #pragma once
 
 #include <algorithm>
@@ -123,7 +124,8 @@ inline double read(const char* p, DType dtype) {
     return 0;
 }
 
-// Rows [T, N, D] with unused elements around the heads, and one element of offset: no vector is ever aligned.
+// Rows [T, N, D] with unused elements around the heads, and one element of offset: no vector is
+// ever aligned.
 class Array {
   public:
     Array(int64_t rows, int64_t heads, int64_t dim, int pad, DType dtype)

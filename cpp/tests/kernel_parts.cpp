@@ -1,5 +1,6 @@
-// The pieces of the kernels, compiled once per instruction set like the kernels themselves: conversions of every
-// 16-bit value, the exponential function, Philox, transposes and products. Exit status 77: not for this machine.
+// The pieces of the kernels, compiled once per instruction set like the kernels themselves:
+// conversions of every 16-bit value, the exponential function, Philox, transposes and products.
+// Exit status 77: not for this machine.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -47,7 +47,7 @@ struct ConstRows {
 
 // Lists of tokens, one group after the other.
 struct Groups {
-    // [num_groups + 1], starts at 0: group g owns the list entries cu_seqlens[g] .. cu_seqlens[g + 1]
+    // [num_groups + 1] first list entry of each group and, last, their number
     const int32_t* cu_seqlens = nullptr;
     // [M] row of each entry in the stream; null: entry m is row m
     const int32_t* token_index = nullptr;

@@ -1,6 +1,6 @@
-// The backward pass of one task. Per group and head: pack keys and values; for blocks of queries compute P and dS
-// (softmax again, from q and k), finish dq, add to d(bias) and d(scale), and add the block's share to dk and dv,
-// which leave scratch memory when the group is done.
+// The backward pass of one task. Per group and head: pack keys and values; for blocks of queries
+// compute P and dS (softmax again, from q and k), finish dq, add to d(bias) and d(scale), and add
+// the block's share to dk and dv, which leave scratch memory when the group is done.
 #pragma once
 
 #include "forward.hpp"
@@ -74,8 +74,8 @@ struct BackwardHead {
     }
 };
 
-// P (dropout applied) and dS of queries [first, first + rows), their dq, and their share of d(bias) and d(scale).
-// `local` is the place of the first of them in the block.
+// P (dropout applied) and dS of queries [first, first + rows), their dq, and their share of d(bias)
+// and d(scale). `local` is the place of the first of them in the block.
 template <class T, class E>
 void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index local, KeySpan span,
                    Target<E> probabilities, Target<E> gradient) {
@@ -220,7 +220,8 @@ void backward_head(const BackwardHead<E>& head) {
     store_key_gradients<T>(head);
 }
 
-// The sums of keys that repeat, for one head, to dk and dv: also zeros for keys that no group lists.
+// The sums of keys that repeat, for one head, to dk and dv: also zeros for keys that no group
+// lists.
 template <class T, class E>
 void store_key_sums(const Problem& problem, const Gradients& gradients, Index h, Width<E> width,
                     const BackwardScratch<E>& scratch) {

@@ -47,7 +47,8 @@ inline FloatVec widen(HalfBits half, Float16) {
     const FloatBits exponent = magnitude & 0x0f800000;
     const FloatBits normal = magnitude + ((127 - 15) << 23);
     const FloatBits infinite_or_nan = magnitude + ((255 - 31) << 23);
-    // A subnormal half is m * 2^-24 = (2^-14 + m * 2^-24) - 2^-14, and a float holds the sum exactly.
+    // A subnormal half is m * 2^-24 = (2^-14 + m * 2^-24) - 2^-14, and a float holds the sum
+    // exactly.
     const FloatBits one_up = magnitude + ((127 - 14) << 23);
     const FloatBits subnormal = bit_cast<FloatBits>(bit_cast<FloatVec>(one_up) - 0x1p-14f);
     const FloatBits result =
@@ -60,7 +61,8 @@ inline HalfBits narrow(FloatVec value, Float16) {
     const FloatBits magnitude = bits & 0x7fffffff;
     const FloatBits odd = (magnitude >> 13) & 1;
     const FloatBits normal = (magnitude - ((127 - 15) << 23) + 0xfff + odd) >> 13;
-    // Below 2^-14 one unit of the result is 2^-24: adding .5 leaves that many units in the mantissa, rounded.
+    // Below 2^-14 one unit of the result is 2^-24: adding .5 leaves that many units in the
+    // mantissa, rounded.
     const FloatVec shifted = bit_cast<FloatVec>(magnitude) + 0.5f;
     const FloatBits subnormal = bit_cast<FloatBits>(shifted) - 0x3f000000;
     FloatBits result = magnitude < ((127 - 14) << 23) ? subnormal : normal;
@@ -113,7 +115,8 @@ inline void store(E* p, Vec<E> v) {
     store_lanes(p, v);
 }
 
-// Lanes p[0] .. p[n - 1] of any storage type, 0 < n <= kLanes, as a vector of E with zeros behind them.
+// Lanes p[0] .. p[n - 1] of any storage type, 0 < n <= kLanes, as a vector of E with zeros behind
+// them.
 template <class E, class T>
 inline Vec<E> load_as(const T* p, Index n) {
     const bool all = n == kLanes<E>;

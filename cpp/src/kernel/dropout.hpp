@@ -1,4 +1,5 @@
-// The dropout mask: word (key row % 4) of Philox counter (query row, key row // 4, head, 0) decides on a probability.
+// The dropout mask: word (key row % 4) of Philox counter (query row, key row // 4, head, 0) decides
+// on a probability.
 #pragma once
 
 #include "pack.hpp"

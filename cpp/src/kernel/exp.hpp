@@ -5,7 +5,8 @@
 
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 (c2 + c3 r + ...).
+// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 (c2 + c3 r +
+// ...).
 template <class E>
 struct ExpConstants;
 

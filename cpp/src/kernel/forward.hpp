@@ -1,6 +1,6 @@
-// The forward pass of one task. Per group and head: pack keys and values, then for every few queries scores, softmax,
-// the product with the values, and straight to the output. A block of queries has all its scores at hand, so the
-// softmax needs no second look.
+// The forward pass of one task. Per group and head: pack keys and values, then for every few
+// queries scores, softmax, the product with the values, and straight to the output. A block of
+// queries has all its scores at hand, so the softmax needs no second look.
 #pragma once
 
 #include "../work.hpp"
@@ -58,7 +58,8 @@ struct ForwardScratch {
           key_words(arena, extent.keys) {}
 };
 
-// Gathers the keys of a group, normalised if the problem says so, with zeros up to whole vectors of keys.
+// Gathers the keys of a group, normalised if the problem says so, with zeros up to whole vectors of
+// keys.
 template <class T, class E>
 inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width, E* rows,
                       E* inverse_norm, E* panels) {

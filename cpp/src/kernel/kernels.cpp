@@ -1,5 +1,5 @@
-// All kernels of one instruction set. This file is compiled once per set, with UNITRANS_ISA_NAMESPACE and
-// UNITRANS_VECTOR_BYTES to match the compiler flags.
+// All kernels of one instruction set. This file is compiled once per set, with
+// UNITRANS_ISA_NAMESPACE and UNITRANS_VECTOR_BYTES to match the compiler flags.
 #include "../kernels.hpp"
 
 #include "backward.hpp"

@@ -1,12 +1,17 @@
 // Gathering the rows of a group into scratch memory and writing rows back.
 #pragma once
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "../scratch.hpp"
 #include "convert.hpp"
 
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
-// Hands out pieces of a block of memory; without a block it only counts the bytes.
+// Hands out pieces of a block of memory; without a block it only counts the bytes. AddressSanitizer
+// watches the borders between the pieces.
 class Arena {
   public:
     Arena() = default;
@@ -17,6 +22,11 @@ class Arena {
         E* piece = reinterpret_cast<E*>(base_ + used_);
         const Index bytes = count * static_cast<Index>(sizeof(E));
         used_ += static_cast<std::size_t>(round_up(bytes, kScratchAlignment));
+#ifdef __SANITIZE_ADDRESS__
+        if (base_ != 0)
+            ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(base_ + used_), kScratchAlignment);
+        used_ += kScratchAlignment;
+#endif
         return piece;
     }
     std::size_t used() const { return used_; }
@@ -78,8 +88,8 @@ inline E dot(const E* a, const E* b, Index length) {  // whole vectors
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
-// Divides every row by its l2 norm, or by 1e-12 if that is larger. inverse_norm[i] is what its gradient will be
-// multiplied with: 1 / norm, and 0 for a norm below 1e-12.
+// Divides every row by its l2 norm, or by 1e-12 if that is larger. inverse_norm[i] is what its
+// gradient will be multiplied with: 1 / norm, and 0 for a norm below 1e-12.
 template <class E>
 inline void normalize_rows(E* rows, Index count, Width<E> width, E* inverse_norm) {
     constexpr E kEps = static_cast<E>(1e-12);

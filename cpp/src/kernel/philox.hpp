@@ -1,5 +1,6 @@
-// Philox4x32-10, the counter-based random numbers behind dropout (Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3", SC 2011): any word can be had at any time, so forward, backward and every backend see one mask.
+// Philox4x32-10, the counter-based random numbers behind dropout (Salmon et al., "Parallel random
+// numbers: as easy as 1, 2, 3", SC 2011): any word can be had at any time, so forward, backward and
+// every backend see one mask.
 #pragma once
 
 #include "simd.hpp"

@@ -7,7 +7,8 @@
 
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
-// Keys [first, last) of a group that some query of a block can reach; first is a multiple of the lanes.
+// Keys [first, last) of a group that some query of a block can reach; first is a multiple of the
+// lanes.
 struct KeySpan {
     Index first, last;
     Index count() const { return last - first; }
@@ -60,14 +61,16 @@ struct Group {
         return {begin / kLanes<E> * kLanes<E>, end};
     }
 
-    // Where the bias of query i and key 0, 1, ... begins in a plane; irregular columns are added by the caller.
+    // Where the bias of query i and key 0, 1, ... begins in a plane; irregular columns are added by
+    // the caller.
     Index bias_row(Index i) const {
         return (query_position ? query_position[i] : i) * bias_row_stride;
     }
     Index first_column(Index key) const { return key_position ? key_position[key] : key; }
 };
 
-// scores(m, j) = plane[query first_query + m, key span.first + j], for whole vectors (anything behind the last key).
+// scores(m, j) = plane[query first_query + m, key span.first + j], for whole vectors (anything
+// behind the last key).
 template <class E>
 inline void copy_bias(const Group& group, const E* plane, Index first_query, Index rows,
                       KeySpan span, Target<E> scores) {
@@ -90,8 +93,9 @@ inline void copy_bias(const Group& group, const E* plane, Index first_query, Ind
     }
 }
 
-// Adds gradient(m, j) to the entry of query first_query + m and key span.first + j in the group's plane, which begins
-// at values[origin]; a piece of a plane may begin behind its own origin, which is negative then.
+// Adds gradient(m, j) to the entry of query first_query + m and key span.first + j in the group's
+// plane, which begins at values[origin]; a piece of a plane may begin behind its own origin, which
+// is negative then.
 template <class E>
 inline void add_bias_gradient(const Group& group, E* values, Index origin, Index first_query,
                               Index rows, KeySpan span, Target<E> gradient) {
@@ -133,7 +137,8 @@ inline void mask_scores(const Group& group, Index first_query, Index rows, KeySp
     }
 }
 
-// scores(m, j) for `rows` packed queries and the keys of the span, in whole vectors; -inf where nothing is attended.
+// scores(m, j) for `rows` packed queries and the keys of the span, in whole vectors; -inf where
+// nothing is attended.
 template <class E>
 inline void compute_scores(const Group& group, Index first_query, Index rows, KeySpan span,
                            const E* queries, const E* key_panels, const E* bias_plane,

@@ -1,8 +1,9 @@
-// Vectors of the width of this build (16, 32 or 64 bytes), written with the vector extensions of GCC and
-// Clang: operators work lane by lane, a scalar operand is spread over all lanes.
+// Vectors of the width of this build (16, 32 or 64 bytes), written with the vector extensions of
+// GCC and Clang: operators work lane by lane, a scalar operand is spread over all lanes.
 //
-// Every header of this folder is compiled once per instruction set, each time in a namespace of its own. To keep
-// the linker from merging code made for different processors they call no inline function of the standard library.
+// Every header of this folder is compiled once per instruction set, each time in a namespace of its
+// own. To keep the linker from merging code made for different processors they call no inline
+// function of the standard library.
 #pragma once
 
 #include <cstdint>
@@ -109,7 +110,8 @@ inline Vec<E> select(BitsVec<E> mask, Vec<E> yes, Vec<E> no) {
     return mask ? yes : no;
 }
 
-// The larger lane of each pair; where `value` is NaN the lane of `bound`, so a running maximum skips NaN.
+// The larger lane of each pair; where `value` is NaN the lane of `bound`, so a running maximum
+// skips NaN.
 template <class V>
 inline V max_skipping_nan(V value, V bound) {
     return value > bound ? value : bound;
@@ -136,7 +138,8 @@ inline E reduce_max(Vec<E> v) {  // v without NaN
     return fold<E, kLanes<E>>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-// Lane pairs (a0, b0, a1, b1, ...) of the lower (`part` 0) or the upper half (`part` 1) of two vectors.
+// Lane pairs (a0, b0, a1, b1, ...) of the lower (`part` 0) or the upper half (`part` 1) of two
+// vectors.
 template <int... lanes>
 struct LaneList {};
 template <int n, int... lanes>
@@ -157,7 +160,8 @@ inline Vec<E> zip(Vec<E> a, Vec<E> b, LaneList<lanes...>) {
 #endif
 }
 
-// Transposes a square of kLanes vectors: log2(kLanes) rounds of a perfect shuffle of all its elements.
+// Transposes a square of kLanes vectors: log2(kLanes) rounds of a perfect shuffle of all its
+// elements.
 template <class E>
 inline void transpose(Vec<E> (&rows)[kLanes<E>]) {
     constexpr int n = kLanes<E>;

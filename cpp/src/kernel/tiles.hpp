@@ -1,7 +1,7 @@
 // Products of small matrices that lie in scratch memory: C = [C +] A B.
 //
-// One element of A at a time is spread over a vector and multiplied with vectors of B. A tile of C stays in registers
-// for the whole sum, so its size is set by the number of vector registers.
+// One element of A at a time is spread over a vector and multiplied with vectors of B. A tile of C
+// stays in registers for the whole sum, so its size is set by the number of vector registers.
 #pragma once
 
 #include "convert.hpp"
@@ -95,7 +95,8 @@ void multiply_block(Index vectors, Index depth, Left<E> a, Right<E> b, Target<E>
     }
 }
 
-// Calls body(std::integral_constant-like tag) with the number of rows, 1 .. kTileRows, known to the compiler.
+// Calls body(std::integral_constant-like tag) with the number of rows, 1 .. kTileRows, known to the
+// compiler.
 template <int n>
 struct Count {
     static constexpr int value = n;
@@ -125,7 +126,8 @@ inline void with_rows(Index rows, Body&& body) {
     }
 }
 
-// Cuts n rows into blocks of at most kTileRows rows, nearly equal: a lone last row would wait for its own sums.
+// Cuts n rows into blocks of at most kTileRows rows, nearly equal: a lone last row would wait for
+// its own sums.
 struct RowBlocks {
     Index rows, count;
     explicit RowBlocks(Index n) : rows(n), count((n + kTileRows - 1) / kTileRows) {}
@@ -133,7 +135,8 @@ struct RowBlocks {
     Index size(Index block) const { return begin(block + 1) - begin(block); }
 };
 
-// C [rows, vectors * kLanes] = A [rows, depth] B [depth, vectors * kLanes], plus C itself if `accumulate`.
+// C [rows, vectors * kLanes] = A [rows, depth] B [depth, vectors * kLanes], plus C itself if
+// `accumulate`.
 template <class E>
 void multiply(Index rows, Index vectors, Index depth, Left<E> a, Right<E> b, Target<E> c,
               bool accumulate) {
