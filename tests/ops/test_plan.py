@@ -1,5 +1,6 @@
 """Plans against definitions written in plain Python, and against the cyclic shift with a region mask."""
 
+import doctest
 import itertools
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from unitrans import Plan
+from unitrans.ops import plan as plan_module
 
 INDICES = Path(__file__).parents[3] / "shared/golden/00_indices/io.safetensors"
 
@@ -547,3 +549,8 @@ def test_bad_requests_are_refused(make: Any, message: str) -> None:
 def test_bias_size_is_computed_for_lists_made_by_hand() -> None:
     assert Plan(**GOOD, **BIAS).bias_size == 5
     assert Plan(**GOOD, **BIAS, bias_size=9).bias_size == 9
+
+
+def test_examples_of_the_docstrings() -> None:
+    result = doctest.testmod(plan_module)
+    assert result.attempted >= 8 and result.failed == 0
