@@ -214,7 +214,7 @@ class Plan:
 
         Example:
             >>> Plan.visible_windows([[[True, False], [True, True]]], window_size=2)
-            Plan(1 groups of at most 3, listing 3 of 3 tokens, bias_size=16)
+            Plan(1 groups of at most 4, listing 3 of 3 tokens, bias_size=16)
         """
         seen = host_booleans("visible", visible, "True = visible")
         if seen.ndim < 2:
