@@ -18,7 +18,11 @@ def test_settings_beat_the_file_and_the_file_beats_the_defaults(tmp_path: Path) 
     file = tmp_path / "my.yaml"
     file.write_text("train:\n  learning_rate: 3e-3\n  max_steps: 7\nmodel: {embed_dim: 8}\n")
     config = resolve(config=str(file), settings=["train.max_steps=9"])
-    assert (config.train["max_steps"], config.train["learning_rate"], config.model["embed_dim"]) == (9, 3e-3, 8)
+    assert (config.train["max_steps"], config.train["learning_rate"], config.model["embed_dim"]) == (
+        9,
+        3e-3,
+        8,
+    )
     assert config.train["weight_decay"] == default.train["weight_decay"]
 
 
@@ -53,7 +57,9 @@ def test_shipped_configurations_are_complete(name: str) -> None:
     config.make_objective(config.model_config())
 
 
-@pytest.mark.parametrize("settings", [[], ["train.seed=5", "model.window_size=2", "data.crop_scale=[0.5, 1]"]])
+@pytest.mark.parametrize(
+    "settings", [[], ["train.seed=5", "model.window_size=2", "data.crop_scale=[0.5, 1]"]]
+)
 def test_the_printed_configuration_is_explained_and_reads_back(settings: list[str], tmp_path: Path) -> None:
     config = resolve(settings=settings)
     text = config.to_yaml()
@@ -107,7 +113,10 @@ WRONG = [
         ["train.lr_scheduler_type=multistep", "train.lr_scheduler_kwargs={milestones: [3], gama: 1}"],
         "did you mean 'train.lr_scheduler_kwargs.gamma'",
     ),
-    (["train.output_dir=x"], "train.output_dir of TrainingArguments is not taken: the run folder is chosen by"),
+    (
+        ["train.output_dir=x"],
+        "train.output_dir of TrainingArguments is not taken: the run folder is chosen by",
+    ),
     (["train.fp16=true"], "use train.bf16"),
     (["train.optim=sgd"], "the optimizer is AdamW"),
     (["train=3"], "train is a section"),
@@ -174,7 +183,13 @@ def test_wrong_flags(tmp_path: Path) -> None:
 
 
 def test_yaml_scalars_are_what_people_mean() -> None:
-    for text, value in (("1e-3", 1e-3), ("no", "no"), ("on", "on"), ("2026-01-01", "2026-01-01"), ("~", None)):
+    for text, value in (
+        ("1e-3", 1e-3),
+        ("no", "no"),
+        ("on", "on"),
+        ("2026-01-01", "2026-01-01"),
+        ("~", None),
+    ):
         assert yaml12.load(text) == value
         assert yaml12.load(yaml12.dump_value(value)) == value
     for value in ("1e-3", "true", "null", "", "a: b", "# x", "two\nlines", [1, "x"], {"a": None}, 1e-5, 12):

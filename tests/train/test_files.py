@@ -99,6 +99,7 @@ def test_rotation_keeps_the_best_and_the_latest(tmp_path: Path) -> None:
 
 def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
     torch.save(ckpt.generator_state(), tmp_path / "rng.pt")
+
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 

@@ -13,7 +13,9 @@ sizes = st.integers(1, 60)
 small = st.integers(1, 4)
 
 
-def make(n: int, batch: int, accumulation: int, world: int, seed: int = 3, tokens: list[int] | None = None) -> UpdateSampler:
+def make(
+    n: int, batch: int, accumulation: int, world: int, seed: int = 3, tokens: list[int] | None = None
+) -> UpdateSampler:
     return UpdateSampler(
         n,
         per_device_batch_size=batch,
@@ -38,7 +40,9 @@ def test_every_sample_once_per_epoch(n: int, batch: int, accumulation: int, worl
 
 @given(n=sizes, batch=small, accumulation=small, world=small, data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_ranks_share_the_global_batch(n: int, batch: int, accumulation: int, world: int, data: st.DataObject) -> None:
+def test_ranks_share_the_global_batch(
+    n: int, batch: int, accumulation: int, world: int, data: st.DataObject
+) -> None:
     tokens = data.draw(st.none() | st.lists(st.integers(1, 50), min_size=n, max_size=n))
     sampler = make(n, batch, accumulation, world, tokens=tokens)
     for update in (0, 1, 7):
@@ -91,7 +95,13 @@ def test_generators_are_functions_of_their_names() -> None:
 
     reference = draw(0, 0, "a", "mask")
     assert draw(0, 0, "a", "mask") == reference
-    others = [(1, 0, "a", "mask"), (0, 1, "a", "mask"), (0, None, "a", "mask"), (0, 0, "b", "mask"), (0, 0, "a", "x")]
+    others = [
+        (1, 0, "a", "mask"),
+        (0, 1, "a", "mask"),
+        (0, None, "a", "mask"),
+        (0, 0, "b", "mask"),
+        (0, 0, "a", "x"),
+    ]
     assert all(draw(*names) != reference for names in others)
     assert draw(0, 0, "ab", "c") != draw(0, 0, "a", "bc")
     assert 0 <= derived_seed(0, "x") < 2**63
