@@ -148,10 +148,10 @@ void backward_block(const BackwardHead<E>& head, Index first, Index rows) {
 
     const KeySpan span = head.group.template span<E>(first, rows);
     const Index row_length = span.vectors<E>() * kLanes<E>;
-    const RowBlocks tiles(rows);
+    const Pieces tiles(rows, kTileRows);
     for (Index t = 0; t < tiles.count; ++t) {
         const Index local = tiles.begin(t);
-        backward_tile<T>(head, first + local, tiles.size(t), local, span,
+        backward_tile<T>(head, first + local, tiles.length(t), local, span,
                          {scratch.probabilities + local * row_length, row_length},
                          {scratch.gradient + local * row_length, row_length});
     }

@@ -138,4 +138,13 @@ inline void store_as(T* p, Vec<E> v, Index n) {
     }
 }
 
+// Calls body(first, lanes) for 0 .. count in whole vectors and, at the end, what remains.
+template <class E, class Body>
+[[gnu::always_inline]] inline void for_vectors(Index count, Body&& body) {
+    constexpr Index n = kLanes<E>;
+    Index first = 0;
+    for (; first + n <= count; first += n) body(first, n);
+    if (first < count) body(first, count - first);
+}
+
 }  // namespace unitrans::UNITRANS_ISA_NAMESPACE

@@ -128,8 +128,9 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
     for (Index g = task.group_begin; g < task.group_end; ++g) {
         const Group group(problem.plan, g);
         const Index begin = task.query_begin;
-        const RowBlocks blocks(minimum(task.query_end, group.num_queries) - begin);
-        if (blocks.rows <= 0) continue;
+        const Index queries = minimum(task.query_end, group.num_queries) - begin;
+        if (queries <= 0) continue;
+        const Pieces blocks(queries, kTileRows);
         if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
         for (Index h = task.head_begin; h < task.head_end; ++h) {
             pack_keys<T>(problem, group, h, width, scratch.key_rows, scratch.inverse_norm,
@@ -138,7 +139,7 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
                            scratch.value_rows);
             for (Index b = 0; b < blocks.count; ++b) {
                 forward_block<T>(problem, outputs, dropout, group, h, begin + blocks.begin(b),
-                                 blocks.size(b), scratch);
+                                 blocks.length(b), scratch);
             }
         }
     }

@@ -63,13 +63,12 @@ struct Width {
 template <class E, class T>
 inline void gather_rows(HeadRows<const T> source, RowList list, Index begin, Index count,
                         Width<E> width, E* rows) {
-    constexpr Index n = kLanes<E>;
     for (Index i = 0; i < count; ++i) {
         const T* row = source[list[begin + i]];
         E* target = rows + i * width.padded;
-        for (Index c = 0; c < width.dim; c += n) {
-            store(target + c, load_as<E>(row + c, minimum(n, width.dim - c)));
-        }
+        for_vectors<E>(width.dim, [&](Index c, Index lanes) {
+            store(target + c, load_as<E>(row + c, lanes));
+        });
     }
 }
 
@@ -132,10 +131,9 @@ inline void pack_panels(const E* rows, Index n, Width<E> width, E factor, E* pan
 // target = factor * row
 template <class E, class T>
 inline void store_row(T* target, const E* row, Width<E> width, E factor) {
-    constexpr Index n = kLanes<E>;
-    for (Index c = 0; c < width.dim; c += n) {
-        store_as<E>(target + c, load(row + c) * factor, minimum(n, width.dim - c));
-    }
+    for_vectors<E>(width.dim, [&](Index c, Index lanes) {
+        store_as<E>(target + c, load(row + c) * factor, lanes);
+    });
 }
 
 }  // namespace unitrans::UNITRANS_ISA_NAMESPACE

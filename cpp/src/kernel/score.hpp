@@ -82,9 +82,9 @@ inline void copy_bias(const Group& group, const E* plane, Index first_query, Ind
         E* row = scores.data + m * scores.row;
         if (group.consecutive_keys) {
             source += group.first_column(span.first);
-            for (Index j = 0; j < count; j += n) {
-                store(row + j, load_as<E>(source + j, minimum(n, count - j)));
-            }
+            for_vectors<E>(count, [&](Index j, Index lanes) {
+                store(row + j, load_as<E>(source + j, lanes));
+            });
         } else {
             const int32_t* columns = group.key_position + span.first;
             for (Index j = 0; j < count; ++j) row[j] = source[columns[j]];
@@ -99,7 +99,6 @@ inline void copy_bias(const Group& group, const E* plane, Index first_query, Ind
 template <class E>
 inline void add_bias_gradient(const Group& group, E* values, Index origin, Index first_query,
                               Index rows, KeySpan span, Target<E> gradient) {
-    constexpr Index n = kLanes<E>;
     const Index count = span.count();
     if (count == 0) return;
     for (Index m = 0; m < rows; ++m) {
@@ -107,10 +106,9 @@ inline void add_bias_gradient(const Group& group, E* values, Index origin, Index
         const E* row = gradient.data + m * gradient.row;
         if (group.consecutive_keys) {
             E* target = values + begin + group.first_column(span.first);
-            for (Index j = 0; j < count; j += n) {
-                const Index lanes = minimum(n, count - j);
+            for_vectors<E>(count, [&](Index j, Index lanes) {
                 store_as<E>(target + j, load_as<E>(target + j, lanes) + load(row + j), lanes);
-            }
+            });
         } else {
             const int32_t* columns = group.key_position + span.first;
             for (Index j = 0; j < count; ++j) values[begin + columns[j]] += row[j];
@@ -118,21 +116,33 @@ inline void add_bias_gradient(const Group& group, E* values, Index origin, Index
     }
 }
 
-// Scores of keys that do not exist (behind the last one) or are out of reach become -inf.
+// Scores of the lanes behind the last key become -inf.
 template <class E>
-inline void mask_scores(const Group& group, Index first_query, Index rows, KeySpan span,
-                        Target<E> scores) {
+inline void mask_tail(Index rows, KeySpan span, Target<E> scores) {
     constexpr Index n = kLanes<E>;
-    const Index width = round_up(span.count(), n);
-    const bool limited = group.left >= 0 || group.right >= 0;
+    const Index whole = span.count() / n * n;
+    if (whole == span.count()) return;
+    const BitsVec<E> keys = lanes_below<E>(span.count() - whole);
+    for (Index m = 0; m < rows; ++m) {
+        E* last = scores.data + m * scores.row + whole;
+        store(last, select<E>(keys, load(last), broadcast(-kInfinity<E>)));
+    }
+}
+
+// Scores of keys out of reach become -inf.
+template <class E>
+inline void mask_reach(const Group& group, Index first_query, Index rows, KeySpan span,
+                       Target<E> scores) {
+    constexpr Index n = kLanes<E>;
+    if (group.left < 0 && group.right < 0) return;
     for (Index m = 0; m < rows; ++m) {
         const Index begin = group.reach_begin(first_query + m) - span.first;
-        const Index end = minimum(group.reach_end(first_query + m) - span.first, span.count());
+        const Index end = group.reach_end(first_query + m) - span.first;
         E* row = scores.data + m * scores.row;
-        for (Index j = limited || end == width ? 0 : width - n; j < width; j += n) {
+        for (Index j = 0; j < span.count(); j += n) {
             if (begin <= j && j + n <= end) continue;
-            const BitsVec<E> allowed = lanes_below<E>(end - j) & ~lanes_below<E>(begin - j);
-            store(row + j, select<E>(allowed, load(row + j), broadcast(-kInfinity<E>)));
+            const BitsVec<E> reached = lanes_below<E>(end - j) & ~lanes_below<E>(begin - j);
+            store(row + j, select<E>(reached, load(row + j), broadcast(-kInfinity<E>)));
         }
     }
 }
@@ -147,7 +157,8 @@ inline void compute_scores(const Group& group, Index first_query, Index rows, Ke
     multiply<E>(rows, span.vectors<E>(), width.dim, {queries, width.padded, 1},
                 {key_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim}, scores,
                 bias_plane != nullptr);
-    mask_scores(group, first_query, rows, span, scores);
+    mask_tail(rows, span, scores);
+    mask_reach(group, first_query, rows, span, scores);
 }
 
 }  // namespace unitrans::UNITRANS_ISA_NAMESPACE

@@ -67,36 +67,49 @@ template <class E, int rows, int vectors>
     }
 }
 
-// All vectors of `rows` rows of C, in tiles of nearly equal width.
+// Cuts n things into pieces of at most `most`, nearly equal: a lone last row would wait for its own
+// sums.
+struct Pieces {
+    Index count, size, larger;  // the first `larger` pieces have one thing more than `size`
+
+    Pieces(Index n, Index most) : count((n + most - 1) / most), size(n), larger(0) {
+        if (count > 1) {
+            size = n / count;
+            larger = n - size * count;
+        }
+    }
+    Index begin(Index piece) const { return piece * size + minimum(piece, larger); }
+    Index length(Index piece) const { return size + (piece < larger ? 1 : 0); }
+};
+
+// All vectors of `rows` rows of C.
 template <class E, int rows>
 void multiply_block(Index vectors, Index depth, Left<E> a, Right<E> b, Target<E> c,
                     bool accumulate) {
-    const Index tiles = (vectors + kTileVectors - 1) / kTileVectors;
-    for (Index t = 0; t < tiles; ++t) {
-        const Index first = vectors * t / tiles, width = vectors * (t + 1) / tiles - first;
-        const Right<E> right{b.data + first * b.vector, b.depth, b.vector};
-        const Target<E> target{c.data + first * kLanes<E>, c.row};
-        switch (width) {
+    const Pieces tiles(vectors, kTileVectors);
+    for (Index t = 0; t < tiles.count; ++t) {
+        switch (tiles.length(t)) {
             case 1:
-                tile<E, rows, 1>(depth, a, right, target, accumulate);
+                tile<E, rows, 1>(depth, a, b, c, accumulate);
                 break;
             case 2:
-                tile<E, rows, 2>(depth, a, right, target, accumulate);
+                tile<E, rows, 2>(depth, a, b, c, accumulate);
                 break;
 #if UNITRANS_VECTOR_BYTES == 64 || defined(__aarch64__)
             case 3:
-                tile<E, rows, 3>(depth, a, right, target, accumulate);
+                tile<E, rows, 3>(depth, a, b, c, accumulate);
                 break;
             case 4:
-                tile<E, rows, 4>(depth, a, right, target, accumulate);
+                tile<E, rows, 4>(depth, a, b, c, accumulate);
                 break;
 #endif
         }
+        b.data += tiles.length(t) * b.vector;
+        c.data += tiles.length(t) * kLanes<E>;
     }
 }
 
-// Calls body(std::integral_constant-like tag) with the number of rows, 1 .. kTileRows, known to the
-// compiler.
+// Calls body(Count<rows>{}), rows = 1 .. kTileRows.
 template <int n>
 struct Count {
     static constexpr int value = n;
@@ -126,28 +139,18 @@ inline void with_rows(Index rows, Body&& body) {
     }
 }
 
-// Cuts n rows into blocks of at most kTileRows rows, nearly equal: a lone last row would wait for
-// its own sums.
-struct RowBlocks {
-    Index rows, count;
-    explicit RowBlocks(Index n) : rows(n), count((n + kTileRows - 1) / kTileRows) {}
-    Index begin(Index block) const { return rows * block / count; }
-    Index size(Index block) const { return begin(block + 1) - begin(block); }
-};
-
 // C [rows, vectors * kLanes] = A [rows, depth] B [depth, vectors * kLanes], plus C itself if
 // `accumulate`.
 template <class E>
 void multiply(Index rows, Index vectors, Index depth, Left<E> a, Right<E> b, Target<E> c,
               bool accumulate) {
-    const RowBlocks blocks(rows);
+    const Pieces blocks(rows, kTileRows);
     for (Index i = 0; i < blocks.count; ++i) {
-        const Index first = blocks.begin(i);
-        const Left<E> left{a.data + first * a.row, a.row, a.depth};
-        const Target<E> target{c.data + first * c.row, c.row};
-        with_rows(blocks.size(i), [&](auto count) {
-            multiply_block<E, count.value>(vectors, depth, left, b, target, accumulate);
+        with_rows(blocks.length(i), [&](auto count) {
+            multiply_block<E, count.value>(vectors, depth, a, b, c, accumulate);
         });
+        a.data += blocks.length(i) * a.row;
+        c.data += blocks.length(i) * c.row;
     }
 }
 
