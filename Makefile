@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # With no NVIDIA driver, PyTorch's own CPU builds; pip goes on with its usual sources where that index is out of reach.
-CPU_INDEX := --timeout 15 --extra-index-url https://download.pytorch.org/whl/cpu
+CPU_INDEX := --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(if $(wildcard /proc/driver/nvidia)$(shell command -v nvidia-smi),,$(CPU_INDEX))
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt
 CXX_FILES := $(shell find cpp $(wildcard cuda) -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
