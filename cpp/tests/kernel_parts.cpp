@@ -128,14 +128,26 @@ void random_words() {
          0x94fdcceb, 0x5001e420, 0x24126ea1},
     };
     for (const auto& a : answers) {
-        PhiloxBatch batch;
-        for (int w = 0; w < 4; ++w) std::fill_n(batch.x[w], kPhiloxBatch, a[w]);
-        philox4x32_10(batch, a[4], a[5]);
-        for (int w = 0; w < 4; ++w) {
-            for (int i = 0; i < kPhiloxBatch; ++i) {
-                check::that(batch.x[w][i] == a[6 + w], "Philox word");
-            }
+        PhiloxState state{WordVec{} + a[0], WordVec{} + a[1], WordVec{} + a[2], WordVec{} + a[3]};
+        uint32_t key0 = a[4], key1 = a[5];
+        for (int round = 0; round < 10; ++round) {
+            state.round(key0, key1);
+            key0 += 0x9E3779B9;
+            key1 += 0xBB67AE85;
         }
+        uint32_t words[4 * kLanes<double>];
+        state.store(words);
+        for (int i = 0; i < 4 * kLanes<double>; ++i) {
+            check::that(words[i] == a[6 + i % 4], "Philox word");
+        }
+    }
+    // Counters of a batch, in order.
+    uint32_t counters[kPhiloxBatch], words[4 * kPhiloxBatch];
+    for (int i = 0; i < kPhiloxBatch; ++i) counters[i] = 1000u * i + 7;
+    philox4x32_10(3, counters, 5, 0x89abcdef, 0x01234567, words);
+    for (int i = 0; i < 4 * kPhiloxBatch; ++i) {
+        const auto expected = reference::philox({3, counters[i / 4], 5, 0}, 0x89abcdef, 0x01234567);
+        check::that(words[i] == expected[i % 4], "Philox batch");
     }
 }
 

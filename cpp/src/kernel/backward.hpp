@@ -104,7 +104,7 @@ void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index l
             clear(p, vectors * kLanes<E>);
             clear(g, vectors * kLanes<E>);
         } else if (head.dropout.on) {
-            dropout_row(head.dropout, scratch.key_words, row, h, span, scratch.keep);
+            scratch.key_words.keep_row(head.dropout, row, h, span, scratch.keep);
             softmax_gradient<E, true>(vectors, state.inverse_sum(m), dlse, p, g, scratch.keep);
         } else {
             softmax_gradient<E, false>(vectors, state.inverse_sum(m), dlse, p, g, nullptr);
@@ -251,7 +251,7 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
     Arena measure;
     BackwardScratch<E>(measure, problem, extent, width);
     Arena arena(thread_scratch(measure.used()));
-    const BackwardScratch<E> scratch(arena, problem, extent, width);
+    BackwardScratch<E> scratch(arena, problem, extent, width);
     const bool repeat = problem.plan.keys_repeat;
 
     clear_bias_gradient<E>(backward.dbias, task.head_begin, task.head_end);

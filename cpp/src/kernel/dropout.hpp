@@ -25,55 +25,54 @@ struct Dropout {
 };
 
 // Which words the keys of a group use. Keys of one counter that follow one another share it.
-struct KeyWords {
-    uint32_t* counter;  // [num_keys] key row // 4 of each counter in use
-    int32_t* word;      // [num_keys] 4 * (place in `counter`) + key row % 4, ascending by counter
-    uint32_t* words;    // the words of one query
-
+class KeyWords {
+  public:
     KeyWords(Arena& arena, Index num_keys)
-        : counter(arena.take<uint32_t>(num_keys)),
-          word(arena.take<int32_t>(num_keys)),
-          words(arena.take<uint32_t>(4 * round_up(num_keys, kPhiloxBatch))) {}
+        : counter_(arena.take<uint32_t>(num_keys + kPhiloxBatch)),
+          word_(arena.take<int32_t>(num_keys)),
+          words_(arena.take<uint32_t>(4 * (num_keys + kPhiloxBatch))) {}
 
-    void assign(const RowList& keys, Index num_keys) const {
+    void assign(const RowList& keys, Index num_keys) {
         int32_t last = -1;
+        consecutive_ = true;
         for (Index j = 0; j < num_keys; ++j) {
             const uint32_t row = static_cast<uint32_t>(keys[j]);
-            if (last < 0 || counter[last] != row / 4) counter[++last] = row / 4;
-            word[j] = 4 * last + static_cast<int32_t>(row % 4);
+            if (last < 0 || counter_[last] != row / 4) counter_[++last] = row / 4;
+            word_[j] = 4 * last + static_cast<int32_t>(row % 4);
+            consecutive_ = consecutive_ && word_[j] == word_[0] + j;
         }
+        for (int i = 1; i <= kPhiloxBatch; ++i) counter_[last + i] = 0;  // to fill a last batch
     }
-};
 
-// keep[j] = 1 / (1 - p) or 0 for the keys of the span, 0 behind them.
-template <class E>
-inline void dropout_row(const Dropout& dropout, const KeyWords& key_words, Index query_row,
-                        Index head, KeySpan span, E* keep) {
-    if (span.count() == 0) return;
-    const Index first = key_words.word[span.first] / 4;
-    const Index last = key_words.word[span.last - 1] / 4 + 1;
-    for (Index c = first; c < last; c += kPhiloxBatch) {
-        PhiloxBatch batch;
-        for (int i = 0; i < kPhiloxBatch; ++i) {
-            batch.x[0][i] = static_cast<uint32_t>(query_row);
-            batch.x[1][i] = key_words.counter[minimum<Index>(c + i, last - 1)];
-            batch.x[2][i] = static_cast<uint32_t>(head);
-            batch.x[3][i] = 0;
+    // keep[j] = 1 / (1 - p) or 0 for the keys of the span, 0 behind them.
+    template <class E>
+    void keep_row(const Dropout& dropout, Index query_row, Index head, KeySpan span,
+                  E* keep) const {
+        if (span.count() == 0) return;
+        const Index begin = word_[span.first] / 4, end = word_[span.last - 1] / 4 + 1;
+        for (Index c = begin; c < end; c += kPhiloxBatch) {
+            philox4x32_10(static_cast<uint32_t>(query_row), counter_ + c,
+                          static_cast<uint32_t>(head), dropout.key0, dropout.key1,
+                          words_ + 4 * (c - begin));
         }
-        philox4x32_10(batch, dropout.key0, dropout.key1);
-        uint32_t* words = key_words.words + 4 * (c - first);
-        for (int i = 0; i < kPhiloxBatch; ++i) {
-            for (int w = 0; w < 4; ++w) words[4 * i + w] = batch.x[w][i];
+        const int32_t* word = word_ + span.first;
+        const E factor = static_cast<E>(dropout.factor);
+        const auto kept = [&](uint32_t w) { return w >= dropout.threshold ? factor : 0; };
+        if (consecutive_) {
+            const uint32_t* words = words_ + (word[0] - 4 * begin);
+            for (Index j = 0; j < span.count(); ++j) keep[j] = kept(words[j]);
+        } else {
+            for (Index j = 0; j < span.count(); ++j) keep[j] = kept(words_[word[j] - 4 * begin]);
         }
+        for (Index j = span.count(); j < round_up(span.count(), kLanes<E>); ++j) keep[j] = 0;
     }
-    const int32_t* word = key_words.word + span.first;
-    const uint32_t* words = key_words.words;
-    const E factor = static_cast<E>(dropout.factor);
-    for (Index j = 0; j < span.count(); ++j) {
-        keep[j] = words[word[j] - 4 * first] >= dropout.threshold ? factor : 0;
-    }
-    for (Index j = span.count(); j < round_up(span.count(), kLanes<E>); ++j) keep[j] = 0;
-}
+
+  private:
+    uint32_t* counter_;  // [num_keys] key row // 4 of each counter in use
+    int32_t* word_;      // [num_keys] 4 * (place in counter_) + key row % 4
+    uint32_t* words_;    // the words of one query
+    bool consecutive_ = false;
+};
 
 // probabilities *= keep
 template <class E>

@@ -96,8 +96,7 @@ void forward_block(const Problem& problem, const ForwardOutputs& outputs, const 
     softmax(rows, vectors, scores, state);
     if (dropout.on) {
         for (Index m = 0; m < rows; ++m) {
-            dropout_row(dropout, scratch.key_words, group.queries[first + m], h, span,
-                        scratch.keep);
+            scratch.key_words.keep_row(dropout, group.queries[first + m], h, span, scratch.keep);
             apply_dropout(vectors, scratch.keep, scores.data + m * scores.row);
         }
     }
@@ -123,7 +122,7 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
     Arena measure;
     ForwardScratch<E>(measure, extent, width);
     Arena arena(thread_scratch(measure.used()));
-    const ForwardScratch<E> scratch(arena, extent, width);
+    ForwardScratch<E> scratch(arena, extent, width);
 
     for (Index g = task.group_begin; g < task.group_end; ++g) {
         const Group group(problem.plan, g);

@@ -5,32 +5,72 @@
 
 #include "simd.hpp"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
-// Counters are processed this many at a time, in plain loops that compilers turn into vectors.
-inline constexpr int kPhiloxBatch = 16;
+// A 32-bit word of each of several counters, in 64-bit lanes whose upper halves mean nothing.
+using WordVec = BitsVec<double>;
 
-struct PhiloxBatch {
-    uint32_t x[4][kPhiloxBatch];  // x[w][i] = word w of counter i, replaced by the random words
-};
+// Counters are processed this many at a time: two vectors keep the multipliers busy.
+inline constexpr int kPhiloxBatch = 2 * kLanes<double>;
 
-inline void philox_round(PhiloxBatch& b, uint32_t key0, uint32_t key1) {
-    for (int i = 0; i < kPhiloxBatch; ++i) {
-        const uint64_t even = uint64_t{0xD2511F53} * b.x[0][i];
-        const uint64_t odd = uint64_t{0xCD9E8D57} * b.x[2][i];
-        b.x[0][i] = static_cast<uint32_t>(odd >> 32) ^ b.x[1][i] ^ key0;
-        b.x[1][i] = static_cast<uint32_t>(odd);
-        b.x[2][i] = static_cast<uint32_t>(even >> 32) ^ b.x[3][i] ^ key1;
-        b.x[3][i] = static_cast<uint32_t>(even);
-    }
+// The 64-bit products of the lower halves of the lanes.
+inline WordVec multiply_words(WordVec a, uint32_t factor) {
+    const WordVec b = WordVec{} + factor;
+#if UNITRANS_VECTOR_BYTES == 64
+    return bit_cast<WordVec>(
+        _mm512_maskz_mul_epu32(0xff, bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
+#elif UNITRANS_VECTOR_BYTES == 32
+    return bit_cast<WordVec>(_mm256_mul_epu32(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+    return bit_cast<WordVec>(_mm_mul_epu32(bit_cast<__m128i>(a), bit_cast<__m128i>(b)));
+#else
+    return (a & 0xffffffff) * b;
+#endif
 }
 
-inline void philox4x32_10(PhiloxBatch& b, uint32_t key0, uint32_t key1) {
+struct PhiloxState {
+    WordVec x0, x1, x2, x3;
+
+    void round(uint32_t key0, uint32_t key1) {
+        const WordVec even = multiply_words(x0, 0xD2511F53), odd = multiply_words(x2, 0xCD9E8D57);
+        x0 = (odd >> 32) ^ x1 ^ key0;
+        x1 = odd;
+        x2 = (even >> 32) ^ x3 ^ key1;
+        x3 = even;
+    }
+
+    // words[4 i + w] = word w of counter i
+    void store(uint32_t* words) const {
+        using List = typename CountTo<kLanes<double>>::type;
+        const auto low = bit_cast<Vec<double>>((x0 & 0xffffffff) | (x1 << 32));
+        const auto high = bit_cast<Vec<double>>((x2 & 0xffffffff) | (x3 << 32));
+        store_lanes(words, zip<double, 0>(low, high, List{}));
+        store_lanes(words + 2 * kLanes<double>, zip<double, 1>(low, high, List{}));
+    }
+};
+
+// words[4 i .. 4 i + 3] = the random words of counter (c0, c1[i], c2, 0), i < kPhiloxBatch.
+inline void philox4x32_10(uint32_t c0, const uint32_t* c1, uint32_t c2, uint32_t key0,
+                          uint32_t key1, uint32_t* words) {
+    constexpr int n = kLanes<double>;
+    PhiloxState state[2];
+    for (int s = 0; s < 2; ++s) {
+        WordVec second;
+        for (int i = 0; i < n; ++i) second[i] = c1[s * n + i];
+        state[s] = {WordVec{} + c0, second, WordVec{} + c2, WordVec{}};
+    }
     for (int round = 0; round < 10; ++round) {
-        philox_round(b, key0, key1);
+        state[0].round(key0, key1);
+        state[1].round(key0, key1);
         key0 += 0x9E3779B9;
         key1 += 0xBB67AE85;
     }
+    state[0].store(words);
+    state[1].store(words + 4 * n);
 }
 
 }  // namespace unitrans::UNITRANS_ISA_NAMESPACE
