@@ -64,6 +64,8 @@ struct BackwardHead {
     const BackwardScratch<E>& scratch;
     const Group& group;
     Index h;
+    const Group& next_group;  // whose rows are asked for meanwhile
+    Index next_h;
     Width<E> width;
     E scale;
 
@@ -132,6 +134,23 @@ void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index l
     }
 }
 
+// Asks for what the next head reads and this one writes, in proportion to the queries done.
+template <class T, class E>
+[[gnu::always_inline]] inline void prefetch_meanwhile(const BackwardHead<E>& head, Index first,
+                                                      Index rows) {
+    const Group &group = head.group, &next = head.next_group;
+    const Part part{first, first + rows, group.num_queries};
+    const Index dim = head.width.dim, k_first = part.first(group.num_keys),
+                k_last = part.last(group.num_keys);
+    prefetch_inputs<T>(head.problem, next, head.next_h, part);
+    prefetch_rows<false>(head_rows<T>(head.inputs.grad_out, head.next_h), next.queries,
+                         part.first(next.num_queries), part.last(next.num_queries), dim);
+    prefetch_rows<true>(head_rows<T>(head.gradients.dq, head.h), group.queries, first, first + rows,
+                        dim);
+    prefetch_rows<true>(head_rows<T>(head.gradients.dk, head.h), group.keys, k_first, k_last, dim);
+    prefetch_rows<true>(head_rows<T>(head.gradients.dv, head.h), group.keys, k_first, k_last, dim);
+}
+
 // Queries [first, first + rows): everything about them, and their share of dk and dv.
 template <class T, class E>
 void backward_block(const BackwardHead<E>& head, Index first, Index rows) {
@@ -151,6 +170,7 @@ void backward_block(const BackwardHead<E>& head, Index first, Index rows) {
     const Pieces tiles(rows, kTileRows);
     for (Index t = 0; t < tiles.count; ++t) {
         const Index local = tiles.begin(t);
+        prefetch_meanwhile<T>(head, first + local, tiles.length(t));
         backward_tile<T>(head, first + local, tiles.length(t), local, span,
                          {scratch.probabilities + local * row_length, row_length},
                          {scratch.gradient + local * row_length, row_length});
@@ -255,28 +275,27 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
     const bool repeat = problem.plan.keys_repeat;
 
     clear_bias_gradient<E>(backward.dbias, task.head_begin, task.head_end);
-    const auto run = [&](Index g, Index h) {
-        const Group group(problem.plan, g);
+    const auto run = [&](Index g, Index h, Index next_g, Index next_h) {
+        const Group group(problem.plan, g), next(problem.plan, next_g);
         const E scale = static_cast<const E*>(problem.scale)[h];
+        if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
         backward_head<T>(BackwardHead<E>{problem, inputs, gradients, backward, dropout, scratch,
-                                         group, h, width, scale});
+                                         group, h, next, next_h, width, scale});
     };
+    const Index last_group = task.group_end - 1, last_head = task.head_end - 1;
     if (repeat) {  // a task has all groups: head by head, so that the sums are those of one head
         for (Index h = task.head_begin; h < task.head_end; ++h) {
             clear(scratch.dk_sum, problem.num_keys * width.padded);
             clear(scratch.dv_sum, problem.num_keys * width.padded);
             for (Index g = task.group_begin; g < task.group_end; ++g) {
-                const Group group(problem.plan, g);
-                if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
-                run(g, h);
+                run(g, h, minimum(g + 1, last_group), h);
             }
             store_key_sums<T>(problem, gradients, h, width, scratch);
         }
     } else {  // group by group: its rows of all heads lie side by side
         for (Index g = task.group_begin; g < task.group_end; ++g) {
-            const Group group(problem.plan, g);
-            if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
-            for (Index h = task.head_begin; h < task.head_end; ++h) run(g, h);
+            for (Index h = task.head_begin; h < last_head; ++h) run(g, h, g, h + 1);
+            run(g, last_head, minimum(g + 1, last_group), task.head_begin);
         }
     }
     trim_thread_scratch();

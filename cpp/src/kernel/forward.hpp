@@ -87,6 +87,8 @@ void forward_block(const Problem& problem, const ForwardOutputs& outputs, const 
     const Index vectors = span.vectors<E>();
     const Target<E> scores{scratch.scores, vectors * kLanes<E>};
 
+    const HeadRows<T> out = head_rows<T>(outputs.out, h);
+    prefetch_rows<true>(out, group.queries, first, first + rows, width.dim);
     gather_rows<E>(head_rows<T>(problem.q, h), group.queries, first, rows, width,
                    scratch.query_rows);
     if (problem.qk_norm) normalize_rows(scratch.query_rows, rows, width, scratch.inverse_norm);
@@ -104,7 +106,6 @@ void forward_block(const Problem& problem, const ForwardOutputs& outputs, const 
                 {scratch.value_rows + span.first * width.padded, width.padded, kLanes<E>},
                 {scratch.out_rows, width.padded}, false);
 
-    const HeadRows<T> out = head_rows<T>(outputs.out, h);
     for (Index m = 0; m < rows; ++m) {
         const Index row = group.queries[first + m];
         store_row(out[row], scratch.out_rows + m * width.padded, width, state.inverse_sum(m));
@@ -112,6 +113,25 @@ void forward_block(const Problem& problem, const ForwardOutputs& outputs, const 
             static_cast<E*>(outputs.lse)[row * problem.num_heads + h] = row_lse(state, m);
         }
     }
+}
+
+// A part [begin, end) of `of` equal parts of some work.
+struct Part {
+    Index begin, end, of;
+    Index first(Index n) const { return n * begin / of; }
+    Index last(Index n) const { return n * end / of; }
+};
+
+// Asks for a part of the rows of q, k and v of one head of a group.
+template <class T>
+[[gnu::always_inline]] inline void prefetch_inputs(const Problem& problem, const Group& group,
+                                                   Index h, Part part) {
+    const Index q_first = part.first(group.num_queries), q_last = part.last(group.num_queries);
+    const Index k_first = part.first(group.num_keys), k_last = part.last(group.num_keys);
+    const Index dim = problem.head_dim;
+    prefetch_rows<false>(head_rows<T>(problem.q, h), group.queries, q_first, q_last, dim);
+    prefetch_rows<false>(head_rows<T>(problem.k, h), group.keys, k_first, k_last, dim);
+    prefetch_rows<false>(head_rows<T>(problem.v, h), group.keys, k_first, k_last, dim);
 }
 
 template <class T, class E>
@@ -126,6 +146,7 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
 
     for (Index g = task.group_begin; g < task.group_end; ++g) {
         const Group group(problem.plan, g);
+        const Group following(problem.plan, minimum(g + 1, task.group_end - 1));
         const Index begin = task.query_begin;
         const Index queries = minimum(task.query_end, group.num_queries) - begin;
         if (queries <= 0) continue;
@@ -136,7 +157,10 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
                          scratch.key_panels);
             gather_rows<E>(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
                            scratch.value_rows);
+            const bool more_heads = h + 1 < task.head_end;
             for (Index b = 0; b < blocks.count; ++b) {
+                prefetch_inputs<T>(problem, more_heads ? group : following,
+                                   more_heads ? h + 1 : task.head_begin, {b, b + 1, blocks.count});
                 forward_block<T>(problem, outputs, dropout, group, h, begin + blocks.begin(b),
                                  blocks.length(b), scratch);
             }
