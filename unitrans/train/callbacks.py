@@ -75,7 +75,8 @@ class ProgressBar(TrainerCallback):
     def __init__(self, trainer: UnitransTrainer) -> None:
         self.trainer = trainer
         self.bar: tqdm[Any] | None = None
-        trainer.notify = self.say
+        if int(os.environ.get("RANK", "0")) == 0:
+            trainer.notify = self.say
 
     def say(self, text: str) -> None:
         """A line that does not break the bar."""
@@ -110,10 +111,15 @@ class ProgressBar(TrainerCallback):
         mark = " (best so far)" if best else ""
         self.say(f"update {state.global_step}: held-out loss {metrics['eval_loss']:.4f}{error}{mark}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leaves the finished bar on the screen."""
+    def close(self) -> None:
+        """Leaves the bar on the screen; what is printed next gets a line of its own."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The loop is done."""
+        self.close()
 
 
 class StopOnSignal(TrainerCallback):

@@ -21,16 +21,25 @@ if TYPE_CHECKING:
 PICTURES = 16
 
 
-def report(session: Session, trainer: UnitransTrainer, run: Path, say: Callable[[str], None]) -> None:
-    """Judges the model, draws reconstructions.png and curves.png, writes summary.json, and says it all."""
+def report(
+    session: Session,
+    trainer: UnitransTrainer,
+    run: Path,
+    metrics: dict[str, float] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Says how good the model is, draws reconstructions.png and curves.png, writes summary.json.
+
+    metrics: of the held-out samples, None when nothing was held out.
+    """
     step = trainer.state.best_global_step or trainer.state.global_step
     result: dict[str, Any] = {"step": step}
-    if session.validation_source is None:
+    if metrics is None:
         say(
             "\nNothing was held out (data.validation=none), so there is no figure for images it has not seen."
         )
     else:
-        result |= _judge(session, trainer, say)
+        result |= _compare(session, metrics, say)
     write_json(run / "summary.json", result)
     files = _pictures(session, trainer, run)
     draw_curves(run / "curves.png", read_metrics(run / METRICS_FILE))
@@ -51,9 +60,8 @@ def report(session: Session, trainer: UnitransTrainer, run: Path, say: Callable[
     say(f"  {command_line('train', *own_data, '--dry-run')}")
 
 
-def _judge(session: Session, trainer: UnitransTrainer, say: Callable[[str], None]) -> dict[str, Any]:
-    assert session.validation_source is not None
-    metrics = trainer.judge()
+def _compare(session: Session, metrics: dict[str, float], say: Callable[[str], None]) -> dict[str, Any]:
+    """The model beside the simple predictors of its domain."""
     error = metrics["eval_l1"]
     seed = session.settings["seed"]
     baselines = session.domain.baselines(

@@ -278,12 +278,16 @@ def _say(text: str) -> None:
 def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
     introduce(session, run, _say)
     trainer = make_trainer(session, run, run)
+    bar = ProgressBar(trainer)
     if is_main():
-        for callback in (ProgressBar(trainer), RunLog(run)):
+        for callback in (bar, RunLog(run)):
             trainer.add_callback(callback)
     trainer.add_callback(StopOnSignal(trainer))
-    with stop_signals(trainer):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        with stop_signals(trainer):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        bar.close()
     if is_main():
         write_skipped(trainer, session, run)
     if trainer.stop_signal is not None:
@@ -293,11 +297,14 @@ def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
     if trainer.state.global_step < session.max_steps:
         count = trainer.evaluations_without_best
         _say(f"stopped early after update {trainer.state.global_step:,}: no better in {count} evaluations")
+    best = run / "checkpoints" / "best"
+    if best.exists():
+        load_weights(trainer.model, best)
+    metrics = trainer.judge() if session.validation_source is not None else None  # all processes together
     if is_main():
-        best = run / "checkpoints" / "best"
-        if best.exists():
-            load_weights(trainer.model, best)
-        report(session, trainer, run, _say)
+        report(session, trainer, run, metrics, _say)
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return run
 
 

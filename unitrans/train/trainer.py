@@ -104,7 +104,7 @@ class UnitransTrainer(Saving, Trainer):
         if not had_use_cache and hasattr(getattr(model, "config", None), "use_cache"):
             del model.config.use_cache  # type: ignore[union-attr]
         self.remove_callback(PrinterCallback)
-        for callback in [_Restore(self), *(callbacks or [])]:
+        for callback in callbacks or []:
             self.add_callback(callback)
         self.settings, self.sampler, self.schedule, self.run, self.scale = (
             settings,
@@ -126,6 +126,12 @@ class UnitransTrainer(Saving, Trainer):
         self._restored: dict[str, Any] = {}
         self._tokens_last_logged, self._seconds_last_logged = 0, 0.0
         self._reset_update()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The loop; see transformers. Once for each trainer."""
+        self.clock = Clock()
+        self.add_callback(_Restore(self))  # last: it may evaluate, and the others must be ready to show it
+        return super().train(*args, **kwargs)
 
     # ---- what an update sees ------------------------------------------------------------------------------------
 
@@ -338,7 +344,8 @@ class UnitransTrainer(Saving, Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if not metrics:  # interrupted: to be done first when the run goes on
-            self.pending_evaluation = self.control.should_save = True
+            self.pending_evaluation = self.control.should_save = self.control.should_training_stop = True
+            self.control.should_evaluate = False
             return False
         best = super()._determine_best_metric(metrics, trial)
         self.evaluations_without_best = 0 if best else self.evaluations_without_best + 1
@@ -365,7 +372,6 @@ class UnitransTrainer(Saving, Trainer):
 
     def restore_progress(self) -> None:
         """Takes up the log and the evaluation where the checkpoint left them; called when the loop is set up."""
-        self.clock = Clock()
         if not self._restored:
             return
         self._tr_loss = torch.tensor(self._restored["loss_since_log"], device=self.args.device)
