@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from unitrans.models.convert import LAYOUTS, load_weights
 from unitrans.models.swin import SwinConfig, SwinForImageClassification
-from unitrans.nn import block, gather_rows, unpatchify
+from unitrans.nn import block, unpatchify
 from unitrans.objectives import MaskedSignalModel, get_objective
 
 CONFIG_NAMES = (
@@ -44,13 +44,13 @@ def stage_maps(model, patches, plans, batch: int) -> dict[str, torch.Tensor]:
         x = x + F.embedding(plans.place, model.absolute_pos_embed[0])
     for number, stage in enumerate(model.layers):
         blocks = x
-        for b, block in enumerate(stage.blocks):
+        for b, layer in enumerate(stage.blocks):
             plan = (plans.shifted if b % 2 else plans.windows)[number]
-            blocks = block(blocks, plan)
+            blocks = layer(blocks, plan)
             maps[f"mid.layers.{number}.blocks.{b}"] = blocks
         x = blocks
         if stage.downsample is not None:
-            x = stage.downsample(gather_rows(x, plans.merges[number]))
+            x = stage.merge(x, plans.merges[number])
         maps[f"mid.layers.{number}"] = x
     maps["mid.norm"] = model.norm(x)
     return {name: x.reshape(batch, -1, x.shape[-1]) for name, x in maps.items()}
@@ -109,7 +109,10 @@ def test_simmim(golden, monkeypatch, backend: str) -> None:
     squares = model.head.decoder(encoded[0])
     pixels = squares.view(len(x), h, w, config.in_chans, config.total_stride, -1)
     reconstruction = unpatchify(
-        output.prediction.view(len(x), -1, patches.shape[1]), mask.shape[1:], config.patch_size, config.in_chans
+        output.prediction.view(len(x), -1, patches.shape[1]),
+        mask.shape[1:],
+        config.patch_size,
+        config.in_chans,
     )
     assert torch.equal(pixels.permute(0, 3, 1, 4, 2, 5).reshape(x.shape), reconstruction)
     case.check(

@@ -32,7 +32,12 @@ OFFICIAL = {
 def test_official_sizes_have_the_official_number_of_parameters(name: str) -> None:
     embed_dim, depths, heads, window, image, count = OFFICIAL[name]
     config = SwinConfig(
-        embed_dim=embed_dim, depths=depths, num_heads=heads, window_size=window, image_size=image, num_labels=1000
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=heads,
+        window_size=window,
+        image_size=image,
+        num_labels=1000,
     )
     with torch.device("meta"):
         model = SwinForImageClassification(config)
@@ -81,7 +86,9 @@ def copy_from(theirs: nn.Module, ours: nn.Module) -> None:
 
 
 def split_qkv(name: str, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    prefix = next(p for p in ("swin.", "") if p + "encoder.layers.0.blocks.0.layernorm_before.weight" in state)
+    prefix = next(
+        p for p in ("swin.", "") if p + "encoder.layers.0.blocks.0.layernorm_before.weight" in state
+    )
     place, kind = name.rsplit(".attn.qkv.", 1)
     return [state[f"{prefix}encoder.{place}.attention.{part}_proj.{kind}"] for part in "qkv"]
 
@@ -90,7 +97,14 @@ def split_qkv(name: str, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
 def test_equal_to_transformers(size: tuple[int, int]) -> None:
     """Outputs and every gradient, H != W included."""
     hf = HFSwin(
-        HFConfig(image_size=list(size), embed_dim=16, depths=[2, 2], num_heads=[1, 2], window_size=4, num_channels=3)
+        HFConfig(
+            image_size=list(size),
+            embed_dim=16,
+            depths=[2, 2],
+            num_heads=[1, 2],
+            window_size=4,
+            num_channels=3,
+        )
     ).eval()
     model = SwinModel(small(image_size=size)).eval()
     randomise(hf)
@@ -115,9 +129,8 @@ def test_equal_to_transformers(size: tuple[int, int]) -> None:
             target = next(g for theirs, g in grads.items() if to_ours(theirs) == name)
         assert parameter.grad is not None
         scale = max(target.abs().max().item(), 1e-3)
-        torch.testing.assert_close(
-            parameter.grad, target.reshape(parameter.shape), rtol=1e-3, atol=1e-4 * scale, msg=lambda m: f"{name}: {m}"
-        )
+        error = (parameter.grad - target.reshape(parameter.shape)).abs().max().item()
+        assert error <= 1e-4 * scale, f"{name}: {error:.2e} of {scale:.2e}"
 
 
 def test_masked_image_modelling_equals_transformers() -> None:
@@ -223,7 +236,9 @@ def test_compiles_whole_and_not_again_for_every_batch() -> None:
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        sides = torch.randint(3, 10, (int(torch.randint(2, 6, (), generator=generator)), 2), generator=generator)
+        sides = torch.randint(
+            3, 10, (int(torch.randint(2, 6, (), generator=generator)), 2), generator=generator
+        )
         grids = [(int(h), int(w)) for h, w in sides]
         patches = torch.randn(sum(h * w for h, w in grids), 48)
         plans = model.config.plans(grids)
@@ -252,7 +267,9 @@ def test_swin_tiny_compiles_with_inductor() -> None:
 def test_export_serves_other_batch_sizes() -> None:
     model = SwinModel(small()).eval()
     batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes={"pixel_values": {0: batch}})
+    program = torch.export.export(
+        model, (torch.randn(2, 3, 32, 32),), dynamic_shapes={"pixel_values": {0: batch}}
+    )
     x = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x).pooler_output, model(x).pooler_output)
@@ -276,7 +293,7 @@ def test_saved_and_loaded_models_are_equal(tmp_path) -> None:
 def test_fresh_models_are_initialised_as_published() -> None:
     model = SwinModel(SwinConfig())
     for name, parameter in model.named_parameters():
-        if name.endswith("norm.bias") or ".norm" in name and name.endswith("bias") or "qkv.bias" in name:
+        if ("norm" in name and name.endswith("bias")) or "qkv.bias" in name:
             assert (parameter == 0).all(), name
         elif "norm" in name:
             assert (parameter == 1).all(), name
@@ -311,7 +328,10 @@ def test_what_does_not_fit_is_reported() -> None:
         load_weights(model, weights, "official")
     text = str(error.value)
     assert "missing: swin.norm.bias" in text and "unexpected: surprise [3]" in text
-    assert "unexpected: head.weight [7, 32]: head.weight has [5, 32]" in text and "derived buffers left 1" in text
+    assert (
+        "unexpected: head.weight [7, 32]: head.weight has [5, 32]" in text
+        and "derived buffers left 1" in text
+    )
     assert load_weights(model, weights, "official", strict=False).unexpected
     with pytest.raises(ValueError, match="layout: for swin expected one of 'official', 'timm', got 'keras'"):
         load_weights(model, weights, "keras")

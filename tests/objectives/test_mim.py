@@ -106,7 +106,9 @@ def test_decay_exceptions_are_named() -> None:
 
 
 def test_wrong_options_are_named() -> None:
-    with pytest.raises(ValueError, match=r"mask_patch_size: expected a multiple of model.patch_size 2, got 3"):
+    with pytest.raises(
+        ValueError, match=r"mask_patch_size: expected a multiple of model.patch_size 2, got 3"
+    ):
         get_objective("mim")(small(), mask_patch_size=3)
     with pytest.raises(ValueError, match="mask_ratio"):
         get_objective("mim")(small(), mask_ratio=1.5)

@@ -104,7 +104,9 @@ def cross_plans(draw: st.DrawFn) -> Plan:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sizes = draw(
         st.lists(
-            st.tuples(st.sampled_from([0, 1, 5, 8, 17]), st.sampled_from([0, 1, 3, 8, 30])), min_size=1, max_size=4
+            st.tuples(st.sampled_from([0, 1, 5, 8, 17]), st.sampled_from([0, 1, 3, 8, 30])),
+            min_size=1,
+            max_size=4,
         )
     )
     queries = Plan.from_lengths([a for a, _ in sizes])

@@ -30,9 +30,7 @@ def test_opcheck(name: str) -> None:
     arguments = (q, k, v, *plan_arguments(plan), bias, scale, False, 0.1, torch.tensor([3]), -1)
     torch.library.opcheck(torch.ops.unitrans.attention_forward.default, arguments)
     backward = (torch.ones_like(q), None, *(x.detach() if isinstance(x, Tensor) else x for x in arguments))
-    torch.library.opcheck(
-        torch.ops.unitrans.attention_backward.default, (*backward, bias is not None, True)
-    )
+    torch.library.opcheck(torch.ops.unitrans.attention_backward.default, (*backward, bias is not None, True))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -42,13 +40,17 @@ def test_compiles_whole_and_not_again_for_every_batch(backend: str) -> None:
 
     @torch.compile(backend=counter, fullgraph=True)
     def f(q: Tensor, k: Tensor, v: Tensor, plan: Plan, bias: Tensor) -> Tensor:
-        out = attention(q, k, v, plan, bias=bias, dropout_p=0.1, dropout_seed=torch.tensor([1]), backend=backend)
+        out = attention(
+            q, k, v, plan, bias=bias, dropout_p=0.1, dropout_seed=torch.tensor([1]), backend=backend
+        )
         assert isinstance(out, Tensor)
         return out
 
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        lengths = torch.randint(1, 9, (int(torch.randint(2, 9, (), generator=generator)),), generator=generator)
+        lengths = torch.randint(
+            1, 9, (int(torch.randint(2, 9, (), generator=generator)),), generator=generator
+        )
         plan = Plan.from_lengths(lengths, bias="ragged")
         q, k, v = inputs(plan)
         bias = torch.randn(2, plan.bias_size, requires_grad=True)

@@ -58,7 +58,9 @@ def _rename(name: str, renames: Sequence[Rename]) -> str:
             continue
         values = match.groupdict()
 
-        def fill(found: re.Match[str], values: dict[str, str] = values, offsets: dict[str, int] = offsets) -> str:
+        def fill(
+            found: re.Match[str], values: dict[str, str] = values, offsets: dict[str, int] = offsets
+        ) -> str:
             key, offset = found.group(1), int(found.group(2) or 0)
             return values[key] if key == "rest" else str(int(values[key]) - offsets[key] + offset)
 
@@ -113,7 +115,9 @@ class LoadReport:
     derived: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)}, resized {len(self.resized)}, derived buffers left {len(self.derived)}"]
+        lines = [
+            f"loaded {len(self.loaded)}, resized {len(self.resized)}, derived buffers left {len(self.derived)}"
+        ]
         for title in ("resized", "missing", "unexpected"):
             lines += [f"  {title}: {name}" for name in getattr(self, title)]
         return "\n".join(lines)

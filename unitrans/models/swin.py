@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from unitrans.models.swin_plans import Grid, SwinPlans, batch_plans, half, image_plans
-from unitrans.nn import Block, PatchEmbed, PatchMerging, RelativePositionBias, gather_rows, patchify
+from unitrans.nn import Block, PatchEmbed, PatchMerging, RelativePositionBias, RowMap, gather_rows, patchify
 
 
 class SwinConfig(PreTrainedConfig):
@@ -170,6 +170,11 @@ class SwinStage(nn.Module):
         last = stage == config.num_stages - 1
         self.downsample = None if last else PatchMerging(dim, eps=config.layer_norm_eps)
 
+    def merge(self, x: Tensor, rows: RowMap) -> Tensor:
+        """x [T_s, C] -> [T_{s+1}, 2C], the rows of the next stage."""
+        assert self.downsample is not None, "the last stage has no merge"
+        return self.downsample(gather_rows(x, rows))
+
     def forward(self, x: Tensor, plans: SwinPlans, stage: int) -> Tensor:
         """x [T_s, C] -> [T_s, C], before the merge."""
         index, num_samples = plans.sample_index[stage], plans.token_counts.shape[0]
@@ -221,7 +226,9 @@ class SwinModel(SwinPreTrainedModel):
             config.patch_size, config.in_chans, config.embed_dim, norm=config.patch_norm, eps=eps
         )
         self.absolute_pos_embed = (
-            nn.Parameter(torch.zeros(1, config.grid[0] * config.grid[1], config.embed_dim)) if config.ape else None
+            nn.Parameter(torch.zeros(1, config.grid[0] * config.grid[1], config.embed_dim))
+            if config.ape
+            else None
         )
         self.pos_drop = nn.Dropout(config.drop_rate)
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
@@ -252,15 +259,17 @@ class SwinModel(SwinPreTrainedModel):
         for number, stage in enumerate(self.layers):
             x = stage(x, plans, number)
             stages.append(x)
-            if stage.downsample is not None:
-                x = stage.downsample(gather_rows(x, plans.merges[number]))
+            if number < len(plans.merges):
+                x = stage.merge(x, plans.merges[number])
         return stages
 
     def pack(self, pixel_values: Tensor) -> tuple[Tensor, SwinPlans]:
         """Images [B, in_chans, H, W] as the packed stream and its plans."""
         batch, channels, height, width = pixel_values.shape
         if channels != self.config.in_chans:
-            raise ValueError(f"pixel_values: expected {self.config.in_chans} channels (in_chans), got {channels}")
+            raise ValueError(
+                f"pixel_values: expected {self.config.in_chans} channels (in_chans), got {channels}"
+            )
         p = self.config.patch_size
         patches, grid = patchify(pixel_values, p), (height // p, width // p)
         if grid not in self._plans_of_grid:
@@ -269,7 +278,10 @@ class SwinModel(SwinPreTrainedModel):
         return patches.flatten(0, 1), self._plans_of_grid[grid].to(pixel_values.device).repeat(batch)
 
     def forward(
-        self, pixel_values: Tensor | None = None, patches: Tensor | None = None, plans: SwinPlans | None = None
+        self,
+        pixel_values: Tensor | None = None,
+        patches: Tensor | None = None,
+        plans: SwinPlans | None = None,
     ) -> SwinOutput:
         """Images, or the packed stream.
 
@@ -301,7 +313,7 @@ class SwinForImageClassification(SwinPreTrainedModel):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
         self.swin = SwinModel(config)
-        self.head = nn.Linear(config.num_features, config.num_labels)
+        self.head = nn.Linear(config.num_features, config.num_labels or 0)
         self.post_init()
 
     def forward(

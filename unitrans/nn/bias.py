@@ -44,7 +44,7 @@ class RelativePositionBias(nn.Module):
 
     def forward(self) -> Tensor:
         """One plane shared by all windows: fp32 (fp64 for an fp64 table) [N, L*L]."""
-        table = self.relative_position_bias_table
+        table: Tensor = self.relative_position_bias_table
         if table.dtype not in (torch.float32, torch.float64):
             table = table.float()
         return F.embedding(self.relative_position_index.to(table.device), table).t().contiguous()

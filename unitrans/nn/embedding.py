@@ -45,7 +45,9 @@ class PatchEmbed(nn.Module):
     checkpoints fit; the product is the same.
     """
 
-    def __init__(self, patch_size: int, in_chans: int, embed_dim: int, *, norm: bool, eps: float = 1e-5) -> None:
+    def __init__(
+        self, patch_size: int, in_chans: int, embed_dim: int, *, norm: bool, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
         self.norm = nn.LayerNorm(embed_dim, eps=eps) if norm else nn.Identity()
@@ -71,4 +73,3 @@ class PatchMerging(nn.Module):
         """quads [4*T', C], each four rows in the order (0,0), (1,0), (0,1), (1,1) as [row, col] -> [T', 2C]."""
         x = quads.view(-1, self.reduction.in_features)
         return self.norm(self.reduction(x)) if self.norm_last else self.reduction(self.norm(x))
-

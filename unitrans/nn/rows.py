@@ -92,7 +92,7 @@ class _GatherRows(torch.autograd.Function):
         return _take(x, index, gaps)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         index, inverse = ctx.saved_tensors
         return _GatherRows.apply(grad, inverse, index, ctx.gaps), None, None, None
 

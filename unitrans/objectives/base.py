@@ -6,7 +6,7 @@ the encoder: it hides, runs the encoder and sums the loss. Neither reads files.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pydantic
@@ -41,8 +41,11 @@ class Objective(Protocol):
 
     name: str
     domains: tuple[str, ...]
-    Options: type[pydantic.BaseModel]
-    options: pydantic.BaseModel
+    Options: ClassVar[type[pydantic.BaseModel]]
+
+    @property
+    def options(self) -> pydantic.BaseModel:
+        """The options it was made with."""
 
     def __init__(self, encoder_config: Any, **options: Any) -> None:
         """Raises ValueError where the options do not fit the encoder."""

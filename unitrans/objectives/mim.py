@@ -36,13 +36,15 @@ class MaskedImageModeling:
 
         model_config = pydantic.ConfigDict(extra="forbid")
 
-        mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of mask units that are hidden, rounded up.")
+        mask_ratio: float = Field(
+            0.6, gt=0, lt=1, description="Share of mask units that are hidden, rounded up."
+        )
         mask_patch_size: int = Field(
             32, ge=1, description="Side of a mask unit in pixels, a multiple of model.patch_size."
         )
 
     def __init__(self, encoder_config: Any, **options: Any) -> None:
-        self.options = self.Options(**options)
+        self.options: MaskedImageModeling.Options = self.Options(**options)
         self.encoder_config = encoder_config
         if self.options.mask_patch_size % encoder_config.patch_size:
             raise ValueError(
@@ -58,7 +60,9 @@ class MaskedImageModeling:
         """
         p = self.encoder_config.patch_size
         _, height, width = sample["image"].shape
-        mask = unit_mask((height // p, width // p), self.options.mask_patch_size // p, self.options.mask_ratio, rng)
+        mask = unit_mask(
+            (height // p, width // p), self.options.mask_patch_size // p, self.options.mask_ratio, rng
+        )
         return sample | {"mask": torch.from_numpy(mask)}
 
     def build_head(self) -> "PixelHead":
@@ -98,9 +102,7 @@ class PixelHead(nn.Module):
         # Output order (channel, row, column) of a total_stride square, which is PixelShuffle's.
         self.decoder = nn.Linear(num_features, in_chans * total_stride**2)
 
-    def forward(
-        self, encoder: nn.Module, patches: Tensor, plans: Any, mask: Tensor | None = None
-    ) -> SignalOutput:
+    def forward(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> SignalOutput:
         """Hide, encode, predict.
 
         Args:

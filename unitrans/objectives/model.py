@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from unitrans.models import MODELS
+import unitrans.models  # noqa: F401 - registers our configurations and models by name
 from unitrans.objectives.base import Objective, SignalOutput
 from unitrans.objectives.registry import get_objective
 
@@ -47,8 +47,7 @@ class MaskedSignalModel(PreTrainedModel):
     def __init__(self, config: MaskedSignalConfig) -> None:
         super().__init__(config)
         encoder_config = config.encoder_config
-        encoders = {encoder: model for encoder, model in MODELS.values()}
-        self.encoder = encoders[type(encoder_config)](encoder_config)
+        self.encoder = AutoModel.from_config(encoder_config)
         self.objective = get_objective(config.objective)(encoder_config, **(config.objective_options or {}))
         self.head: nn.Module = self.objective.build_head()
         self.post_init()

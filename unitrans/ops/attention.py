@@ -113,7 +113,8 @@ def _check_bias(bias: Tensor, q: Tensor, plan: Plan, dtype: torch.dtype) -> None
         )
     if bias.shape[1] < plan.bias_size:
         raise ValueError(
-            f"bias: the plan addresses {plan.bias_size} entries per head, got {bias.shape[1]} (shape {list(bias.shape)})"
+            f"bias: the plan addresses {plan.bias_size} entries per head, got {bias.shape[1]} "
+            f"(shape {list(bias.shape)})"
         )
 
 

@@ -68,6 +68,8 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
             reason = backend.why_not(device.type)
             if reason is None:
                 return backend
-            raise ValueError(f"backend={name!r} cannot serve this call: {reason}. backend=None picks one that can")
+            raise ValueError(
+                f"backend={name!r} cannot serve this call: {reason}. backend=None picks one that can"
+            )
     names = ", ".join(repr(backend.name) for backend in BACKENDS)
     raise ValueError(f"backend: expected None or one of {names}, got {name!r}")

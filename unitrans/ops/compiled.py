@@ -67,7 +67,9 @@ def attention_compiled(
     Raises:
         RuntimeError: an input carries a forward-mode tangent, which would be lost without a word.
     """
-    if torch.autograd.forward_ad._current_level >= 0:  # inside a dual level: rare, so the rest is not paid for
+    if (
+        torch.autograd.forward_ad._current_level >= 0
+    ):  # inside a dual level: rare, so the rest is not paid for
         for x in (q, k, v, bias, scale):
             if x is not None and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
                 raise RuntimeError(

@@ -42,7 +42,9 @@ def _unit_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
     return torch.where(small, x.detach() / eps, x / norm.masked_fill(small, 1.0))
 
 
-def _plane_bias(bias: Tensor, plan: Plan, query_position: Tensor, key_position: Tensor, pair: Tensor) -> Tensor:
+def _plane_bias(
+    bias: Tensor, plan: Plan, query_position: Tensor, key_position: Tensor, pair: Tensor
+) -> Tensor:
     """The bias of every pair of places: [N, G, Lq, Lk], 0 where a group has no plane."""
     assert plan.bias_offset is not None and plan.bias_row_stride is not None
     offset = plan.bias_offset[:, None, None]
