@@ -257,6 +257,7 @@ class SwinModel(SwinPreTrainedModel):
         x = self.pos_drop(x)
         stages = []
         for number, stage in enumerate(self.layers):
+            assert isinstance(stage, SwinStage)
             x = stage(x, plans, number)
             stages.append(x)
             if number < len(plans.merges):

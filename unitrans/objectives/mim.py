@@ -5,7 +5,7 @@ pixels; the loss is L1 on hidden pixels only.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -17,12 +17,23 @@ from unitrans.nn import gather_rows
 from unitrans.objectives.base import SignalOutput
 
 
+class MimOptions(pydantic.BaseModel):
+    """The `objective` section of a run with mim."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of mask units that are hidden, rounded up.")
+    mask_patch_size: int = Field(
+        32, ge=1, description="Side of a mask unit in pixels, a multiple of model.patch_size."
+    )
+
+
 class MaskedImageModeling:
     """Hide square units of an image, predict their pixels.
 
     Args:
         encoder_config: configuration of the image encoder (patch_size, in_chans, total_stride, num_features).
-        options: as in `Options`.
+        options: as in `MimOptions`.
 
     Raises:
         ValueError: a mask unit that does not consist of whole patches.
@@ -31,20 +42,10 @@ class MaskedImageModeling:
     name = "mim"
     domains: tuple[str, ...] = ("vision",)
 
-    class Options(pydantic.BaseModel):
-        """The `objective` section."""
-
-        model_config = pydantic.ConfigDict(extra="forbid")
-
-        mask_ratio: float = Field(
-            0.6, gt=0, lt=1, description="Share of mask units that are hidden, rounded up."
-        )
-        mask_patch_size: int = Field(
-            32, ge=1, description="Side of a mask unit in pixels, a multiple of model.patch_size."
-        )
+    Options: ClassVar[type[pydantic.BaseModel]] = MimOptions
 
     def __init__(self, encoder_config: Any, **options: Any) -> None:
-        self.options: MaskedImageModeling.Options = self.Options(**options)
+        self.options = MimOptions(**options)
         self.encoder_config = encoder_config
         if self.options.mask_patch_size % encoder_config.patch_size:
             raise ValueError(
