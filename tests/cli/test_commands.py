@@ -41,7 +41,9 @@ def test_three_steps_of_the_default() -> None:
     lines = done.stdout.splitlines()
     commands = lines[lines.index("Next:") + 1 :]
     assert len(commands) == 3
-    assert "  unitrans train --config runs/vision-mim-1/config.yaml train.seed=1" in commands
+    typed = [command.partition("#")[0].strip() for command in commands]
+    assert typed[1] == "unitrans train --config runs/vision-mim-1/config.yaml train.seed=1"
+    assert unitrans(*typed[2].split()[1:]).stdout.startswith("# Which domain")
 
 
 def test_help_is_quick_and_names_everything() -> None:
@@ -175,14 +177,16 @@ def rows(run: Path) -> list[dict[str, float]]:
 def stop(run: Path, arguments: list[str], number: int, steps: int) -> tuple[int, str, str]:
     """Runs a command until its log has reached ``steps``, then sends the signal."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([*ENTRY, *arguments], env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(
+        [*ENTRY, *arguments], env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
     try:
         end = time.monotonic() + 100
         while max((row["step"] for row in rows(run)), default=0) < steps:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end, "the run does not get going"
             time.sleep(0.1)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as a terminal and a scheduler do: the loader's workers get it too
         out, err = process.communicate(timeout=100)
     finally:
         process.kill()

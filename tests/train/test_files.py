@@ -12,7 +12,7 @@ import torch
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.callbacks import read_metrics
 from unitrans.train.errors import ConfigError
-from unitrans.train.runs import create_run_folder, find_run
+from unitrans.train.runs import command_line, create_run_folder, find_run
 
 
 def test_run_folders_are_numbered_and_never_reused(workdir: Path) -> None:
@@ -53,6 +53,24 @@ def test_finding_the_run_to_go_on_with(workdir: Path) -> None:
     assert find_run(str(second)) == second
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         ckpt.latest_checkpoint(first)
+
+
+def test_printed_commands_can_be_typed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = workdir / ".venv" / "bin"
+    environment.mkdir(parents=True)
+    for name in ("unitrans", "tensorboard"):
+        (environment / name).write_text("#!/bin/sh\n")
+        (environment / name).chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("sys.argv", [str(environment / "unitrans"), "train"])
+    assert command_line("train", "--resume", "a b") == ".venv/bin/unitrans train --resume 'a b'"
+    assert command_line("--logdir", "x", program="tensorboard") == ".venv/bin/tensorboard --logdir x"
+    monkeypatch.setattr("sys.argv", [".venv/bin/unitrans", "train"])
+    assert command_line("train") == ".venv/bin/unitrans train"
+    monkeypatch.setenv("PATH", str(environment))
+    assert command_line("train") == "unitrans train"
+    monkeypatch.setattr("sys.argv", ["-c"])
+    assert command_line("train") == "unitrans train"
 
 
 def write_checkpoint(run: Path, step: int) -> Path:

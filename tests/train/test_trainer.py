@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train import run as running
-from unitrans.train.callbacks import read_metrics
+from unitrans.train.callbacks import read_metrics, stop_signals
 from unitrans.train.config import RunConfig, resolve
 from unitrans.train.data import VALIDATION
 from unitrans.train.errors import ConfigError, InterruptedRunError, NonFiniteError, RunError
@@ -241,6 +241,51 @@ def test_early_stopping_and_the_best_checkpoint(
     assert (run / "checkpoints" / "latest").resolve().name == "step-0000008"
     folders = {path.name for path in (run / "checkpoints").iterdir() if not path.is_symlink()}
     assert folders == {"step-0000004", "step-0000008"}
+    before = final_state(run)[1]
+    monkeypatch.setattr(UnitransTrainer, "judge", lambda self: {})
+    running.resume(str(run))  # what has stopped early does not go on
+    assert final_state(run)[1] == before
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = running.train(tiny(), "whole")
+    save = torch.save
+
+    def full(value: Any, path: Any, *args: Any) -> None:
+        if "0000006" in str(path) and "optimizer" in str(path):
+            raise OSError(28, "No space left on device")
+        save(value, path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(
+            RunError, match=r"update 6 cannot be written .*No space left.* go on with --resume cut"
+        ):
+            running.train(tiny(), "cut")
+    assert [path.name for path in Path("cut/checkpoints").glob("*step*")] == ["step-0000003"]
+    running.resume("cut")
+    assert_same_run(whole, Path("cut"))
+
+
+def test_the_second_signal_ends_the_process_at_once(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    trainer = running.make_trainer(running.open_session(tiny()), workdir, None)
+    with stop_signals(trainer):
+        signal.raise_signal(signal.SIGINT)
+        assert trainer.stop_signal == signal.SIGINT and codes == []
+        signal.raise_signal(signal.SIGINT)
+    assert codes == [130]
+
+
+def test_a_short_run_is_in_the_log(tiny: Tiny, workdir: Path) -> None:
+    run = running.train(tiny("train.logging_steps=100", "train.max_steps=3"), None)
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row] == [3]
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(

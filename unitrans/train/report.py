@@ -47,17 +47,16 @@ def report(
     weights = "best" if trainer.state.best_global_step else "latest"
     say(f"\nThe run is in {run}: {names}, metrics.jsonl, checkpoints/{weights}")
     say("Next:")
-    say(f"  tensorboard --logdir {run}")
-    say(f"  {command_line('train', '--config', str(run / CONFIG_FILE), 'train.seed=1')}")
-    own_data = [
-        "--domain",
-        session.config.domain,
-        "--objective",
-        session.config.objective["name"],
-        "--data",
-        "FOLDER",
-    ]
-    say(f"  {command_line('train', *own_data, '--dry-run')}")
+    commands = {
+        command_line("--logdir", str(run), program="tensorboard"): "the curves in a browser",
+        command_line(
+            "train", "--config", str(run / CONFIG_FILE), "train.seed=1"
+        ): "the same with another seed",
+        command_line("train", "--print-config"): "every setting; --data FOLDER takes your own data",
+    }
+    width = max(map(len, commands))
+    for command, text in commands.items():
+        say(f"  {command:<{width}}  # {text}")
 
 
 def _compare(session: Session, metrics: dict[str, float], say: Callable[[str], None]) -> dict[str, Any]:

@@ -110,11 +110,17 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def command_line(*arguments: str) -> str:
-    """A command to type, with the program called as the user called it."""
-    program, found = Path(sys.argv[0]), shutil.which("unitrans")
-    called = "unitrans"
-    if program.name == "unitrans" and not (found and Path(found).resolve() == program.resolve()):
-        inside = program.is_absolute() and program.is_relative_to(Path.cwd())
-        called = str(program.relative_to(Path.cwd()) if inside else program)
+def command_line(*arguments: str, program: str = "unitrans") -> str:
+    """A command to type: the program by its name if that finds it, else the one beside ours as it was called."""
+    ours = Path(sys.argv[0])
+    beside = ours.with_name(program)
+    found = shutil.which(program)
+    called = program
+    if (
+        ours.name == "unitrans"
+        and beside.exists()
+        and not (found and Path(found).resolve() == beside.resolve())
+    ):
+        inside = beside.is_absolute() and beside.is_relative_to(Path.cwd())
+        called = str(beside.relative_to(Path.cwd()) if inside else beside)
     return shlex.join([called, *arguments])

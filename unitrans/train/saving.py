@@ -32,6 +32,7 @@ class Saving:
 
     # What the other half provides.
     run: Path | None
+    settings: dict[str, Any]
     args: Any
     state: Any
     model: Any
@@ -112,6 +113,9 @@ class Saving:
                 f"{self.args.world_size}: use the same number"
             )
         self._restored = progress
+        patience = self.settings["early_stopping_patience"]
+        if patience is not None and progress["evaluations_without_best"] >= patience:
+            self.args.max_steps = progress["step"]  # it had stopped early: only the report is left
         self.start_update = progress["step"]
         self.skipped = dict(progress["skipped"])
         load_weights(self.model, folder)

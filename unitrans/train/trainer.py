@@ -130,7 +130,7 @@ class UnitransTrainer(Saving, Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The loop; see transformers. Once for each trainer."""
         self.clock = Clock()
-        self.add_callback(_Restore(self))  # last: it may evaluate, and the others must be ready to show it
+        self.add_callback(_Flow(self))  # last: it may evaluate, and the others must be ready to show it
         return super().train(*args, **kwargs)
 
     # ---- what an update sees ------------------------------------------------------------------------------------
@@ -382,11 +382,17 @@ class UnitransTrainer(Saving, Trainer):
             self.control.should_save = False
 
 
-class _Restore(TrainerCallback):
-    """Runs after the loop has set its counters to zero."""
+class _Flow(TrainerCallback):
+    """What transformers' own flow leaves out."""
 
     def __init__(self, trainer: UnitransTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The loop has set its counters to zero: now they can be restored."""
         self.trainer.restore_progress()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last update is always in the log, however short the run."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
