@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from unitrans.objectives import MaskedSignalModel
+from unitrans.train import checkpoint as ckpt
 from unitrans.train import run as running
 from unitrans.train.callbacks import read_metrics, stop_signals
 from unitrans.train.config import RunConfig, resolve
@@ -215,6 +216,18 @@ def test_a_finished_run_can_be_reported_again(tiny: Tiny, workdir: Path) -> None
     running.resume("")
     assert (run / "summary.json").exists()
     assert final_state(run)[1] == before
+
+
+@pytest.mark.usefixtures("no_report")
+def test_links_that_a_killed_writer_left_behind_are_moved(tiny: Tiny, workdir: Path) -> None:
+    run = running.train(tiny(), None)
+    links = {name: run / "checkpoints" / name for name in ("latest", "best")}
+    expected = {name: link.readlink() for name, link in links.items()}
+    for link in links.values():
+        ckpt.point(link, "step-0000003")
+    assert set(expected.values()) == {Path("step-0000006")}
+    running.resume(str(run))
+    assert {name: link.readlink() for name, link in links.items()} == expected
 
 
 @pytest.mark.usefixtures("no_report")

@@ -60,8 +60,8 @@ def seal(temporary: Path, final: Path) -> None:
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in (*files, temporary / MANIFEST, temporary):
         _flush(path)
-    if final.exists():  # the same step written again, as after a resume
-        shutil.rmtree(final)
+    if final.exists():  # the same step written again: at no time half removed under its name
+        final.rename(final.with_name(f".{final.name}.old.tmp"))
     temporary.rename(final)
     _flush(final.parent)
 
@@ -72,6 +72,13 @@ def point(link: Path, target: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)
+
+
+def point_links(checkpoints: Path, step: int, best: int | None) -> None:
+    """Makes ``latest`` and, where there is one, ``best`` links to the checkpoints after so many updates."""
+    for name, target in (("latest", step), ("best", best)):
+        if target and (checkpoints / checkpoint_name(target)).is_dir():
+            point(checkpoints / name, checkpoint_name(target))
 
 
 def verify(folder: Path) -> None:

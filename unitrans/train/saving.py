@@ -94,10 +94,8 @@ class Saving:
 
     def _publish(self, folder: Path, temporary: Path, step: int) -> None:
         ckpt.seal(temporary, folder / ckpt.checkpoint_name(step))
-        ckpt.point(folder / "latest", ckpt.checkpoint_name(step))
         best = self.state.best_global_step
-        if best and (folder / ckpt.checkpoint_name(best)).is_dir():
-            ckpt.point(folder / "best", ckpt.checkpoint_name(best))
+        ckpt.point_links(folder, step, best)
         ckpt.rotate(folder, self.args.save_total_limit, {best} if best else set())
 
     def _barrier(self) -> None:

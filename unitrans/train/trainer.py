@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from unitrans.domains.base import Batch
+from unitrans.train import checkpoint as ckpt
 from unitrans.train.data import Collate, CorruptedSamples, Skipped, make_loader, validation_batches
 from unitrans.train.errors import NonFiniteError, RunError
 from unitrans.train.optim import make_adamw, parameter_groups
@@ -374,6 +375,10 @@ class UnitransTrainer(Saving, Trainer):
         """Takes up the log and the evaluation where the checkpoint left them; called when the loop is set up."""
         if not self._restored:
             return
+        if (
+            self.run is not None and self.args.should_save
+        ):  # the writer may have been killed before it moved them
+            ckpt.point_links(self.run / "checkpoints", self.start_update, self.state.best_global_step)
         self._tr_loss = torch.tensor(self._restored["loss_since_log"], device=self.args.device)
         self._globalstep_last_logged = self._restored["last_logged"]
         self.evaluations_without_best = self._restored["evaluations_without_best"]
