@@ -1,6 +1,6 @@
 """Building blocks on the op: attention, the Block, biases, embeddings, row maps (layer 4)."""
 
-from unitrans.nn.bias import RelativePositionBias, relative_position_index
+from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias, relative_position_index
 from unitrans.nn.block import Attention, Block, DropPath, Mlp
 from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, unpatchify
 from unitrans.nn.rows import RowMap, gather_rows
@@ -9,6 +9,7 @@ __all__ = [
     "Attention",
     "Block",
     "DropPath",
+    "LogSpacedPositionBias",
     "Mlp",
     "PatchEmbed",
     "PatchMerging",

@@ -1,10 +1,13 @@
 """Attention, MLP and the one Transformer Block that every model of every domain is made of."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.ops import Plan, attention
 
 NormPlacement = Literal["pre", "post", "res-post"]
@@ -17,7 +20,11 @@ class Attention(nn.Module):
         dim: C, a multiple of num_heads.
         num_heads: N.
         qkv_bias: whether the first projection has a bias.
+        key_bias: False leaves the keys without one: q_bias and v_bias are then parameters of their own
+            (BEiT, Swin V2).
         scale: factor on the scores; default head_dim ** -0.5.
+        qk_norm: cosine scores times a learned factor per head, exp(logit_scale) but at most 100 (Swin V2,
+            equation 2); replaces `scale`.
         attn_drop: dropout probability of attention weights.
         proj_drop: dropout probability of the output.
         position_bias: a module that returns the bias planes [N, P]; None where the caller gives them, or none.
@@ -29,31 +36,84 @@ class Attention(nn.Module):
         num_heads: int,
         *,
         qkv_bias: bool = True,
+        key_bias: bool = True,
         scale: float | None = None,
+        qk_norm: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         position_bias: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if qk_norm and scale is not None:
+            raise ValueError(f"scale: expected None with cosine attention, whose factor is learned, got {scale}")
         if dim % num_heads:
             raise ValueError(f"num_heads: expected a divisor of the width {dim}, got {num_heads}")
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.scale = self.head_dim**-0.5 if scale is None else scale
         self.attn_drop = attn_drop
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qk_norm = qk_norm
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias and key_bias)
+        separate = qkv_bias and not key_bias
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if separate else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if separate else None
+        self.logit_scale = nn.Parameter(torch.zeros(num_heads, 1, 1)) if qk_norm else None
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.position_bias = position_bias
 
-    def forward(self, x: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
-        """x [T, C] and the groups it attends in -> [T, C]; bias [N, P] unless the module has its own."""
-        q, k, v = self.qkv(x).view(-1, 3, self.num_heads, self.head_dim).unbind(1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The published initialisation of what is not a linear layer."""
+        for bias in (self.q_bias, self.v_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+        if self.logit_scale is not None:
+            nn.init.constant_(self.logit_scale, math.log(10))
+
+    def forward(
+        self, x: Tensor, plan: Plan, bias: Tensor | None = None, pads: RowMap | None = None
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: [T, C].
+            plan: the groups, of T rows, or of the places of `pads`.
+            bias: planes [N, P], unless the module has its own.
+            pads: adds rows of zeros that take part in the attention and are dropped after it.
+
+        Returns:
+            [T, C].
+        """
+        if pads is not None:
+            x = gather_rows(x, pads)
+        q, k, v = self.project(x).view(-1, 3, self.num_heads, self.head_dim).unbind(1)
         if self.position_bias is not None:
             bias = self.position_bias()
         dropout_p = self.attn_drop if self.training else 0.0
-        out = attention(q, k, v, plan, bias=bias, scale=self.scale, dropout_p=dropout_p)
+        out = attention(
+            q, k, v, plan, bias=bias, scale=self.factor(), qk_norm=self.qk_norm, dropout_p=dropout_p
+        )
         assert isinstance(out, Tensor)
-        return self.proj_drop(self.proj(out.flatten(1)))
+        out = out.flatten(1)
+        if pads is not None:
+            out = gather_rows(out, pads.inverted())
+        return self.proj_drop(self.proj(out))
+
+    def project(self, x: Tensor) -> Tensor:
+        """x [T, C] -> queries, keys and values [T, 3C]."""
+        if self.q_bias is None or self.v_bias is None:
+            return self.qkv(x)
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return F.linear(x, self.qkv.weight, bias)
+
+    def factor(self) -> Tensor | float:
+        """The factor on the scores: a number, or fp32 (fp64) [N]."""
+        if self.logit_scale is None:
+            return self.scale
+        logit = self.logit_scale.flatten()
+        logit = logit if logit.dtype == torch.float64 else logit.float()
+        return logit.clamp(max=math.log(100)).exp()
 
 
 class Mlp(nn.Module):
@@ -101,6 +161,8 @@ class Block(nn.Module):
             (BERT, Graphormer); "res-post": x + norm(f(x)) (Swin V2).
         drop, attn_drop, drop_path: dropout of projections, of attention weights, of whole branches.
         eps: of the LayerNorms.
+        layer_scale: initial value of a learned factor per channel on each branch (CaiT, BEiT); None: no factor.
+        extra_norm: a LayerNorm on the stream behind the block (the largest Swin V2).
         Others as in `Attention`.
     """
 
@@ -112,21 +174,27 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         norm: NormPlacement = "pre",
         qkv_bias: bool = True,
+        key_bias: bool = True,
         scale: float | None = None,
+        qk_norm: bool = False,
         drop: float = 0.0,
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
         eps: float = 1e-5,
+        layer_scale: float | None = None,
+        extra_norm: bool = False,
         position_bias: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm, self.layer_scale = norm, layer_scale
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(
             dim,
             num_heads,
             qkv_bias=qkv_bias,
+            key_bias=key_bias,
             scale=scale,
+            qk_norm=qk_norm,
             attn_drop=attn_drop,
             proj_drop=drop,
             position_bias=position_bias,
@@ -134,6 +202,21 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path = DropPath(drop_path)
+        scaled = layer_scale is not None
+        self.gamma_1 = nn.Parameter(torch.zeros(dim)) if scaled else None
+        self.gamma_2 = nn.Parameter(torch.zeros(dim)) if scaled else None
+        self.norm3 = nn.LayerNorm(dim, eps=eps) if extra_norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The published initialisation of what is not a linear layer: a res-post block starts as the identity."""
+        if self.norm == "res-post":
+            for layer in (self.norm1, self.norm2):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        for gamma in (self.gamma_1, self.gamma_2):
+            if gamma is not None and self.layer_scale is not None:
+                nn.init.constant_(gamma, self.layer_scale)
 
     def forward(
         self,
@@ -142,13 +225,24 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         sample_index: Tensor | None = None,
         num_samples: int = 0,
+        pads: RowMap | None = None,
     ) -> Tensor:
-        """x [T, C] -> [T, C]; sample_index int64 [T] is needed for drop-path only."""
+        """x [T, C] -> [T, C].
+
+        plan, bias and pads as in `Attention.forward`; sample_index int64 [T] is needed for drop-path only.
+        """
+
+        def add(x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+            branch = branch if gamma is None else gamma * branch
+            return x + self.drop_path(branch, sample_index, num_samples)
+
         if self.norm == "pre":
-            x = x + self.drop_path(self.attn(self.norm1(x), plan, bias), sample_index, num_samples)
-            return x + self.drop_path(self.mlp(self.norm2(x)), sample_index, num_samples)
-        if self.norm == "res-post":
-            x = x + self.drop_path(self.norm1(self.attn(x, plan, bias)), sample_index, num_samples)
-            return x + self.drop_path(self.norm2(self.mlp(x)), sample_index, num_samples)
-        x = self.norm1(x + self.drop_path(self.attn(x, plan, bias), sample_index, num_samples))
-        return self.norm2(x + self.drop_path(self.mlp(x), sample_index, num_samples))
+            x = add(x, self.attn(self.norm1(x), plan, bias, pads), self.gamma_1)
+            x = add(x, self.mlp(self.norm2(x)), self.gamma_2)
+        elif self.norm == "res-post":
+            x = add(x, self.norm1(self.attn(x, plan, bias, pads)), self.gamma_1)
+            x = add(x, self.norm2(self.mlp(x)), self.gamma_2)
+        else:
+            x = self.norm1(add(x, self.attn(x, plan, bias, pads), self.gamma_1))
+            x = self.norm2(add(x, self.mlp(x), self.gamma_2))
+        return x if self.norm3 is None else self.norm3(x)

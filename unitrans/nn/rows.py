@@ -33,6 +33,16 @@ class RowMap:
         inverse[index[used]] = torch.arange(index.numel(), device=index.device)[used]
         return RowMap(index, inverse, bool((index < 0).any() | (inverse < 0).any()))
 
+    @staticmethod
+    def identity(num_rows: int) -> RowMap:
+        """Every row at its own place."""
+        index = torch.arange(num_rows, device="cpu")
+        return RowMap(index, index)
+
+    def inverted(self) -> RowMap:
+        """The map back: from places to source rows."""
+        return RowMap(self.inverse, self.index, self.gaps)
+
     def repeat(self, n: int) -> RowMap:
         """The map of `n` equal streams one after the other."""
         return RowMap(
