@@ -41,15 +41,19 @@ class Baseline:
 
 
 class Source(Protocol):
-    """A map-style data set.
+    """A data set whose samples are asked for by index.
 
-    ids: one stable name per sample, in a fixed order. skipped: (id, reason) of every sample that was found to
+    ids: one stable name per sample, in a fixed order; empty for a stream. in_order: False, or True for a stream: index
+    is then the place in one endless sequence, epoch after epoch, which must be asked for in rising order (going back
+    means reading again from the front); its length is how many samples an epoch has, as far as is known before it is
+    read; and its samples have "epoch", the one they belong to. skipped: (id, reason) of every sample that was found to
     be unreadable so far *in this process*. notes: sentences a person should see once (files ignored, limits
     applied).
     """
 
     ids: list[str]
     notes: list[str]
+    in_order: bool
 
     @property
     def skipped(self) -> list[tuple[str, str]]: ...
@@ -62,6 +66,10 @@ class Source(Protocol):
 
     def load(self, index: int) -> Sample | None:
         """The same as ``source[index]``."""
+        ...
+
+    def name(self, index: int) -> str:
+        """The id of the sample, readable or not; of a stream only of the sample loaded last."""
         ...
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:

@@ -29,7 +29,7 @@ class CorruptedSamples(Dataset[Sample | Skipped]):
     """Samples as the model sees them: read, augmented, corrupted. Indexed by (epoch, index).
 
     All randomness comes from (seed, epoch, sample id); with epoch VALIDATION from (seed, sample id), and
-    without augmentation.
+    without augmentation. The samples of a stream say themselves which epoch they belong to.
     """
 
     def __init__(self, source: Source, objective: Any, seed: int) -> None:
@@ -42,10 +42,10 @@ class CorruptedSamples(Dataset[Sample | Skipped]):
         epoch, index = key
         sample = self.source.load(index)
         if sample is None:
-            name = self.source.ids[index]
+            name = self.source.name(index)
             return Skipped(name, dict(self.source.skipped).get(name, "it cannot be read"))
         training = epoch != VALIDATION
-        turn = epoch if training else None
+        turn = sample.get("epoch", epoch) if training else None
         sample = self.source.augment(sample, sample_rng(self.seed, turn, sample["id"], "augment"), training)
         return dict(self.objective.corrupt(sample, sample_rng(self.seed, turn, sample["id"], "mask")))
 

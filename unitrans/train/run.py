@@ -110,6 +110,7 @@ def open_session(config: RunConfig) -> Session:
             accumulation_steps=train["gradient_accumulation_steps"],
             world_size=world_size(),
             seed=train["seed"],
+            in_order=train_source.in_order,
         )
         max_steps = train["max_steps"]
         if max_steps == 0:

@@ -46,7 +46,8 @@ def cut_by_tokens(num_tokens: Sequence[int], parts: int) -> list[list[int]]:
 class UpdateSampler:
     """The samples of every update, for every rank.
 
-    num_samples: size of the training set. num_tokens: tokens of each sample, None when all are equal.
+    num_samples: size of the training set. num_tokens: tokens of each sample, None when all are equal. in_order: the
+    training set is a stream: its samples are asked for as (0, 0), (0, 1), ... without end, and it shuffles them itself.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class UpdateSampler:
         world_size: int = 1,
         seed: int = 0,
         num_tokens: Sequence[int] | None = None,
+        in_order: bool = False,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the training set is empty: expected at least one sample")
@@ -68,10 +70,13 @@ class UpdateSampler:
         self.global_batch_size = per_device_batch_size * accumulation_steps * world_size
         self.seed = seed
         self.num_tokens = num_tokens
+        self.in_order = in_order
 
     def global_batch(self, update: int) -> list[Key]:
         """The keys (epoch, index) of update ``update`` (from 0), in stream order."""
         first = update * self.global_batch_size
+        if self.in_order:
+            return [(0, position) for position in range(first, first + self.global_batch_size)]
         keys: list[Key] = []
         for position in range(first, first + self.global_batch_size):
             epoch, offset = divmod(position, self.num_samples)

@@ -21,13 +21,46 @@ class DataConfig(BaseModel):
     path: str = Field(
         "digits",
         min_length=1,
-        description="A folder of images (any depth, any size and mode), or the name of an embedded data set "
-        "(digits). A name wins over a folder of the same name; write ./digits for the folder.",
+        description="A folder of images (any depth, any size and mode); a data set saved by Hugging Face datasets; a "
+        "parquet file or a folder of them; the name of an embedded data set (digits); or a data set of the hub (NAME, "
+        "OWNER/NAME or OWNER/NAME:CONFIG). An embedded name wins over a folder of the same name (write ./digits for "
+        "the folder), a folder over the hub.",
+    )
+    split: str | None = Field(
+        None, description="Which split of a data set is trained on. null: train, or the only one."
+    )
+    image_column: str | None = Field(
+        None, description="The column with the images, where a data set has several. null: the only one."
+    )
+    revision: str | None = Field(
+        None, description="Commit, tag or branch of a data set of the hub. null: its newest commit."
+    )
+    streaming: bool = Field(
+        False,
+        description="true: parquet files and data sets of the hub are read from front to back instead of being "
+        "downloaded and unpacked first.",
+    )
+    shuffle_buffer: int = Field(
+        1000,
+        ge=1,
+        description="Streaming: images among which the next one is drawn; encoded, in the memory of every process.",
+    )
+    stream_samples: int | None = Field(
+        None,
+        ge=1,
+        description="Streaming: rows of the data set, where it does not say so itself. It sets the length of an epoch "
+        "in train.num_train_epochs and in the log, nothing else.",
+    )
+    stream_validation_samples: int = Field(
+        500,
+        ge=1,
+        description="Streaming: how many of the held-out images are kept in memory and judged; the others are left "
+        "out of training all the same.",
     )
     validation: float | str = Field(
         0.05,
         description="What is held out: a fraction of the images (chosen by a hash of the id, so adding files "
-        "moves no other), a folder, or none.",
+        "moves no other), another split of the same data set, anything that data.path takes, or none.",
     )
     group: str | None = Field(
         None,

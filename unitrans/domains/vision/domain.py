@@ -1,4 +1,4 @@
-"""Vision: a folder of images or an embedded set, cut into patches and packed into one stream."""
+"""Vision: images from folders, tables, the hub or a dependency, cut into patches and packed into one stream."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unitrans.domains.base import Baseline, Batch, Sample
 from unitrans.domains.split import split
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import config
+from unitrans.domains.vision.datasets import TableReader
 from unitrans.domains.vision.pictures import draw_reconstructions
 from unitrans.domains.vision.source import (
     EMBEDDED,
@@ -22,6 +23,7 @@ from unitrans.domains.vision.source import (
     first_readable,
     open_reader,
 )
+from unitrans.domains.vision.stream import open_stream
 from unitrans.nn import patchify
 
 
@@ -41,6 +43,8 @@ class VisionDomain:
         ValueError in one sentence for whatever cannot be used.
         """
         _check_model(data, model_config)
+        if data.streaming:
+            return _open_streaming(data, seed)
         reader, notes, unreadable = open_reader(data.path, data, "data.path")
         everything: Sequence[int] = range(len(reader.ids))
         first_readable(reader, everything, "data.path", data.path)
@@ -146,9 +150,36 @@ def _check_model(data: config.DataConfig, model_config: Any) -> None:
         )
 
 
+def _open_streaming(data: config.DataConfig, seed: int) -> tuple[VisionSource, VisionSource | None]:
+    """``VisionDomain.open`` for data.streaming=true."""
+    train, validation, other = open_stream(data, seed)
+    if other is not None:
+        elsewhere = data.model_copy(update={"split": None, "revision": None})
+        reader, notes, _ = open_reader(other, elsewhere, "data.validation")
+        validation = VisionSource(reader, range(len(reader.ids)), data)
+        validation.notes += notes
+    if validation is not None:
+        first_readable(validation.reader, range(len(validation)), "data.validation", data.path)
+    train.set_normalization()
+    if validation is not None:
+        validation.set_normalization(like=train)
+    return train, validation
+
+
+def _open_held_out(
+    reader: Reader, data: config.DataConfig, path: str
+) -> tuple[Reader, list[str], list[tuple[str, str]]]:
+    """What data.validation names: another split of the data set that is trained on, or any other place."""
+    if isinstance(reader, TableReader) and path in reader.splits and not Path(path).expanduser().exists():
+        if path == reader.split:
+            raise ValueError(f"data.validation={path} is the split that is trained on: name another")
+        return open_reader(data.path, data.model_copy(update={"split": path}), "data.validation")
+    return open_reader(path, data.model_copy(update={"split": None, "revision": None}), "data.validation")
+
+
 def _open_validation(reader: Reader, data: config.DataConfig, path: str) -> tuple[VisionSource, VisionSource]:
     """Held-out images from another place; those that lie inside the training folder are not trained on."""
-    held_out, notes, unreadable = open_reader(path, data, "data.validation")
+    held_out, notes, unreadable = _open_held_out(reader, data, path)
     first_readable(held_out, range(len(held_out.ids)), "data.validation", path)
     if path in EMBEDDED and path == data.path:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Map-style data sets of images, from a folder or embedded in a dependency."""
+"""Map-style data sets of images: a folder, a table, or embedded in a dependency."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from unitrans.domains.base import Sample, nearest_name
+from unitrans.domains.base import Sample
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from unitrans.domains.vision.datasets import is_table, open_hub, open_table
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
 
@@ -73,6 +74,8 @@ class VisionSource:
     value per channel.
     """
 
+    in_order = False
+
     def __init__(self, reader: Reader, indices: Sequence[int], data: DataConfig) -> None:
         self.reader = reader
         self.indices = list(indices)
@@ -106,6 +109,10 @@ class VisionSource:
             self.skip(self.ids[index], str(error))
             return None
         return {"id": self.ids[index], "image": image}
+
+    def name(self, index: int) -> str:
+        """The id of the sample, readable or not."""
+        return self.ids[index]
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
         """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop and
@@ -180,8 +187,10 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str], list[tuple[str, str]]]:
-    """The reader of an embedded name or a folder, sentences to show, and (folder, reason) of what could not
-    be listed. ``key`` names the option in errors. ValueError in one sentence if there is nothing to read."""
+    """The reader of what ``path`` names, sentences to show, and (folder, reason) of what could not be listed.
+
+    In this order: an embedded data set; a file or folder of this machine (a saved data set, images, parquet files); a
+    data set of the hub. ``key`` names the option in errors. ValueError in one sentence if there is nothing to read."""
     if path in EMBEDDED:
         images = EMBEDDED[path]()
         if images.shape[1] != data.channels and images.shape[1] != 1:
@@ -194,18 +203,19 @@ def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str
     root = Path(os.path.expanduser(path))  # an unknown ~user is left as it is and not found
     try:
         if not root.exists():
-            raise ValueError(
-                f"{key}: there is no folder {path!r} and no embedded data set of that name "
-                f"({', '.join(sorted(EMBEDDED))}){nearest_name(path, EMBEDDED)}"
-            )
+            return *open_hub(path, data, key, EMBEDDED), []
+        if is_table(root):
+            return *open_table(root, path, data, key), []
         if not root.is_dir():
             raise ValueError(
-                f"{key}: {path!r} is a file, expected a folder of images: name the folder it is in"
+                f"{key}: {path!r} is a file, expected a folder of images or a .parquet file: name the folder it is in"
             )
         os.scandir(root).close()
     except OSError as error:
         raise ValueError(f"{key}: the folder {path!r} cannot be read: {error.strerror}") from None
     listing = find_images(root)
+    if not listing.ids and ".parquet" in listing.ignored:
+        return *open_table(root, path, data, key), listing.unreadable
     if not listing.ids:
         raise ValueError(f"{key}: there is no image in {path!r}{_found_instead(listing.ignored)}")
     notes = []

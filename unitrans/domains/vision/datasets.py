@@ -1,0 +1,383 @@
+"""Images in tables: data sets saved on disk, parquet files and data sets of the Hugging Face hub.
+
+A record is what a table holds for one image: {"bytes": ..., "path": ...}, either of which may be None, or bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unitrans.domains.base import nearest_name
+from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.reading import BrokenImageError, ValueRange, read_image
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
+_PROBE_SECONDS = 10.0
+_SUFFIX_OF = ((b"\x93NUMPY", ".npy"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
+
+
+@dataclass
+class TableReader:
+    """Images in ``column`` of an Arrow table, read by row.
+
+    table: a datasets.Dataset whose image column is not decoded. folder: where relative paths in the table start.
+    split: the one this is. splits: the names of all splits of the data set.
+    """
+
+    table: Any
+    column: str
+    folder: Path
+    split: str
+    splits: list[str]
+    channels: int
+    value_range: ValueRange
+    ids: list[str] = field(default_factory=list)
+
+    def read(self, index: int) -> torch.Tensor:
+        """The image in row ``index``; see ``read_record``."""
+        record = self.table[index][self.column]
+        return read_record(record, self.ids[index], self.folder, self.channels, self.value_range)
+
+
+@dataclass
+class RecordReader:
+    """Images whose records are in memory."""
+
+    ids: list[str]
+    records: list[Any]
+    folder: Path
+    channels: int
+    value_range: ValueRange
+
+    def read(self, index: int) -> torch.Tensor:
+        """Image ``index``; see ``read_record``."""
+        return read_record(self.records[index], self.ids[index], self.folder, self.channels, self.value_range)
+
+
+def read_record(record: Any, name: str, folder: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
+    """The image of a record as float32 [channels, H, W] in [0, 1], as ``read_image`` reads files.
+
+    A record without bytes names a file: absolute, below ``folder``, or a URL. BrokenImageError as in ``read_image``.
+    """
+    if isinstance(record, Mapping):
+        content, path = record.get("bytes"), record.get("path")
+    else:
+        content, path = record, None
+    if content is None and not path:
+        raise BrokenImageError("the table has no image in this row")
+    if content is None:
+        assert path is not None
+        if "://" not in path:
+            return read_image(folder / path, channels, value_range)
+        import fsspec
+
+        try:
+            with fsspec.open(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise BrokenImageError(f"there is no file {path}") from None
+    # Decoders choose by the suffix and want a file; in /dev/shm it never reaches a disk.
+    known = [suffix for start, suffix in _SUFFIX_OF if content.startswith(start)]
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.NamedTemporaryFile(suffix=known[0] if known else ".img", dir=memory) as file:
+        file.write(content)
+        file.flush()
+        try:
+            return read_image(Path(file.name), channels, value_range)
+        except ValueError as error:  # the config does not fit: name the row, not our file
+            raise ValueError(str(error).replace(file.name, name)) from None
+
+
+# ---- names and columns ------------------------------------------------------------------------------------------
+
+
+def short_name(path: str | None) -> str | None:
+    """What a record's path contributes to the id: a relative path as it is, of an absolute path or a URL the folder
+    and the file name, so that the id does not depend on the machine."""
+    if not path:
+        return None
+    if "://" in path or path.startswith("/") or re.match(r"[A-Za-z]:[\\/]", path):
+        return "/".join(re.split(r"[\\/]+", path.split("::")[0])[-2:])
+    return path
+
+
+def sample_ids(paths: Iterable[str | None], split: str) -> list[str]:
+    """One id per row: the name of its file, with ``#ROW`` behind a name that is there more than once; ``SPLIT#ROW``
+    for a row without a name."""
+    names = [short_name(path) for path in paths]
+    count = Counter(names)
+    return [
+        f"{split}#{row}" if name is None else name if count[name] == 1 else f"{name}#{row}"
+        for row, name in enumerate(names)
+    ]
+
+
+def image_column(features: Mapping[str, Any], asked: str | None, where: str) -> str:
+    """The column that holds the images: ``asked``, else the only one of type Image, else the only one of {bytes, path},
+    else the only one of bytes. ValueError names the columns when there is none or a choice."""
+    import datasets
+
+    def is_struct(feature: Any) -> bool:
+        return isinstance(feature, dict) and "bytes" in feature and set(feature) <= {"bytes", "path"}
+
+    def is_bytes(feature: Any) -> bool:
+        return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+    def is_image(feature: Any) -> bool:
+        return isinstance(feature, datasets.Image)
+
+    kinds = (is_image, is_struct, is_bytes)
+    listed = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+    if asked is not None:
+        if asked not in features:
+            raise ValueError(
+                f"data.image_column={asked!r} is not a column of {where}: expected one of {listed}"
+                f"{nearest_name(asked, features)}"
+            )
+        if not any(is_kind(features[asked]) for is_kind in kinds):
+            raise ValueError(
+                f"data.image_column={asked!r} holds no images but {_kind(features[asked])}: expected a column of type "
+                f"Image, of {{bytes, path}} or of bytes; {where} has {listed}"
+            )
+        return asked
+    for is_kind in kinds:
+        found = [name for name, feature in features.items() if is_kind(feature)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{where} has several columns of images ({', '.join(found)}): choose one with "
+                f"data.image_column={found[0]}"
+            )
+    raise ValueError(
+        f"{where} has no column of images: expected one of type Image, of {{bytes, path}} or of bytes, got "
+        f"{listed or 'no column at all'}"
+    )
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, dict):
+        return "{" + ", ".join(feature) + "}"
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)
+
+
+def undecoded(table: Any, column: str) -> Any:
+    """The table (or stream) with ``column`` alone, as records."""
+    import datasets
+
+    table = table.select_columns([column]).with_format(None)
+    if isinstance(table.features[column], datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    return table
+
+
+def choose_split(splits: Sequence[str], asked: str | None, where: str) -> str:
+    """``asked``, else ``train``, else the only split. ValueError names the splits."""
+    if asked is not None:
+        if asked not in splits:
+            raise ValueError(
+                f"data.split={asked!r} is not a split of {where}: expected one of {', '.join(splits)}"
+                f"{nearest_name(asked, splits)}"
+            )
+        return asked
+    if "train" in splits or len(splits) == 1:
+        return "train" if "train" in splits else splits[0]
+    raise ValueError(f"{where} has no split train: choose one with data.split ({', '.join(splits)})")
+
+
+# ---- finding and opening ----------------------------------------------------------------------------------------
+
+
+def is_table(root: Path) -> bool:
+    """Whether a path that exists is a parquet file or a data set that ``datasets`` has saved."""
+    if root.is_file():
+        return root.suffix.lower() == ".parquet"
+    saved = (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
+    return saved or (root / "dataset_dict.json").is_file()
+
+
+def open_table(root: Path, path: str, data: DataConfig, key: str) -> tuple[TableReader, list[str]]:
+    """The reader of a saved data set, a parquet file, or a folder of parquet files, and sentences to show."""
+    where = f"{key}: {path!r}"
+    if root.is_dir() and is_table(root):
+        import datasets
+
+        with readable(where):
+            saved = datasets.load_from_disk(str(root))
+        tables = dict(saved) if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+        split = choose_split(list(tables), data.split, where)
+        return _reader(tables[split], split, list(tables), root, data, where), []
+    builder = parquet_builder(root, where)
+    reader = _prepare(builder, data, where)
+    reader.folder = root if root.is_dir() else root.parent
+    return reader, unused_files(builder, root, path)
+
+
+def open_hub(path: str, data: DataConfig, key: str, embedded: Iterable[str]) -> tuple[TableReader, list[str]]:
+    """The reader of a data set of the hub, downloaded into the cache of ``datasets``, and sentences to show."""
+    builder, note = hub_builder(path, data, key, embedded)
+    return _prepare(builder, data, f"{key}: {path!r}"), [note]
+
+
+def parquet_builder(root: Path, where: str) -> Any:
+    """A datasets builder for a parquet file (split train) or a folder of them (splits by the names of the files)."""
+    import datasets
+
+    with readable(where):
+        if root.is_file():
+            return datasets.load_dataset_builder("parquet", data_files={"train": [str(root)]})
+        return datasets.load_dataset_builder("parquet", data_dir=str(root))
+
+
+def unused_files(builder: Any, root: Path, path: str) -> list[str]:
+    """A sentence about parquet files whose names belong to no split, while those of others do."""
+    if root.is_file():
+        return []
+    used = {Path(name).resolve() for names in builder.config.data_files.values() for name in names}
+    unused = sorted(file.name for file in root.rglob("*.parquet") if file.resolve() not in used)
+    if not unused:
+        return []
+    splits = ", ".join(builder.config.data_files)
+    return [
+        f"ignored {len(unused):,} parquet files in {path} whose names belong to no split ({splits}): "
+        + ", ".join(unused[:4])
+    ]
+
+
+def hub_builder(path: str, data: DataConfig, key: str, embedded: Iterable[str]) -> tuple[Any, str]:
+    """A datasets builder for NAME, OWNER/NAME or OWNER/NAME:CONFIG, fixed to one commit, and a sentence that says so.
+
+    ValueError in one sentence if there is no such data set or it cannot be had.
+    """
+    import datasets
+
+    name, _, config = path.partition(":")
+    if not _HUB_NAME.fullmatch(path):
+        raise ValueError(f"{key}: {nothing_found(path, embedded)}, and it is not spelled as a hub name")
+    commit, reason, answered = _hub_commit(name, data.revision)
+    if commit is None and (answered or not _is_cached(name)):
+        raise ValueError(f"{key}: {nothing_found(path, embedded)}, and {reason}")
+    with readable(f"{key}: {path!r}"):
+        builder = datasets.load_dataset_builder(name, config or None, revision=commit or data.revision)
+    if commit is None:
+        return builder, f"{name} is read from the cache: {reason}"
+    return builder, f"{name} of {datasets.config.HF_ENDPOINT} at commit {commit}"
+
+
+def nothing_found(path: str, embedded: Iterable[str]) -> str:
+    """What a path that does not exist is not, with the nearest name there is."""
+    parent = Path(os.path.expanduser(path)).parent
+    try:
+        beside = [str(Path(path).with_name(entry.name)) for entry in os.scandir(parent)]
+    except (OSError, ValueError):
+        beside = []
+    return (
+        f"there is no folder {path!r} and no embedded data set of that name "
+        f"({', '.join(sorted(embedded))}){nearest_name(path, [*embedded, *beside])}"
+    )
+
+
+def _hub_commit(name: str, revision: str | None) -> tuple[str | None, str, bool]:
+    """The commit of a data set on the hub, or None and why there is none; and whether the hub has answered."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub import errors as hub_errors
+
+    endpoint = datasets.config.HF_ENDPOINT
+    try:
+        found = HfApi(endpoint=endpoint).dataset_info(name, revision=revision, timeout=_PROBE_SECONDS)
+        return str(found.sha), "", True
+    except hub_errors.GatedRepoError:
+        return (
+            None,
+            f"{name} on the hub {endpoint} is open only to those its owner admits (hf auth login)",
+            True,
+        )
+    except hub_errors.RevisionNotFoundError:
+        return None, f"{name} on the hub {endpoint} has no data.revision={revision!r}", True
+    except hub_errors.RepositoryNotFoundError:
+        return None, f"the hub {endpoint} has no (public) data set {name!r}", True
+    except hub_errors.OfflineModeIsEnabled:
+        return None, "the hub is not asked, because HF_HUB_OFFLINE is set", False
+    except hub_errors.HfHubHTTPError as error:
+        return None, f"the hub {endpoint} answers with an error ({_first_line(error)})", True
+    except hub_errors.HFValidationError:
+        return None, "it is not spelled as a hub name", True
+    except Exception as error:
+        # The transport of huggingface_hub has changed (requests, httpx, ...); each has errors of its own.
+        return (
+            None,
+            f"the hub {endpoint} cannot be reached ({_first_line(error)}): is this machine offline?",
+            False,
+        )
+
+
+def _is_cached(name: str) -> bool:
+    """Whether ``datasets`` has prepared a copy of this data set before."""
+    import datasets
+
+    return (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
+
+
+def _prepare(builder: Any, data: DataConfig, where: str) -> TableReader:
+    with readable(where):
+        builder.download_and_prepare()
+        splits = [str(name) for name in builder.info.splits]
+    split = choose_split(splits, data.split, where)
+    with readable(where):
+        table = builder.as_dataset(split=split)
+    return _reader(table, split, splits, Path(), data, where)
+
+
+def _reader(
+    table: Any, split: str, splits: list[str], folder: Path, data: DataConfig, where: str
+) -> TableReader:
+    """Reads the names of all rows; nothing else is read yet."""
+    if not len(table):
+        raise ValueError(f"{where} has no rows")
+    column = image_column(table.features, data.image_column, where)
+    table = undecoded(table, column)
+    reader = TableReader(table, column, folder, split, splits, data.channels, data.value_range)
+    reader.ids = sample_ids(_paths(table, column), split)
+    return reader
+
+
+def _paths(table: Any, column: str) -> Iterator[str | None]:
+    """The paths in a column of records; of columns in memory maps only these are read."""
+    import pyarrow
+    import pyarrow.compute
+
+    for batch in table.with_format("arrow").iter(batch_size=10_000):
+        records = batch.column(column)
+        if pyarrow.types.is_struct(records.type) and records.type.get_field_index("path") >= 0:
+            yield from pyarrow.compute.struct_field(records, "path").to_pylist()
+        else:
+            yield from [None] * len(records)
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """What ``datasets`` raises becomes one sentence with the innermost reason. It passes on whatever Arrow, file
+    systems and transports raise, which have no class in common."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(f"{where} cannot be read as a data set: {_first_line(cause)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

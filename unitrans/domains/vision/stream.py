@@ -1,0 +1,279 @@
+"""Images read from front to back: parquet files and hub data sets that are not downloaded first.
+
+The order of epoch e is a pure function of (seed, e): the files in a random order, and a buffer of
+``data.shuffle_buffer`` records of which a random one is taken while the next comes in. Every process and every loader
+worker reads the whole stream and decodes only the samples it is asked for, so the order does not depend on their
+number, and a resumed run skips to its place by reading. A row is held out when the hash of its id says so, as in
+``unitrans.domains.split``; those rows are left out of the stream wherever they come.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unitrans.domains.base import Sample
+from unitrans.domains.split import hash_fraction, units_of
+from unitrans.domains.vision import datasets
+from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.reading import BrokenImageError
+from unitrans.domains.vision.source import EMBEDDED, Reader, VisionSource
+
+Row = tuple[str, Any]  # id, record
+READ_ROWS = 16  # at a time, from the table that is being read
+NAMES_LOOKED_AT = 1000  # to see whether names repeat
+VALIDATION_FILES = 16  # that held-out images are taken from
+
+
+class Rows:
+    """The rows of a streamed split, file by file.
+
+    files: how many there are. size: how many rows, None if unknown.
+    """
+
+    def __init__(self, stream: Any, column: str, split: str, size: int | None) -> None:
+        self.stream, self.column, self.split, self.size = stream, column, split, size
+        self.files = int(stream.num_shards)
+        names = [datasets.short_name(path) for path in self._first_paths()]
+        self.numbered = len(set(names)) < len(names)
+
+    def _first_paths(self) -> list[str]:
+        paths = []
+        for count, record in enumerate(self._records(0)):
+            if count == NAMES_LOOKED_AT:
+                break
+            if isinstance(record, dict) and record.get("path"):
+                paths.append(record["path"])
+        return paths
+
+    def _records(self, file: int) -> Iterator[Any]:
+        # Not iter(stream): inside a loader worker that gives each worker a part of the files.
+        for batch in self.stream.shard(self.files, file).iter(batch_size=READ_ROWS):
+            yield from batch[self.column]
+
+    def of_file(self, file: int) -> Iterator[Row]:
+        """(id, record) of one file. The id is the name of the record (``NAME#FILE.ROW`` if names repeat at the front of
+        the stream), or ``SPLIT#FILE.ROW`` where it has none."""
+        for row, record in enumerate(self._records(file)):
+            name = datasets.short_name(record.get("path")) if isinstance(record, dict) else None
+            place = f"#{file}.{row}"
+            yield (f"{self.split}{place}" if name is None else name + place * self.numbered), record
+
+
+class StreamedImages(VisionSource):
+    """The training images of a stream; see ``unitrans.domains.base.Source`` about ``in_order``."""
+
+    in_order = True
+
+    def __init__(self, rows: Rows, data: DataConfig, folder: Path, seed: int, fraction: float) -> None:
+        super().__init__(datasets.RecordReader([], [], folder, data.channels, data.value_range), [], data)
+        self.rows, self.folder, self.seed, self.fraction = rows, folder, seed, fraction
+        self._epoch_size: int | None = None  # known when an epoch has been read to its end
+        self._forget()
+
+    def __len__(self) -> int:
+        size = self.data.stream_samples or self.rows.size
+        assert size is not None
+        return max(1, round(size * (1 - self.fraction)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rows": None, "_process": None}
+
+    def _forget(self) -> None:
+        self._rows: Iterator[Row] | None = None
+        self._process = os.getpid()
+        self._epoch, self._next, self._epoch_start = 0, 0, 0
+        self._name, self._record = "", None
+
+    def held_out(self, name: str) -> bool:
+        """Whether the row with this id is never trained on."""
+        return self.fraction > 0 and hash_fraction(units_of([name], self.data.group)[0]) < self.fraction
+
+    def epoch(self, epoch: int) -> Iterator[Row]:
+        """The training rows of an epoch in their order."""
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
+        buffer: list[Row] = []
+        for file in rng.permutation(self.rows.files):
+            for row in self.rows.of_file(int(file)):
+                if self.held_out(row[0]):
+                    continue
+                if len(buffer) < self.data.shuffle_buffer:
+                    buffer.append(row)
+                    continue
+                place = int(rng.integers(len(buffer)))
+                buffer[place], row = row, buffer[place]
+                yield row
+        for place in rng.permutation(len(buffer)):
+            yield buffer[place]
+
+    def load(self, index: int) -> Sample | None:
+        """Reads on to place ``index`` of the endless sequence and decodes it."""
+        self._seek(index)
+        try:
+            image = datasets.read_record(
+                self._record, self._name, self.folder, self.data.channels, self.data.value_range
+            )
+        except BrokenImageError as error:
+            self.skip(self._name, str(error))
+            return None
+        return {"id": self._name, "image": image, "epoch": self._epoch}
+
+    def name(self, index: int) -> str:
+        """The id of the sample loaded last."""
+        self._seek(index)
+        return self._name
+
+    def _seek(self, index: int) -> None:
+        """Makes the row at ``index`` the current one."""
+        if self._process != os.getpid() or index < self._next - 1:
+            self._forget()  # what a parent process has opened cannot be shared with its children
+        while self._next <= index:
+            if self._rows is None:
+                self._start(index)
+            assert self._rows is not None
+            row = next(self._rows, None)
+            if row is None:
+                self._end_of_epoch()
+            else:
+                self._name, self._record = row
+                self._next += 1
+
+    def _start(self, index: int) -> None:
+        """Begins an epoch: the one that ``index`` is in if the size of an epoch is known, else the next one."""
+        if self._epoch_size is not None:
+            self._epoch = index // self._epoch_size
+            self._epoch_start = self._next = self._epoch * self._epoch_size
+        self._rows = self.epoch(self._epoch)
+
+    def _end_of_epoch(self) -> None:
+        size = self._next - self._epoch_start
+        if not size:
+            raise ValueError(f"data.path: nothing in {self.data.path!r} is left to train on")
+        if self._epoch_size not in (None, size):
+            raise ValueError(
+                f"data.path: {self.data.path!r} has changed while it was read: {self._epoch_size:,} training samples "
+                f"in one epoch, {size:,} in another"
+            )
+        self._epoch_size, self._rows = size, None
+        self._epoch_start = self._next
+
+    def unit_images(self, limit: int | None = None) -> Iterator[torch.Tensor]:
+        """``unit_image`` of the readable ones among the first ``limit`` rows of the first epoch."""
+        for count, (name, record) in enumerate(self.epoch(0)):
+            if count == limit:
+                return
+            reader = datasets.RecordReader(
+                [name], [record], self.folder, self.data.channels, self.data.value_range
+            )
+            sample = VisionSource(reader, [0], self.data).load(0)
+            if sample is not None:
+                yield self.unit_image(sample)
+
+    def kept_validation(self) -> Reader:
+        """The first held-out rows of some files, evenly spaced, data.stream_validation_samples in all."""
+        return _some_rows(self.rows, self.data, self.folder, self.held_out)
+
+
+def _some_rows(rows: Rows, data: DataConfig, folder: Path, wanted: Any) -> datasets.RecordReader:
+    limit = data.stream_validation_samples
+    files = np.unique(np.linspace(0, rows.files - 1, min(rows.files, VALIDATION_FILES)).round().astype(int))
+    kept: list[Row] = []
+    for count, file in enumerate(files.tolist()):
+        quota = math.ceil((limit - len(kept)) / (len(files) - count))
+        if quota:
+            chosen = (row for row in rows.of_file(file) if wanted(row[0]))
+            kept += [row for _, row in zip(range(quota), chosen, strict=False)]
+    ids, records = [name for name, _ in kept], [record for _, record in kept]
+    return datasets.RecordReader(ids, records, folder, data.channels, data.value_range)
+
+
+def _open_rows(builder: Any, data: DataConfig, split: str | None, where: str) -> tuple[Rows, list[str]]:
+    """The rows of a split, and the names of all splits."""
+    with datasets.readable(where):
+        streams = builder.as_streaming_dataset()
+    names = [str(name) for name in streams]
+    split = datasets.choose_split(names, split, where)
+    with datasets.readable(where):
+        stream = streams[split]
+    column = datasets.image_column(stream.features or {}, data.image_column, where)
+    with datasets.readable(where):
+        return Rows(datasets.undecoded(stream, column), column, split, _size(builder, split)), names
+
+
+def _size(builder: Any, split: str) -> int | None:
+    """Rows of a split, as the data set or its parquet files say."""
+    info = (builder.info.splits or {}).get(split)
+    if info is not None and info.num_examples:
+        return int(info.num_examples)
+    files: Sequence[str] = (builder.config.data_files or {}).get(split, ())
+    if not files or not all(str(file).lower().endswith(".parquet") for file in files):
+        return None
+    import fsspec
+    import pyarrow.parquet
+
+    total = 0
+    for name in files:
+        with fsspec.open(str(name), "rb") as file:
+            total += pyarrow.parquet.read_metadata(file).num_rows
+    return total
+
+
+def open_stream(data: DataConfig, seed: int) -> tuple[StreamedImages, VisionSource | None, str | None]:
+    """The training stream; the held-out images when they come from the same data set; and the path that
+    data.validation names otherwise. ValueError in one sentence for what cannot be streamed."""
+    root = Path(os.path.expanduser(data.path))
+    where = f"data.path: {data.path!r}"
+    builder, notes = _builder(root, data, where)
+    rows, splits = _open_rows(builder, data, data.split, where)
+    if rows.size is None and data.stream_samples is None:
+        raise ValueError(f"{where} does not say how many rows it has: give the number as data.stream_samples")
+    folder = root if root.is_dir() else root.parent
+    fraction = data.validation if isinstance(data.validation, float) else 0.0
+    train = StreamedImages(rows, data, folder, seed, fraction)
+    train.notes += [
+        *notes,
+        f"streamed from {rows.files:,} files through a buffer of {data.shuffle_buffer:,}; about {len(train):,} "
+        "training samples an epoch",
+    ]
+    other = None if isinstance(data.validation, float) or data.validation == "none" else data.validation
+    reader: Reader | None = None
+    if fraction:
+        with datasets.readable(where):
+            reader = train.kept_validation()
+        if not reader.ids:
+            raise ValueError(
+                f"data.validation={fraction:g} holds out none of the rows of {data.path!r} that were looked at: "
+                "give a larger fraction or another place"
+            )
+    elif other in splits and not Path(os.path.expanduser(other)).exists():
+        if other == rows.split:
+            raise ValueError(f"data.validation={other} is the split that is trained on: name another")
+        held_out, _ = _open_rows(builder, data, other, f"data.validation: {other!r}")
+        with datasets.readable(where):
+            reader, other = _some_rows(held_out, data, folder, lambda name: True), None
+    validation = None if reader is None else VisionSource(reader, range(len(reader.ids)), data)
+    if validation is not None and len(validation) == data.stream_validation_samples:
+        validation.notes.append(
+            f"{len(validation):,} held-out images are kept (data.stream_validation_samples)"
+        )
+    return train, validation, other
+
+
+def _builder(root: Path, data: DataConfig, where: str) -> tuple[Any, list[str]]:
+    if not root.exists():
+        builder, note = datasets.hub_builder(data.path, data, "data.path", EMBEDDED)
+        return builder, [note]
+    parquet = root.suffix.lower() == ".parquet" if root.is_file() else next(root.rglob("*.parquet"), None)
+    if not parquet or (root.is_dir() and datasets.is_table(root)):
+        raise ValueError(
+            f"{where} lies on this machine and is read in place: data.streaming is for parquet files and the hub; "
+            "leave it out"
+        )
+    builder = datasets.parquet_builder(root, where)
+    return builder, datasets.unused_files(builder, root, data.path)
