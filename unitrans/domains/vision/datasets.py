@@ -23,6 +23,9 @@ from unitrans.domains.vision.reading import BrokenImageError, ValueRange, read_i
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 _PROBE_SECONDS = 10.0
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
+_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+_SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])")
 _SUFFIX_OF = ((b"\x93NUMPY", ".npy"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
 
 
@@ -168,7 +171,8 @@ def image_column(features: Mapping[str, Any], asked: str | None, where: str) -> 
 def _kind(feature: Any) -> str:
     if isinstance(feature, dict):
         return "{" + ", ".join(feature) + "}"
-    return str(getattr(feature, "dtype", None) or type(feature).__name__)
+    kind = type(feature).__name__
+    return str(feature.dtype) if kind == "Value" else kind
 
 
 def undecoded(table: Any, column: str) -> Any:
@@ -212,46 +216,60 @@ def open_table(root: Path, path: str, data: DataConfig, key: str) -> tuple[Table
     if root.is_dir() and is_table(root):
         import datasets
 
+        if next(root.rglob("*.arrow"), None) is None:
+            raise ValueError(f"{where} has no rows")
         with readable(where):
             saved = datasets.load_from_disk(str(root))
         tables = dict(saved) if isinstance(saved, dict) else {str(saved.split or "train"): saved}
         split = choose_split(list(tables), data.split, where)
         return _reader(tables[split], split, list(tables), root, data, where), []
-    builder = parquet_builder(root, where)
-    reader = _prepare(builder, data, where)
-    reader.folder = root if root.is_dir() else root.parent
-    return reader, unused_files(builder, root, path)
+    builder, notes = parquet_builder(root, path, where)
+    return _prepare(builder, data, where, root if root.is_dir() else root.parent), notes
 
 
 def open_hub(path: str, data: DataConfig, key: str, embedded: Iterable[str]) -> tuple[TableReader, list[str]]:
     """The reader of a data set of the hub, downloaded into the cache of ``datasets``, and sentences to show."""
     builder, note = hub_builder(path, data, key, embedded)
-    return _prepare(builder, data, f"{key}: {path!r}"), [note]
+    return _prepare(builder, data, f"{key}: {path!r}", Path()), [note]
 
 
-def parquet_builder(root: Path, where: str) -> Any:
-    """A datasets builder for a parquet file (split train) or a folder of them (splits by the names of the files)."""
+def parquet_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """split -> files, for a parquet file or the parquet files below a folder; and those that belong to no split.
+
+    A file belongs to train, validation or test when a part of its path says so, the file name before its folder
+    (train-00000.parquet, test/0.parquet). If none does, all are train.
+    """
+    if root.is_file():
+        return {"train": [str(root)]}, []
+    splits: dict[str, list[str]] = {}
+    others = []
+    for file in sorted(root.rglob("*.parquet")):
+        parts = file.relative_to(root).parts
+        if any(part.startswith(".") for part in parts) or not file.is_file():
+            continue
+        words = [_SPLIT_WORD.search(part.lower()) for part in reversed(parts)]
+        word = next((found.group(1) for found in words if found), None)
+        if word is None:
+            others.append(str(file))
+        else:
+            splits.setdefault(_SPLITS[word], []).append(str(file))
+    return (splits, others) if splits else ({"train": others}, [])
+
+
+def parquet_builder(root: Path, path: str, where: str) -> tuple[Any, list[str]]:
+    """A datasets builder for ``parquet_files``, and sentences about files that are left out."""
     import datasets
 
+    files, unused = parquet_files(root)
+    notes = []
+    if unused:
+        names = ", ".join(Path(name).name for name in unused[:4])
+        notes.append(
+            f"ignored {len(unused):,} parquet files in {path} whose names belong to no split "
+            f"({', '.join(files)}): {names}"
+        )
     with readable(where):
-        if root.is_file():
-            return datasets.load_dataset_builder("parquet", data_files={"train": [str(root)]})
-        return datasets.load_dataset_builder("parquet", data_dir=str(root))
-
-
-def unused_files(builder: Any, root: Path, path: str) -> list[str]:
-    """A sentence about parquet files whose names belong to no split, while those of others do."""
-    if root.is_file():
-        return []
-    used = {Path(name).resolve() for names in builder.config.data_files.values() for name in names}
-    unused = sorted(file.name for file in root.rglob("*.parquet") if file.resolve() not in used)
-    if not unused:
-        return []
-    splits = ", ".join(builder.config.data_files)
-    return [
-        f"ignored {len(unused):,} parquet files in {path} whose names belong to no split ({splits}): "
-        + ", ".join(unused[:4])
-    ]
+        return datasets.load_dataset_builder("parquet", data_files=files), notes
 
 
 def hub_builder(path: str, data: DataConfig, key: str, embedded: Iterable[str]) -> tuple[Any, str]:
@@ -329,14 +347,14 @@ def _is_cached(name: str) -> bool:
     return (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
 
 
-def _prepare(builder: Any, data: DataConfig, where: str) -> TableReader:
+def _prepare(builder: Any, data: DataConfig, where: str, folder: Path) -> TableReader:
     with readable(where):
         builder.download_and_prepare()
         splits = [str(name) for name in builder.info.splits]
     split = choose_split(splits, data.split, where)
     with readable(where):
         table = builder.as_dataset(split=split)
-    return _reader(table, split, splits, Path(), data, where)
+    return _reader(table, split, splits, folder, data, where)
 
 
 def _reader(

@@ -275,5 +275,4 @@ def _builder(root: Path, data: DataConfig, where: str) -> tuple[Any, list[str]]:
             f"{where} lies on this machine and is read in place: data.streaming is for parquet files and the hub; "
             "leave it out"
         )
-    builder = datasets.parquet_builder(root, where)
-    return builder, datasets.unused_files(builder, root, data.path)
+    return datasets.parquet_builder(root, data.path, where)
