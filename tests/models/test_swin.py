@@ -11,7 +11,8 @@ from transformers import SwinConfig as HFConfig
 from transformers import SwinForMaskedImageModeling as HFMasked
 from transformers import SwinModel as HFSwin
 
-from unitrans.models.convert import Layout, export_weights, fit_shape, load_weights, resize_bias_table
+from unitrans.models.convert import export_weights, fit_shape, load_weights, resize_bias_table
+from unitrans.models.layouts import Layout, Target
 from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swin_plans import merge_map
 from unitrans.nn import RelativePositionBias, patchify, relative_position_index
@@ -301,7 +302,7 @@ def test_fresh_models_are_initialised_as_published() -> None:
             assert math.isclose(parameter.std().item(), 0.02, rel_tol=0.1), name
 
 
-@pytest.mark.parametrize("layout", ["official", "timm"])
+@pytest.mark.parametrize("layout", ["official", "timm", "hf4", "hf5"])
 def test_weights_survive_a_round_trip(layout: str) -> None:
     model, other = (SwinForImageClassification(small(num_labels=5)) for _ in range(2))
     randomise(model)
@@ -333,7 +334,7 @@ def test_what_does_not_fit_is_reported() -> None:
         and "derived buffers left 1" in text
     )
     assert load_weights(model, weights, "official", strict=False).unexpected
-    with pytest.raises(ValueError, match="layout: for swin expected one of 'official', 'timm', got 'keras'"):
+    with pytest.raises(ValueError, match="layout: for swin expected one of 'official', 'timm', 'hf4', 'hf5', got 'keras'"):
         load_weights(model, weights, "keras")
 
 
@@ -354,8 +355,11 @@ def test_bias_tables_are_resized_bicubically() -> None:
 
 def test_templates_rename_both_ways() -> None:
     layout = Layout(renames=(("a.{s+1}.b.{rest}", "c.{s}.{rest}"),))
-    assert layout.ours("a.3.b.w.x") == "c.2.w.x" and layout.theirs("c.2.w.x") == "a.3.b.w.x"
-    assert layout.ours("other") == "other"
+    assert layout.ours("a.3.b.w.x") == Target("c.2.w.x") and layout.theirs("c.2.w.x") == ("a.3.b.w.x",)
+    assert layout.ours("other") == Target("other") and layout.theirs("other") == ("other",)
+    parts = Layout(renames=((("q.{rest}", "k.{rest}"), "qk.{rest}"),), prefix="net.")
+    assert parts.ours("net.k.bias") == Target("qk.bias", 1, 2)
+    assert parts.theirs("swin.qk.bias", "swin.") == ("net.q.bias", "net.k.bias")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,38 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
+from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
+from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
+from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
 
 #: What `model.name` of a configuration file can be.
-MODELS = {"swin": (SwinConfig, SwinModel)}
+MODELS = {
+    "swin": (SwinConfig, SwinModel),
+    "swinv2": (Swinv2Config, Swinv2Model),
+    "vit": (VitConfig, VitModel),
+}
 
 for _config, _model in MODELS.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
-AutoModelForImageClassification.register(SwinConfig, SwinForImageClassification, exist_ok=True)
+for _config, _classifier in (
+    (SwinConfig, SwinForImageClassification),
+    (Swinv2Config, Swinv2ForImageClassification),
+    (VitConfig, VitForImageClassification),
+):
+    AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
 
-__all__ = ["MODELS", "SwinConfig", "SwinForImageClassification", "SwinModel"]
+__all__ = [
+    "MODELS",
+    "SwinBackbone",
+    "SwinConfig",
+    "SwinForImageClassification",
+    "SwinModel",
+    "Swinv2Backbone",
+    "Swinv2Config",
+    "Swinv2ForImageClassification",
+    "Swinv2Model",
+    "VitConfig",
+    "VitForImageClassification",
+    "VitModel",
+]

@@ -1,99 +1,15 @@
-"""Weights of other code bases into our models: one table of renames per layout, one strict loader.
+"""Weights of other code bases into our models and back: a table of names per layout, one strict loader."""
 
-A rename is a pair of templates, theirs and ours; `{s}` stands for a number, `{s+1}` for that number plus one,
-`{rest}` for anything. The first template that fits a name is used; a name that fits none keeps its name, and
-is reported if the model does not know it either. Templates work in both directions.
-"""
-
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from re import search
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-Rename = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one code base names the parameters of one family of models.
-
-    Attributes:
-        renames: (theirs, ours) templates, the most specific first.
-        derived: regular expressions of their buffers that we compute ourselves.
-    """
-
-    renames: Sequence[Rename]
-    derived: Sequence[str] = ()
-
-    def ours(self, name: str) -> str:
-        """Our name of their parameter."""
-        return _rename(name, self.renames)
-
-    def theirs(self, name: str) -> str:
-        """Their name of our parameter."""
-        return _rename(name, [(ours, theirs) for theirs, ours in self.renames])
-
-    def is_derived(self, name: str) -> bool:
-        """Whether this is a buffer of theirs that carries no information."""
-        return any(re.search(pattern, name) for pattern in self.derived)
-
-
-_FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
-
-
-def _rename(name: str, renames: Sequence[Rename]) -> str:
-    for source, target in renames:
-        pattern, offsets, end = "", {}, 0
-        for found in _FIELD.finditer(source):
-            key, offset = found.group(1), int(found.group(2) or 0)
-            pattern += re.escape(source[end : found.start()])
-            pattern += f"(?P<{key}>.*)" if key == "rest" else f"(?P<{key}>\\d+)"
-            offsets[key], end = offset, found.end()
-        match = re.fullmatch(pattern + re.escape(source[end:]), name)
-        if match is None:
-            continue
-        values = match.groupdict()
-
-        def fill(
-            found: re.Match[str], values: dict[str, str] = values, offsets: dict[str, int] = offsets
-        ) -> str:
-            key, offset = found.group(1), int(found.group(2) or 0)
-            return values[key] if key == "rest" else str(int(values[key]) - offsets[key] + offset)
-
-        return _FIELD.sub(fill, target)
-    return name
-
-
-_SWIN_DERIVED = (r"relative_position_index$", r"attn_mask$", r"relative_coords_table$")
-_SWIN_TABLE = (
-    "layers.{s}.blocks.{b}.attn.relative_position_bias_table",
-    "layers.{s}.blocks.{b}.attn.position_bias.relative_position_bias_table",
-)
-
-#: (model family, layout) -> table. "official" also serves the official SimMIM checkpoints (encoder.*, decoder.0.*).
-LAYOUTS: dict[tuple[str, str], Layout] = {
-    ("swin", "official"): Layout(
-        renames=(
-            _SWIN_TABLE,
-            ("encoder." + _SWIN_TABLE[0], "encoder." + _SWIN_TABLE[1]),
-            ("encoder.mask_token", "head.mask_token"),
-            ("decoder.0.{rest}", "head.decoder.{rest}"),
-        ),
-        derived=_SWIN_DERIVED,
-    ),
-    ("swin", "timm"): Layout(
-        renames=(
-            _SWIN_TABLE,
-            ("layers.{s+1}.downsample.{rest}", "layers.{s}.downsample.{rest}"),
-            ("head.fc.{rest}", "head.{rest}"),
-        ),
-        derived=_SWIN_DERIVED,
-    ),
-}
+from unitrans.models.layouts import LAYOUTS, Layout, Target
 
 
 @dataclass
@@ -131,7 +47,7 @@ def load_weights(
     Args:
         model: one of our models; its encoder's family decides the table.
         weights: their state dict.
-        source: layout, e.g. "official" or "timm".
+        source: layout: "official", "timm", "hf4" (files on the hub) or "hf5" (transformers 5).
         strict: raise where anything is missing or unexpected.
 
     Raises:
@@ -139,22 +55,12 @@ def load_weights(
     """
     layout = layout_for(model, source)
     own = dict(model.named_parameters())
-    prefix = _encoder_prefix(model)
-    report = LoadReport()
-    filled = set()
-    for name, tensor in weights.items():
-        if layout.is_derived(name):
-            report.derived.append(name)
-            continue
-        target = layout.ours(name)
-        if target not in own:
-            target = prefix + target
-        if target not in own:
-            report.unexpected.append(f"{name} {list(tensor.shape)}")
-            continue
-        fitted = fit_shape(target, tensor, own[target].shape)
+    report, filled = LoadReport(), set()
+    for names, target, tensor in _joined(model, layout, weights, report):
+        shape = own[target].shape
+        fitted = fit_shape(target, tensor, shape)
         if fitted is None:
-            report.unexpected.append(f"{name} {list(tensor.shape)}: {target} has {list(own[target].shape)}")
+            report.unexpected.append(f"{names} {list(tensor.shape)}: {target} has {list(shape)}")
             continue
         with torch.no_grad():
             own[target].copy_(fitted)
@@ -162,7 +68,7 @@ def load_weights(
         if fitted.numel() == tensor.numel():
             report.loaded.append(target)
         else:
-            report.resized.append(f"{target}: {list(tensor.shape)} -> {list(fitted.shape)}")
+            report.resized.append(f"{target}: {list(tensor.shape)} -> {list(shape)}")
     report.missing = [name for name in own if name not in filled]
     if strict and (report.missing or report.unexpected):
         raise ValueError(
@@ -172,16 +78,59 @@ def load_weights(
     return report
 
 
+def _joined(
+    model: PreTrainedModel, layout: Layout, weights: Mapping[str, Tensor], report: LoadReport
+) -> list[tuple[str, str, Tensor]]:
+    """(their name or names, our parameter, tensor), parts of one parameter joined; the rest goes to the report."""
+    own, prefix = {name for name, _ in model.named_parameters()}, encoder_prefix(model)
+    found: list[tuple[str, str, Tensor]] = []
+    parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
+    for name, tensor in weights.items():
+        if layout.is_derived(name):
+            report.derived.append(name)
+            continue
+        target = layout.ours(name)
+        if target.name not in own:
+            target = Target(prefix + target.name, target.part, target.parts)
+        if target.name not in own:
+            report.unexpected.append(f"{name} {list(tensor.shape)}")
+            continue
+        if target.parts == 1:
+            found.append((name, target.name, tensor))
+            continue
+        group = parts.setdefault(target.name, {})
+        group[target.part] = (name, tensor)
+        if len(group) == target.parts:
+            rows = [group[part] for part in range(target.parts)]
+            found.append((" + ".join(n for n, _ in rows), target.name, torch.cat([t for _, t in rows])))
+            del parts[target.name]
+    for target_name, group in parts.items():
+        for name, tensor in group.values():
+            report.unexpected.append(f"{name} {list(tensor.shape)}: other parts of {target_name} are missing")
+    return found
+
+
 def export_weights(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
-    """A model's parameters under the names of another code base, in our shapes.
+    """A model's parameters under the names and in the shapes of another code base.
 
     Raises:
         ValueError: unknown layout.
     """
-    layout, prefix = layout_for(model, target), _encoder_prefix(model)
-    if isinstance(getattr(model, "head", None), nn.Module) and prefix == "encoder.":
-        prefix = ""  # the official SimMIM names keep the prefix
-    return {layout.theirs(n.removeprefix(prefix)): p.detach() for n, p in model.named_parameters()}
+    return export_tensors(model, {name: p.detach() for name, p in model.named_parameters()}, target)
+
+
+def export_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
+    """Tensors that belong to the parameters of a model (by name: weights, gradients) in another layout."""
+    layout, prefix = layout_for(model, target), encoder_prefix(model)
+    exported = {}
+    for name, tensor in tensors.items():
+        names = layout.theirs(name, prefix)
+        for their_name, rows in zip(names, tensor.chunk(len(names)), strict=True):
+            for pattern, sides in layout.sides:
+                if search(pattern, their_name):
+                    rows = rows.reshape([1 if side is None else rows.shape[side] for side in sides])
+            exported[their_name] = rows
+    return exported
 
 
 def layout_for(model: PreTrainedModel, name: str) -> Layout:
@@ -194,32 +143,49 @@ def layout_for(model: PreTrainedModel, name: str) -> Layout:
     return LAYOUTS[family, name]
 
 
-def _encoder_prefix(model: nn.Module) -> str:
-    """Where the bare encoder sits inside a model with a head."""
-    for name in ("encoder", "swin"):
+def encoder_prefix(model: nn.Module) -> str:
+    """Where the bare encoder sits inside a model with a head; empty for the bare encoder."""
+    for name in ("encoder", "swin", "vit"):
         if isinstance(getattr(model, name, None), PreTrainedModel):
             return name + "."
     return ""
 
 
 def fit_shape(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """The tensor in this shape: as it is, without sides of 1, or a bias table resized; None if none applies."""
+    """The tensor in this shape: as it is, without sides of 1, or a table resized; None if none applies.
+
+    Relative position tables and absolute positions are resized, of square windows and grids only; the rows of
+    a class token stay as they are.
+    """
     if tensor.shape == shape:
         return tensor
     if [n for n in tensor.shape if n != 1] == [n for n in shape if n != 1]:
         return tensor.reshape(shape)
     if name.endswith("relative_position_bias_table") and tensor.dim() == 2 and tensor.shape[1] == shape[1]:
-        old, new = int(tensor.shape[0] ** 0.5), int(shape[0] ** 0.5)
-        if old**2 == tensor.shape[0] and new**2 == shape[0]:
-            return resize_bias_table(tensor, old, new)
+        for extra in (0, 3):
+            sides = _square_sides(tensor.shape[0] - extra, shape[0] - extra)
+            if sides:
+                places = tensor[: tensor.shape[0] - extra]
+                return torch.cat([resize_bias_table(places, *sides), tensor[tensor.shape[0] - extra :]])
+    if name.endswith("pos_embed") and tensor.dim() == 3 and tensor.shape[2] == shape[2]:
+        for extra in (0, 1):
+            sides = _square_sides(tensor.shape[1] - extra, shape[1] - extra)
+            if sides:
+                places = resize_bias_table(tensor[0, extra:], *sides)
+                return torch.cat([tensor[0, :extra], places])[None]
     return None
 
 
+def _square_sides(old: int, new: int) -> tuple[int, int] | None:
+    sides = int(max(old, 0) ** 0.5), int(max(new, 0) ** 0.5)
+    return sides if sides[0] ** 2 == old and sides[1] ** 2 == new and min(sides) > 0 else None
+
+
 def resize_bias_table(table: Tensor, old: int, new: int) -> Tensor:
-    """A square relative position table for another window, bicubic per head (the official Swin rule).
+    """A square table for another size, bicubic per column (the official Swin rule).
 
     Args:
-        table: [old * old, N], old = 2 * window - 1.
+        table: [old * old, N]; for relative positions old = 2 * window - 1.
 
     Returns:
         [new * new, N].

@@ -1,19 +1,28 @@
-"""Swin Transformer V1 (Liu et al., ICCV 2021, arXiv:2103.14030) on the one Block.
+"""Swin Transformer (Liu et al., ICCV 2021, arXiv:2103.14030) on the one Block; `swinv2` is the same by arguments.
 
 Windows and shifted windows are plans of the same token stream: nothing is rolled, padded or partitioned.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import PreTrainedConfig
 
-from unitrans.models.swin_plans import Grid, SwinPlans, batch_plans, half, image_plans
-from unitrans.nn import Block, PatchEmbed, PatchMerging, RelativePositionBias, RowMap, gather_rows, patchify
+from unitrans.models.images import EncoderOutput, ImageEncoder, as_maps, chosen, mean_per_sample, pair
+from unitrans.models.swin_plans import (
+    Grid,
+    PadMode,
+    StageWindow,
+    SwinPlans,
+    WindowClamp,
+    batch_plans,
+    half,
+    image_plans,
+)
+from unitrans.nn import Attention, Block, PatchEmbed, PatchMerging, RelativePositionBias, RowMap, gather_rows
 
 
 class SwinConfig(PreTrainedConfig):
@@ -35,6 +44,16 @@ class SwinConfig(PreTrainedConfig):
         ape: learned absolute position embeddings, which bind the model to image_size.
         patch_norm: LayerNorm after the patch embedding.
         layer_norm_eps: of all LayerNorms.
+        pad_mode: what becomes of maps that windows do not tile. none: their border windows are smaller;
+            pad_then_roll: rows of zeros, which take part in the attention, are added at the right and bottom
+            before the cyclic shift (official detection code, transformers, torchvision); roll_then_pad: after
+            it (timm). With padding, images are filled up to whole patches too.
+        window_clamp: what becomes of windows larger than the map of their stage at image_size. min: both
+            sides shrink to the smaller side of the map, and a map that fits in one is not shifted (official);
+            per_axis: each side for itself, shift fixed by image_size (timm, transformers' V2); padded: never
+            smaller, no shift along an axis that one window covers (torchvision); never: never smaller and
+            always shifted (transformers' backbone).
+        out_indices: the stages whose maps a backbone returns; none given means all.
     """
 
     model_type = "unitrans-swin"
@@ -55,6 +74,9 @@ class SwinConfig(PreTrainedConfig):
     ape: bool = False
     patch_norm: bool = True
     layer_norm_eps: float = 1e-5
+    pad_mode: PadMode = "none"
+    window_clamp: WindowClamp = "min"
+    out_indices: list[int] | tuple[int, ...] | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -64,8 +86,12 @@ class SwinConfig(PreTrainedConfig):
                 f"got {list(self.num_heads)}"
             )
         for name in ("image_size", "window_size"):
-            if min(_pair(getattr(self, name), name)) < 1:
+            if min(pair(getattr(self, name), name)) < 1:
                 raise ValueError(f"{name}: expected positive numbers, got {getattr(self, name)}")
+        for name, kind in (("pad_mode", PadMode), ("window_clamp", WindowClamp)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
         for stage, heads in enumerate(self.num_heads):
             if self.stage_dim(stage) % heads:
                 raise ValueError(
@@ -90,7 +116,7 @@ class SwinConfig(PreTrainedConfig):
     @property
     def grid(self) -> Grid:
         """Patches per column and row at `image_size`."""
-        height, width = _pair(self.image_size, "image_size")
+        height, width = pair(self.image_size, "image_size")
         return -(-height // self.patch_size), -(-width // self.patch_size)
 
     def stage_dim(self, stage: int) -> int:
@@ -98,13 +124,40 @@ class SwinConfig(PreTrainedConfig):
         return int(self.embed_dim) * 2**stage
 
     @property
+    def pads_images(self) -> bool:
+        """Whether images are filled up to whole patches."""
+        return self.pad_mode != "none"
+
+    @property
     def stage_windows(self) -> tuple[Grid, ...]:
-        """The window of each stage: never larger than the smaller side of its map (the official rule)."""
-        window, grid, windows = _pair(self.window_size, "window_size"), self.grid, []
-        for _ in self.depths:
-            windows.append((min(window[0], *grid), min(window[1], *grid)))
+        """The window of each stage, which fixes the size of its bias."""
+        return tuple(window.size for window in self.window_rules)
+
+    @property
+    def window_rules(self) -> tuple[StageWindow, ...]:
+        """The window and the shift of each stage by `window_clamp`."""
+        window, grid, rules = pair(self.window_size, "window_size"), self.grid, []
+        for stage in range(self.num_stages):
+            size = window
+            if self.window_clamp == "min":
+                size = min(window[0], *grid), min(window[1], *grid)
+            shift = size[0] // 2, size[1] // 2
+            if self.window_clamp == "per_axis":
+                size, shift = self._clamped_per_axis(window, stage)
+            rules.append(StageWindow(size, shift, self.window_clamp))
             grid = half(grid)
-        return tuple(windows)
+        return tuple(rules)
+
+    def _clamped_per_axis(self, window: Grid, stage: int) -> tuple[Grid, Grid]:
+        height, width = pair(self.image_size, "image_size")
+        # Rounded down, as both code bases do, although their maps are rounded up.
+        rows, cols = (max(side // self.patch_size // 2**stage, 1) for side in (height, width))
+        size = min(window[0], rows), min(window[1], cols)
+        return size, (window[0] // 2 * (rows > window[0]), window[1] // 2 * (cols > window[1]))
+
+    def image_plans(self, grid: Grid) -> SwinPlans:
+        """The plans of one image of this many patches per column and row."""
+        return image_plans(grid, self.window_rules, self.pad_mode)
 
     def plans(self, grids: Sequence[Grid]) -> SwinPlans:
         """The plans of a batch of images, in the order of the stream.
@@ -117,7 +170,21 @@ class SwinConfig(PreTrainedConfig):
         """
         for grid in grids:
             self.check_grid(grid)
-        return batch_plans(tuple((int(h), int(w)) for h, w in grids), self.stage_windows)
+        return batch_plans(tuple((int(h), int(w)) for h, w in grids), self.window_rules, self.pad_mode)
+
+    def block_options(self, stage: int) -> dict[str, Any]:
+        """What makes the blocks of a stage those of V1: arguments of `Block`, a bias module for each."""
+        bias = RelativePositionBias(self.stage_windows[stage], self.num_heads[stage])
+        return {"norm": "pre", "scale": self.qk_scale, "position_bias": bias}
+
+    def has_extra_norm(self, block: int) -> bool:
+        """Whether this block of a stage has a LayerNorm on the stream behind it."""
+        return False
+
+    @property
+    def merge_norm_last(self) -> bool:
+        """Whether a merge projects before it normalises."""
+        return False
 
     def check_grid(self, grid: Grid) -> None:
         """Raises ValueError if images of this many patches cannot be fed."""
@@ -126,24 +193,6 @@ class SwinConfig(PreTrainedConfig):
                 f"images: with ape (absolute position embeddings) expected the patch grid {self.grid} of "
                 f"image_size {self.image_size}, got {tuple(grid)}"
             )
-
-
-def _pair(value: int | Sequence[int], name: str) -> Grid:
-    if isinstance(value, int):
-        return value, value
-    if len(value) != 2:
-        raise ValueError(f"{name}: expected one number or [height, width], got {value}")
-    return int(value[0]), int(value[1])
-
-
-@dataclass
-class SwinOutput(ModelOutput):
-    """last_hidden_state [T, C] packed rows of the last stage; pooler_output [B, C]; logits [B, labels]; loss."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
 
 
 class SwinStage(nn.Module):
@@ -158,17 +207,19 @@ class SwinStage(nn.Module):
                 heads,
                 mlp_ratio=config.mlp_ratio,
                 qkv_bias=config.qkv_bias,
-                scale=config.qk_scale,
                 drop=config.drop_rate,
                 attn_drop=config.attn_drop_rate,
                 drop_path=rate,
                 eps=config.layer_norm_eps,
-                position_bias=RelativePositionBias(config.stage_windows[stage], heads),
+                extra_norm=config.has_extra_norm(number),
+                **config.block_options(stage),
             )
-            for rate in drop_path
+            for number, rate in enumerate(drop_path)
         )
         last = stage == config.num_stages - 1
-        self.downsample = None if last else PatchMerging(dim, eps=config.layer_norm_eps)
+        self.downsample = (
+            None if last else PatchMerging(dim, norm_last=config.merge_norm_last, eps=config.layer_norm_eps)
+        )
 
     def merge(self, x: Tensor, rows: RowMap) -> Tensor:
         """x [T_s, C] -> [T_{s+1}, 2C], the rows of the next stage."""
@@ -179,15 +230,18 @@ class SwinStage(nn.Module):
         """x [T_s, C] -> [T_s, C], before the merge."""
         index, num_samples = plans.sample_index[stage], plans.token_counts.shape[0]
         for number, block in enumerate(self.blocks):
-            plan = plans.shifted[stage] if number % 2 else plans.windows[stage]
-            x = block(x, plan, sample_index=index, num_samples=num_samples)
+            plan, pads = (
+                (plans.shifted[stage], plans.shifted_pads[stage])
+                if number % 2
+                else (plans.windows[stage], plans.window_pads[stage])
+            )
+            x = block(x, plan, sample_index=index, num_samples=num_samples, pads=pads)
         return x
 
 
-class SwinPreTrainedModel(PreTrainedModel):
+class SwinPreTrainedModel(ImageEncoder):
     config_class = SwinConfig
     base_model_prefix = "swin"
-    main_input_name = "pixel_values"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -199,15 +253,20 @@ class SwinPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, RelativePositionBias):
-            nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        elif isinstance(module, (RelativePositionBias, Attention, Block)):
+            module.reset_parameters()
         elif isinstance(module, SwinModel) and module.absolute_pos_embed is not None:
             nn.init.trunc_normal_(module.absolute_pos_embed, std=0.02)
 
     @staticmethod
     def no_weight_decay_keywords() -> tuple[str, ...]:
         """Parts of parameter names that are not decayed (beside biases and norms), as in the official recipe."""
-        return ("relative_position_bias_table", "absolute_pos_embed")
+        return ("relative_position_bias_table", "cpb_mlp", "logit_scale")
+
+    @staticmethod
+    def no_weight_decay() -> set[str]:
+        """Names of parameters of the encoder that are never decayed."""
+        return {"absolute_pos_embed"}
 
 
 class SwinModel(SwinPreTrainedModel):
@@ -238,8 +297,7 @@ class SwinModel(SwinPreTrainedModel):
             for stage, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
         )
         self.norm = nn.LayerNorm(config.num_features, eps=eps)
-        # By geometry. That of image_size is there from the start, so that tracing never meets the planner.
-        self._plans_of_grid = {config.grid: image_plans(config.grid, config.stage_windows)}
+        self.remember_plans()
         self.post_init()
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -264,48 +322,45 @@ class SwinModel(SwinPreTrainedModel):
                 x = stage.merge(x, plans.merges[number])
         return stages
 
-    def pack(self, pixel_values: Tensor) -> tuple[Tensor, SwinPlans]:
-        """Images [B, in_chans, H, W] as the packed stream and its plans."""
-        batch, channels, height, width = pixel_values.shape
-        if channels != self.config.in_chans:
-            raise ValueError(
-                f"pixel_values: expected {self.config.in_chans} channels (in_chans), got {channels}"
-            )
+    def forward_features(
+        self, pixel_values: Tensor, out_indices: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Feature maps for dense tasks.
+
+        Args:
+            pixel_values: [B, in_chans, H, W].
+            out_indices: stages, negative ones from the end; None: all.
+
+        Returns:
+            [B, C_s, h_s, w_s] of each wanted stage: the rows before its merge, not normalised.
+        """
+        patches, plans = self.pack(pixel_values)
         p = self.config.patch_size
-        patches, grid = patchify(pixel_values, p), (height // p, width // p)
-        if grid not in self._plans_of_grid:
-            self.config.check_grid(grid)
-            self._plans_of_grid[grid] = image_plans(grid, self.config.stage_windows)
-        return patches.flatten(0, 1), self._plans_of_grid[grid].to(pixel_values.device).repeat(batch)
+        grid, maps = (-(-pixel_values.shape[2] // p), -(-pixel_values.shape[3] // p)), []
+        for x in self.encode_stages(self.embed(patches), plans):
+            maps.append(as_maps(x, grid))
+            grid = half(grid)
+        return [maps[stage] for stage in chosen(out_indices, self.config.num_stages, "stages")]
 
     def forward(
         self,
         pixel_values: Tensor | None = None,
         patches: Tensor | None = None,
         plans: SwinPlans | None = None,
-    ) -> SwinOutput:
+    ) -> EncoderOutput:
         """Images, or the packed stream.
 
         Args:
-            pixel_values: [B, in_chans, H, W], sides multiples of patch_size.
+            pixel_values: [B, in_chans, H, W], sides multiples of patch_size unless pad_mode fills them up.
             patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`.
 
         Returns:
             last_hidden_state [T_last, C] (after the final norm) and pooler_output [B, C], its mean per image.
         """
-        if pixel_values is not None:
-            patches, plans = self.pack(pixel_values)
-        if patches is None or plans is None:
-            raise ValueError("expected pixel_values, or patches together with plans")
+        patches, plans = self.packed(pixel_values, patches, plans)
         x = self.encode(self.embed(patches), plans)
-        return SwinOutput(last_hidden_state=x, pooler_output=mean_per_sample(x, plans))
-
-
-def mean_per_sample(x: Tensor, plans: SwinPlans) -> Tensor:
-    """Rows [T_last, C] -> the mean of each image [B, C]."""
-    counts = plans.token_counts
-    total = x.new_zeros(counts.shape[0], x.shape[1]).index_add(0, plans.sample_index[-1], x)
-    return total / counts[:, None].to(x.dtype)
+        pooled = mean_per_sample(x, plans.sample_index[-1], plans.token_counts)
+        return EncoderOutput(last_hidden_state=x, pooler_output=pooled)
 
 
 class SwinForImageClassification(SwinPreTrainedModel):
@@ -323,10 +378,34 @@ class SwinForImageClassification(SwinPreTrainedModel):
         labels: Tensor | None = None,
         patches: Tensor | None = None,
         plans: SwinPlans | None = None,
-    ) -> SwinOutput:
+    ) -> EncoderOutput:
         """As `SwinModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
         output = self.swin(pixel_values, patches, plans)
         output.logits = self.head(output.pooler_output)
         if labels is not None:
             output.loss = F.cross_entropy(output.logits, labels)
         return output
+
+
+class SwinBackbone(SwinPreTrainedModel):
+    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own."""
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__(config)
+        self.swin = SwinModel(config)
+        self.stages = chosen(config.out_indices, config.num_stages, "stages")
+        self.out_norms = nn.ModuleDict(
+            {
+                str(stage): nn.LayerNorm(config.stage_dim(stage), eps=config.layer_norm_eps)
+                for stage in self.stages
+            }
+        )
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        """pixel_values [B, in_chans, H, W] -> [B, C_s, h_s, w_s] of each wanted stage."""
+        maps = self.swin.forward_features(pixel_values, self.stages)
+        return [
+            self.out_norms[str(stage)](x.movedim(1, -1)).movedim(-1, 1)
+            for stage, x in zip(self.stages, maps, strict=True)
+        ]

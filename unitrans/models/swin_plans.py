@@ -6,8 +6,10 @@ Shape letters: T_s tokens of stage s, B images, S stages.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -17,6 +19,29 @@ from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan
 
 Grid = tuple[int, int]
+PadMode = Literal["none", "pad_then_roll", "roll_then_pad"]
+WindowClamp = Literal["min", "per_axis", "padded", "never"]
+
+
+class StageWindow(NamedTuple):
+    """The window of a stage, its shift in odd blocks, and the rule by which small maps are not shifted."""
+
+    size: Grid
+    shift: Grid
+    clamp: WindowClamp
+
+    def shift_on(self, grid: Grid) -> Grid:
+        """The shift on a map of this size.
+
+        "min": none where the smaller side of the map fits in the window; "padded": none along an axis that
+        one window covers; "per_axis" and "never": always the same.
+        """
+        if self.clamp == "min" and min(grid) <= min(self.size):
+            return 0, 0
+        if self.clamp == "padded":
+            y, x = (0 if n <= w else s for n, w, s in zip(grid, self.size, self.shift, strict=True))
+            return y, x
+        return self.shift
 
 
 @dataclass(frozen=True)
@@ -25,6 +50,8 @@ class SwinPlans:
 
     Attributes:
         windows, shifted: one plan per stage for even and odd blocks; the same object where nothing shifts.
+        window_pads, shifted_pads: per stage the map to the padded grid that the plan is for; None where the
+            plan is for the rows themselves.
         merges: S - 1 maps to 4 * T_{s+1} places: the four rows that become one.
         sample_index: per stage int64 [T_s], the image of every row.
         token_counts: int64 [B], rows per image after the last stage.
@@ -35,6 +62,8 @@ class SwinPlans:
 
     windows: list[Plan]
     shifted: list[Plan]
+    window_pads: list[RowMap | None]
+    shifted_pads: list[RowMap | None]
     merges: list[RowMap]
     sample_index: list[Tensor]
     token_counts: Tensor
@@ -48,6 +77,8 @@ class SwinPlans:
         return SwinPlans(
             windows=[plan.repeat(n) for plan in self.windows],
             shifted=[plan.repeat(n) for plan in self.shifted],
+            window_pads=[pads and pads.repeat(n) for pads in self.window_pads],
+            shifted_pads=[pads and pads.repeat(n) for pads in self.shifted_pads],
             merges=[merge.repeat(n) for merge in self.merges],
             sample_index=[(index + samples[:, None]).flatten() for index in self.sample_index],
             token_counts=self.token_counts.repeat(n),
@@ -67,6 +98,12 @@ class SwinPlans:
         return SwinPlans(
             windows=[Plan.cat([part.windows[s] for part in parts]) for s in stages],
             shifted=[Plan.cat([part.shifted[s] for part in parts]) for s in stages],
+            window_pads=[
+                _cat_pads([(part.windows[s], part.window_pads[s]) for part in parts]) for s in stages
+            ],
+            shifted_pads=[
+                _cat_pads([(part.shifted[s], part.shifted_pads[s]) for part in parts]) for s in stages
+            ],
             merges=[RowMap.cat([part.merges[s] for part in parts]) for s in stages[:-1]],
             sample_index=[
                 torch.cat([part.sample_index[s] + o for part, o in zip(parts, offsets, strict=True)])
@@ -89,6 +126,8 @@ class SwinPlans:
         return SwinPlans(
             windows=[f(plan) for plan in self.windows],
             shifted=[f(plan) for plan in self.shifted],
+            window_pads=[pads and f(pads) for pads in self.window_pads],
+            shifted_pads=[pads and f(pads) for pads in self.shifted_pads],
             merges=[f(merge) for merge in self.merges],
             sample_index=[f(index) for index in self.sample_index],
             token_counts=f(self.token_counts),
@@ -117,22 +156,53 @@ def half(grid: Grid) -> Grid:
     return -(-grid[0] // 2), -(-grid[1] // 2)
 
 
+def pad_map(grid: Grid, window: Grid, shift: Grid, mode: PadMode) -> RowMap | None:
+    """From the rows of a map to the places of the map that whole windows tile; None where they are the same.
+
+    The places are those before the cyclic shift, so that one plan serves both orders: with "pad_then_roll" the
+    rows keep their places in the corner; with "roll_then_pad" the row at y sits where rolling the padded map
+    back puts it, at (y - shift) mod h + shift, and the pads come in between (all modulo the padded side).
+    """
+    padded = tuple(-(-n // w) * w for n, w in zip(grid, window, strict=True))
+    if mode == "none" or padded == grid:
+        return None
+    axes = []
+    for n, whole, s in zip(grid, padded, shift, strict=True):
+        place = torch.arange(n, device="cpu")
+        axes.append(((place - s) % n + s) % whole if mode == "roll_then_pad" else place)
+    rows = torch.full(padded, -1, dtype=torch.int64, device="cpu")
+    rows[axes[0][:, None], axes[1]] = torch.arange(grid[0] * grid[1], device="cpu").view(grid)
+    return RowMap.from_index(rows.flatten(), grid[0] * grid[1])
+
+
+def windows_of(grid: Grid, window: Grid, shift: Grid, mode: PadMode) -> tuple[Plan, RowMap | None]:
+    """The groups of one map, and the pads that they are made for."""
+    pads = pad_map(grid, window, shift, mode)
+    height, width = (n if pads is None else -(-n // w) * w for n, w in zip(grid, window, strict=True))
+    return Plan.windows((height, width), window, shift), pads
+
+
+def _cat_pads(parts: list[tuple[Plan, RowMap | None]]) -> RowMap | None:
+    if all(pads is None for _, pads in parts):
+        return None
+    return RowMap.cat([RowMap.identity(plan.num_tokens) if pads is None else pads for plan, pads in parts])
+
+
 @functools.lru_cache(maxsize=256)
-def image_plans(grid: Grid, stage_windows: tuple[Grid, ...]) -> SwinPlans:
+def image_plans(grid: Grid, stage_windows: tuple[StageWindow, ...], pad_mode: PadMode = "none") -> SwinPlans:
     """The plans of one image, on the CPU whatever the default device is (they are cached).
 
     Args:
         grid: (h, w), patches per column and row.
-        stage_windows: the window of each stage. A map whose smaller side fits in the window's smaller side is
-            not shifted (the official rule).
+        stage_windows: the window of each stage.
+        pad_mode: whether maps that windows do not tile get pads, and where.
     """
     windows, shifted, merges, sample_index = [], [], [], []
     current = grid
     for stage, window in enumerate(stage_windows):
-        plan = Plan.windows(current, window)
-        fits = min(current) <= min(window)
-        windows.append(plan)
-        shifted.append(plan if fits else Plan.windows(current, window, (window[0] // 2, window[1] // 2)))
+        shift = window.shift_on(current)
+        windows.append(windows_of(current, window.size, (0, 0), pad_mode))
+        shifted.append(windows_of(current, window.size, shift, pad_mode) if any(shift) else windows[-1])
         sample_index.append(torch.zeros(current[0] * current[1], dtype=torch.int64, device="cpu"))
         if stage < len(stage_windows) - 1:
             merges.append(merge_map(current))
@@ -142,8 +212,10 @@ def image_plans(grid: Grid, stage_windows: tuple[Grid, ...]) -> SwinPlans:
     y, x = place // grid[1], place % grid[1]
     cover = ((y // k) * current[1] + x // k) * k * k + (y % k) * k + x % k
     return SwinPlans(
-        windows=windows,
-        shifted=shifted,
+        windows=[plan for plan, _ in windows],
+        shifted=[plan for plan, _ in shifted],
+        window_pads=[pads for _, pads in windows],
+        shifted_pads=[pads for _, pads in shifted],
         merges=merges,
         sample_index=sample_index,
         token_counts=torch.tensor([current[0] * current[1]], device="cpu"),
@@ -153,13 +225,15 @@ def image_plans(grid: Grid, stage_windows: tuple[Grid, ...]) -> SwinPlans:
 
 
 @functools.lru_cache(maxsize=32)
-def batch_plans(grids: tuple[Grid, ...], stage_windows: tuple[Grid, ...]) -> SwinPlans:
+def batch_plans(
+    grids: tuple[Grid, ...], stage_windows: tuple[StageWindow, ...], pad_mode: PadMode = "none"
+) -> SwinPlans:
     """The plans of a batch: each run of equal grids is one image's plan, tiled."""
-    parts, start = [], 0
-    while start < len(grids):
-        end = start
-        while end < len(grids) and grids[end] == grids[start]:
-            end += 1
-        parts.append(image_plans(grids[start], stage_windows).repeat(end - start))
-        start = end
-    return SwinPlans.cat(parts)
+    return SwinPlans.cat(
+        [image_plans(grid, stage_windows, pad_mode).repeat(n) for grid, n in runs_of_equal(grids)]
+    )
+
+
+def runs_of_equal(grids: Sequence[Grid]) -> list[tuple[Grid, int]]:
+    """Each run of equal grids and its length."""
+    return [(grid, len(list(run))) for grid, run in itertools.groupby(grids)]

@@ -1,10 +1,13 @@
 """Masked image modelling as in SimMIM (Xie et al., CVPR 2022, arXiv:2111.09886).
 
 The encoder sees all tokens, the hidden ones replaced by one learned vector; a linear decoder predicts raw
-pixels; the loss is L1 on hidden pixels only.
+pixels; the loss is L1 on hidden pixels only. With `norm_target` the target is every pixel minus the mean of the
+square around it, over that square's standard deviation.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +15,9 @@ import pydantic
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from unitrans.nn import gather_rows
+from unitrans.nn import gather_rows, patchify, unpatchify
 from unitrans.objectives.base import SignalOutput
 
 
@@ -26,6 +30,19 @@ class MimOptions(pydantic.BaseModel):
     mask_patch_size: int = Field(
         32, ge=1, description="Side of a mask unit in pixels, a multiple of model.patch_size."
     )
+    norm_target: bool = Field(
+        False, description="Predict pixels normalised by the mean and deviation of the square around each."
+    )
+    norm_target_window: int = Field(
+        47, ge=3, description="Side in pixels of that square, odd; it is cut at the borders of the image."
+    )
+
+    @pydantic.field_validator("norm_target_window")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"expected an odd number, so that a pixel is in the middle, got {value}")
+        return value
 
 
 class MaskedImageModeling:
@@ -66,12 +83,29 @@ class MaskedImageModeling:
         )
         return sample | {"mask": torch.from_numpy(mask)}
 
+    @property
+    def note(self) -> str | None:
+        """What whoever shows or measures predictions has to say with them."""
+        if not self.options.norm_target:
+            return None
+        return (
+            "norm_target: predictions are in units of the mean and deviation around each pixel; for pictures and "
+            "errors in data units those of the true image are put back in"
+        )
+
     def build_head(self) -> "PixelHead":
         """Mask token and decoder."""
         config = self.encoder_config
-        return PixelHead(
-            config.embed_dim, config.num_features, config.in_chans, config.patch_size, config.total_stride
+        sizes = (
+            config.embed_dim,
+            config.num_features,
+            config.in_chans,
+            config.patch_size,
+            config.total_stride,
         )
+        if self.options.norm_target:
+            return NormalizedPixelHead(*sizes, window=self.options.norm_target_window)
+        return PixelHead(*sizes)
 
 
 def unit_mask(grid: tuple[int, int], unit: int, mask_ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -116,18 +150,106 @@ class PixelHead(nn.Module):
             loss_sum: sum of absolute errors over hidden values; num_targets: how many values those are;
             prediction: [T, in_chans*p*p] in the order of patches.
         """
+        mask = no_mask(patches) if mask is None else mask
+        prediction = self.predict(encoder, patches, plans, mask)
+        return masked_l1(prediction, patches, mask, prediction)
+
+    def predict(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor) -> Tensor:
+        """What the decoder says for every input patch, [T, in_chans*p*p]."""
         x = encoder.embed(patches)
-        if mask is None:
-            mask = patches.new_zeros(patches.shape[0], dtype=torch.bool)
         x = torch.where(mask[:, None], self.mask_token.to(x.dtype), x)
-        prediction = self.per_patch(self.decoder(encoder.encode(x, plans)), plans)
-        error = (prediction.to(patches.dtype) - patches).abs() * mask[:, None]
-        return SignalOutput(
-            loss_sum=error.sum(), num_targets=mask.sum() * patches.shape[1], prediction=prediction.detach()
-        )
+        return self.per_patch(self.decoder(encoder.encode(x, plans)), plans)
 
     def per_patch(self, squares: Tensor, plans: Any) -> Tensor:
         """Decoded squares [T_last, in_chans*s*s] of s = total_stride pixels -> input patches [T, in_chans*p*p]."""
         p, k = self.patch_size, self.total_stride // self.patch_size
         x = squares.view(-1, self.in_chans, k, p, k, p).permute(0, 2, 4, 1, 3, 5)
         return gather_rows(x.reshape(-1, self.in_chans * p * p), plans.cover)
+
+
+def no_mask(patches: Tensor) -> Tensor:
+    """bool [T], nothing hidden."""
+    return patches.new_zeros(patches.shape[0], dtype=torch.bool)
+
+
+def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor, shown: Tensor) -> SignalOutput:
+    """Absolute errors [T, C*p*p] summed over the rows of the mask; `shown` is returned as the prediction."""
+    error = (prediction.to(target.dtype) - target).abs() * mask[:, None]
+    return SignalOutput(
+        loss_sum=error.sum(), num_targets=mask.sum() * target.shape[1], prediction=shown.detach()
+    )
+
+
+class NormalizedPixelHead(PixelHead):
+    """Predicts pixels normalised by the mean and deviation of the square around each (Swin V2 with SimMIM).
+
+    Args:
+        sizes: as in `PixelHead`.
+        window: side of the square in pixels, odd.
+    """
+
+    def __init__(self, *sizes: int, window: int) -> None:
+        super().__init__(*sizes)
+        self.window = window
+
+    def forward(
+        self,
+        encoder: Any,
+        patches: Tensor,
+        plans: Any,
+        mask: Tensor | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
+    ) -> SignalOutput:
+        """As `PixelHead.forward`; grids are (h, w) of every image in patches.
+
+        loss_sum is in units of the normalised target. prediction is in units of `patches`: what the decoder
+        says times the deviation plus the mean of the true image.
+        """
+        if grids is None:
+            raise ValueError("grids: norm_target needs (h, w) of every image in patches, got none")
+        mask = no_mask(patches) if mask is None else mask
+        mean, deviation = self.statistics(patches, grids)
+        prediction = self.predict(encoder, patches, plans, mask)
+        return masked_l1(prediction, (patches - mean) / deviation, mask, prediction * deviation + mean)
+
+    def statistics(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation around every pixel, [T, in_chans*p*p] each."""
+        p, start, parts = self.patch_size, 0, []
+        for grid, run in itertools.groupby(grids):
+            count = len(list(run))
+            rows = patches[start : start + count * grid[0] * grid[1]]
+            images = unpatchify(rows.view(count, -1, rows.shape[1]), grid, p, self.in_chans)
+            parts.append([patchify(x, p).flatten(0, 1) for x in local_statistics(images, self.window)])
+            start += len(rows)
+        assert start == len(patches), "grids and patches are of different images"
+        mean, deviation = (torch.cat(part) for part in zip(*parts, strict=True))
+        return mean, deviation
+
+
+def local_statistics(images: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the square around every pixel, in every channel.
+
+    Args:
+        images: [..., H, W].
+        window: side of the square, odd; pixels outside the image do not count.
+
+    Returns:
+        Two tensors like images. The variance is the unbiased one (over count - 1), 1e-6 is added to it before
+        the root; sums are in fp64.
+    """
+    x = images.double()
+    count = box_sum(x.new_ones(x.shape[-2:]), window)
+    mean = box_sum(x, window) / count
+    variance = (box_sum(x.square(), window) / count - mean.square()) * count / (count - 1).clamp(min=1)
+    return mean.to(images.dtype), (variance.clamp(min=0) + 1e-6).sqrt().to(images.dtype)
+
+
+def box_sum(x: Tensor, window: int) -> Tensor:
+    """Sums [..., H, W] over the window x window square around every entry, cut at the borders."""
+    for axis in (-2, -1):
+        n = x.shape[axis]
+        place = torch.arange(n, device=x.device)
+        sums = F.pad(x.cumsum(axis).movedim(axis, -1), (1, 0))
+        first, end = (place - window // 2).clamp(min=0), (place + window // 2 + 1).clamp(max=n)
+        x = (sums[..., end] - sums[..., first]).movedim(-1, axis)
+    return x

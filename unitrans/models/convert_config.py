@@ -1,0 +1,196 @@
+"""Configurations of other code bases as ours, with the switches for where their arithmetic differs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unitrans.models.images import pair
+from unitrans.models.swin import SwinConfig
+from unitrans.models.swinv2 import Swinv2Config
+from unitrans.models.vit import VitConfig
+
+Config = SwinConfig | Swinv2Config | VitConfig
+
+_SAME = "patch_size in_chans embed_dim num_heads mlp_ratio qkv_bias attn_drop_rate drop_path_rate".split()
+_CONSTRUCTOR = {"img_size": "image_size", "num_classes": "num_labels"} | {name: name for name in _SAME}
+_SWIN = {
+    "depths": "depths",
+    "window_size": "window_size",
+    "pretrained_window_sizes": "pretrained_window_sizes",
+}
+_HF_NAMES = {
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "num_channels": "in_chans",
+    "mlp_ratio": "mlp_ratio",
+    "qkv_bias": "qkv_bias",
+    "hidden_dropout_prob": "drop_rate",
+    "attention_probs_dropout_prob": "attn_drop_rate",
+    "layer_norm_eps": "layer_norm_eps",
+    "num_labels": "num_labels",
+}
+_HF_SWIN = {
+    "embed_dim": "embed_dim",
+    "num_heads": "num_heads",
+    "drop_path_rate": "drop_path_rate",
+    "use_absolute_embeddings": "ape",
+}
+_HF_VIT = {"hidden_size": "embed_dim", "num_hidden_layers": "depth", "num_attention_heads": "num_heads"}
+
+#: source -> family -> their name -> ours.
+_NAMES: dict[str, dict[str, dict[str, str]]] = {
+    "official": {
+        "swin": _CONSTRUCTOR
+        | _SWIN
+        | {name: name for name in ("qk_scale", "drop_rate", "ape", "patch_norm")},
+        "vit": _CONSTRUCTOR
+        | {
+            "depth": "depth",
+            "qk_scale": "qk_scale",
+            "drop_rate": "drop_rate",
+            "use_abs_pos_emb": "ape",
+            "init_values": "layer_scale",
+        },
+    },
+    "timm": {
+        "swin": _CONSTRUCTOR | _SWIN | {"proj_drop_rate": "drop_rate"},
+        "vit": _CONSTRUCTOR | {"depth": "depth", "proj_drop_rate": "drop_rate", "init_values": "layer_scale"},
+    },
+    "hf": {"swin": _HF_NAMES | _HF_SWIN | _SWIN, "vit": _HF_NAMES | _HF_VIT},
+}
+
+#: Arguments that change nothing that a model computes here, or that are read apart.
+_READ_APART = (
+    "use_checkpoint fused_window_process weight_init strict_img_size always_partition global_pool class_token "
+    "fc_norm use_rel_pos_bias use_shared_rel_pos_bias use_mean_pooling init_scale head_dim drop_rate norm_layer "
+    "act_layer"
+).split()
+
+
+def config_from(source: str, theirs: Mapping[str, Any], family: str | None = None, **changes: Any) -> Config:
+    """Our configuration of a model of another code base.
+
+    Args:
+        source: "official" or "timm", whose constructor arguments are given; "hf4" or "hf5", whose config.json is.
+        theirs: their arguments; what is left out has their default.
+        family: "swin", "swinv2" or "vit"; None: told by model_type, or by arguments that only one family has.
+        changes: fields of ours that are set in the end.
+
+    Returns:
+        SwinConfig, Swinv2Config or VitConfig. pad_mode and window_clamp are set as that code base computes:
+        official none and min, timm roll_then_pad and per_axis, transformers pad_then_roll with min (V1),
+        per_axis (V2) or never (its backbone of V1).
+
+    Raises:
+        ValueError: an unknown source, family or argument, or one whose value our models do not have.
+    """
+    base = "hf" if source in ("hf4", "hf5") else source
+    if base not in _NAMES or source == "hf":
+        raise ValueError(f"source: expected one of 'official', 'timm', 'hf4', 'hf5', got {source!r}")
+    family = family or _family_of(theirs)
+    if family not in ("swin", "swinv2", "vit"):
+        raise ValueError(f"family: expected one of 'swin', 'swinv2', 'vit', got {family!r}")
+    names = _NAMES[base]["vit" if family == "vit" else "swin"]
+    fields = _defaults(base, family) | {ours: theirs[name] for name, ours in names.items() if name in theirs}
+    if base == "hf":
+        fields |= _from_hf(theirs, family, fields)
+    else:
+        unknown = [name for name in theirs if name not in names and name not in _READ_APART]
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]}: expected an argument of the {source} {family}, got an unknown one"
+            )
+        fields |= _from_constructor(base, theirs, family)
+    classes: dict[str, type[Config]] = {"swin": SwinConfig, "swinv2": Swinv2Config, "vit": VitConfig}
+    if family == "swin":
+        fields.pop("pretrained_window_sizes", None)
+    if fields.get("num_labels") == 0:
+        del fields["num_labels"]
+    return classes[family](**(fields | changes))
+
+
+def _family_of(theirs: Mapping[str, Any]) -> str:
+    if "model_type" in theirs:
+        return str(theirs["model_type"])
+    if "pretrained_window_sizes" in theirs:
+        return "swinv2"
+    return "vit" if "depth" in theirs else "swin"
+
+
+def _defaults(base: str, family: str) -> dict[str, Any]:
+    """Where their default is not ours."""
+    if family == "vit":
+        return {"layer_norm_eps": 1e-12} if base == "hf" else {}
+    return {"image_size": 224, "window_size": 7, "drop_path_rate": 0.1}
+
+
+def _from_constructor(base: str, theirs: Mapping[str, Any], family: str) -> dict[str, Any]:
+    if theirs.get("head_dim"):
+        raise ValueError(
+            f"head_dim: expected none, as ours is the width over num_heads, got {theirs['head_dim']}"
+        )
+    if family == "vit":
+        return _timm_vit(theirs) if base == "timm" else _official_vit(theirs)
+    if base == "official":
+        return {"pad_mode": "none", "window_clamp": "min"}
+    clamp = "never" if theirs.get("always_partition") else "per_axis"
+    return {"pad_mode": "roll_then_pad", "window_clamp": clamp}
+
+
+def _timm_vit(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    pool = theirs.get("global_pool", "token")
+    if pool not in ("token", "avg"):
+        raise ValueError(f"global_pool: expected 'token' or 'avg', got {pool!r}")
+    pooled = theirs.get("fc_norm")
+    pooled = pool == "avg" if pooled is None else pooled
+    return {
+        "cls_token": theirs.get("class_token", True),
+        "pooling": "mean" if pool == "avg" else "cls",
+        "final_norm": "pooled" if pooled else "rows",
+    }
+
+
+def _official_vit(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The ViT of SimMIM, which is BEiT's."""
+    relative = "per_layer" if theirs.get("use_rel_pos_bias") else "none"
+    mean = theirs.get("use_mean_pooling", True)
+    return {
+        "key_bias": False,
+        "relative_position": "shared" if theirs.get("use_shared_rel_pos_bias") else relative,
+        "pooling": "mean" if mean else "cls",
+        "final_norm": "pooled" if mean else "rows",
+    }
+
+
+def _from_hf(theirs: Mapping[str, Any], family: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    if theirs.get("hidden_act", "gelu") != "gelu":
+        raise ValueError(f"hidden_act: expected 'gelu', got {theirs['hidden_act']!r}")
+    found: dict[str, Any] = {}
+    if "num_labels" not in theirs and theirs.get("id2label"):
+        found["num_labels"] = len(theirs["id2label"])
+    if family == "vit":
+        hidden, width = theirs.get("intermediate_size", 3072), fields.get("embed_dim", 768)
+        return found | {"mlp_ratio": hidden / width, "cls_token": True, "ape": True}
+    backbone = any("Backbone" in name for name in theirs.get("architectures") or ())
+    found["pad_mode"] = "pad_then_roll"
+    if family == "swinv2":
+        found["window_clamp"] = "per_axis"
+        # Height decides for both axes there.
+        found["image_size"] = pair(fields.get("image_size", 224), "image_size")[0]
+    else:
+        found["window_clamp"] = "never" if backbone else "min"
+    if backbone:
+        found["out_indices"] = _stages(theirs)
+    return found
+
+
+def _stages(theirs: Mapping[str, Any]) -> list[int] | None:
+    """Stages of a backbone; theirs count the patch embedding as the first."""
+    indices: Sequence[int] | None = theirs.get("out_indices")
+    if indices is None and theirs.get("out_features"):
+        names = ["stem", *(f"stage{stage + 1}" for stage in range(len(theirs["depths"])))]
+        indices = [names.index(name) for name in theirs["out_features"]]
+    if indices is None:
+        return [-1]
+    if any(index == 0 for index in indices):
+        raise ValueError("out_indices: expected stages, 1 or more, got 0, the patch embedding")
+    return [index - 1 if index > 0 else index for index in indices]

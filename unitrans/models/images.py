@@ -1,0 +1,95 @@
+"""What image encoders share: images to packed rows, pooling, their output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from unitrans.models.swin_plans import Grid
+from unitrans.nn import patchify
+
+
+@dataclass
+class EncoderOutput(ModelOutput):
+    """last_hidden_state [T, C] packed rows of the last layer; pooler_output [B, C]; logits [B, labels]; loss."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+
+
+class ImageEncoder(PreTrainedModel):
+    """Base of the models that take images or packed rows with plans.
+
+    Their configuration has patch_size, in_chans, grid, pads_images, check_grid(grid) and image_plans(grid).
+    """
+
+    main_input_name = "pixel_values"
+
+    def remember_plans(self) -> None:
+        """Prepare the plans of image_size, so that tracing never meets the planner. Others are added by use."""
+        self._plans_of_grid: dict[Grid, Any] = {self.config.grid: self.config.image_plans(self.config.grid)}
+
+    def pack(self, pixel_values: Tensor) -> tuple[Tensor, Any]:
+        """Images [B, in_chans, H, W] as the packed stream and its plans.
+
+        Sides that are not multiples of the patch size get zeros at the right and bottom where the
+        configuration pads at all.
+        """
+        if pixel_values.shape[1] != self.config.in_chans:
+            raise ValueError(
+                f"pixel_values: expected {self.config.in_chans} channels (in_chans), got {pixel_values.shape[1]}"
+            )
+        p = self.config.patch_size
+        if self.config.pads_images:
+            pixel_values = F.pad(pixel_values, (0, -pixel_values.shape[3] % p, 0, -pixel_values.shape[2] % p))
+        batch, _, height, width = pixel_values.shape
+        patches, grid = patchify(pixel_values, p), (height // p, width // p)
+        if grid not in self._plans_of_grid:
+            self.config.check_grid(grid)
+            self._plans_of_grid[grid] = self.config.image_plans(grid)
+        return patches.flatten(0, 1), self._plans_of_grid[grid].to(pixel_values.device).repeat(batch)
+
+    def packed(self, pixel_values: Tensor | None, patches: Tensor | None, plans: Any) -> tuple[Tensor, Any]:
+        """What forward was given, as the packed stream and its plans."""
+        if pixel_values is not None:
+            return self.pack(pixel_values)
+        if patches is None or plans is None:
+            raise ValueError("expected pixel_values, or patches together with plans")
+        return patches, plans
+
+
+def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
+    """Rows [T, C], the sample of every row [T] and the rows of every sample [B] -> means [B, C]."""
+    total = x.new_zeros(counts.shape[0], x.shape[1]).index_add(0, sample_index, x)
+    return total / counts[:, None].to(x.dtype)
+
+
+def as_maps(x: Tensor, grid: Grid) -> Tensor:
+    """Rows [B*h*w, C] of equal images -> maps [B, C, h, w]."""
+    return x.view(-1, *grid, x.shape[-1]).permute(0, 3, 1, 2)
+
+
+def pair(value: int | Sequence[int], name: str) -> Grid:
+    """One number for both sides, or [height, width]; ValueError names the setting."""
+    if isinstance(value, int):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected one number or [height, width], got {value}")
+    return int(value[0]), int(value[1])
+
+
+def chosen(out_indices: Sequence[int] | None, count: int, what: str) -> list[int]:
+    """Which of `count` stages or blocks are wanted, in their order; negative numbers count from the end."""
+    wanted = range(count) if out_indices is None else out_indices
+    for index in wanted:
+        if not -count <= index < count:
+            raise ValueError(
+                f"out_indices: expected numbers of {what} from {-count} to {count - 1}, got {list(wanted)}"
+            )
+    return sorted({index % count for index in wanted})

@@ -1,0 +1,262 @@
+"""How other code bases name the weights of our models: one table of templates each, used in both directions.
+
+A template holds fields: `{s}` stands for a number, `{s+1}` for that number plus one, `{rest}` for anything. A
+rename is a pair of templates, theirs and ours; where theirs are several, their rows one after the other are
+ours (separate projections of queries, keys and values).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Rename = tuple[str | tuple[str, ...], str]
+
+
+class Target(NamedTuple):
+    """Where a tensor of theirs goes: rows `part` of `parts` of our parameter."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one code base names the parameters of one family of models.
+
+    Attributes:
+        renames: (theirs, ours) for the bare encoder, the most specific first; other names are the same.
+        heads: (theirs, ours) for what models add to it, full names.
+        prefix: in front of the encoder's names in their models with a head.
+        masked_prefix: the same in their models for masked images, where that differs.
+        derived: regular expressions of their buffers that we compute ourselves.
+        sides: (regular expression of their names, sides): their shape in terms of ours, None is a side of 1.
+    """
+
+    renames: Sequence[Rename]
+    heads: Sequence[Rename] = ()
+    prefix: str = ""
+    masked_prefix: str | None = None
+    derived: Sequence[str] = ()
+    sides: Sequence[tuple[str, tuple[int | None, ...]]] = ()
+
+    def ours(self, name: str) -> Target:
+        """Where their parameter goes; names of the encoder are those of the bare one."""
+        found = _to_ours(name, self.heads)
+        if found is not None:
+            return found
+        for prefix in filter(None, (self.prefix, self.masked_prefix)):
+            name = name.removeprefix(prefix)
+        return _to_ours(name, self.renames) or Target(name)
+
+    def theirs(self, name: str, our_prefix: str = "") -> tuple[str, ...]:
+        """Their name, or names, of our parameter; `our_prefix` is where the encoder sits in our model."""
+        if our_prefix and not name.startswith(our_prefix):
+            return _to_theirs(name, self.heads)
+        masked = our_prefix == "encoder." and self.masked_prefix is not None
+        prefix = (self.masked_prefix or "") if masked else self.prefix
+        names = _to_theirs(name.removeprefix(our_prefix), self.renames)
+        return tuple(prefix + name for name in names) if our_prefix else names
+
+    def is_derived(self, name: str) -> bool:
+        """Whether this is a buffer of theirs that carries no information."""
+        return any(re.search(pattern, name) for pattern in self.derived)
+
+
+_FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
+
+
+def _match(template: str, name: str) -> dict[str, str] | None:
+    """The values of the fields of a template in a name; None where it does not fit."""
+    pattern, offsets, end = "", {}, 0
+    for found in _FIELD.finditer(template):
+        key = found.group(1)
+        pattern += re.escape(template[end : found.start()])
+        pattern += f"(?P<{key}>.*)" if key == "rest" else f"(?P<{key}>\\d+)"
+        offsets[key], end = int(found.group(2) or 0), found.end()
+    match = re.fullmatch(pattern + re.escape(template[end:]), name)
+    if match is None:
+        return None
+    return {k: v if k == "rest" else str(int(v) - offsets[k]) for k, v in match.groupdict().items()}
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        text, offset = values[found.group(1)], int(found.group(2) or 0)
+        return str(int(text) + offset) if offset else text
+
+    return _FIELD.sub(value, template)
+
+
+def _to_ours(name: str, renames: Sequence[Rename]) -> Target | None:
+    for theirs, ours in renames:
+        templates = (theirs,) if isinstance(theirs, str) else theirs
+        for part, template in enumerate(templates):
+            values = _match(template, name)
+            if values is not None:
+                return Target(_fill(ours, values), part, len(templates))
+    return None
+
+
+def _to_theirs(name: str, renames: Sequence[Rename]) -> tuple[str, ...]:
+    for theirs, ours in renames:
+        values = _match(ours, name)
+        if values is not None:
+            templates = (theirs,) if isinstance(theirs, str) else theirs
+            return tuple(_fill(template, values) for template in templates)
+    return (name,)
+
+
+def _under(theirs: str, ours: str, renames: Sequence[Rename]) -> tuple[Rename, ...]:
+    """The renames of a part of a model, where that part sits."""
+    return tuple(
+        (theirs + their if isinstance(their, str) else tuple(theirs + name for name in their), ours + our)
+        for their, our in renames
+    )
+
+
+def _qkv(names: tuple[str, str, str], kind: str) -> Rename:
+    return tuple(f"{name}.{kind}" for name in names), f"attn.qkv.{kind}"
+
+
+_DERIVED = (r"relative_position_index$", r"attn_mask$", r"relative_coords_table$", r"attn\.k_bias$")
+_MIM_SIDES = ((r"mask_token$", (None, 0, 1)), (r"decoder\.0\.weight$", (0, 1, None, None)))
+
+_TABLE: Rename = ("attn.relative_position_bias_table", "attn.position_bias.relative_position_bias_table")
+_CPB: tuple[Rename, ...] = (
+    ("attn.cpb_mlp.{rest}", "attn.position_bias.cpb_mlp.{rest}"),
+    ("attn.rpe_mlp.{rest}", "attn.position_bias.cpb_mlp.{rest}"),  # older files
+)
+_SWIN_BLOCK = "layers.{s}.blocks.{b}."
+_OFFICIAL_HEADS: tuple[Rename, ...] = (
+    ("encoder.mask_token", "head.mask_token"),
+    ("decoder.0.{rest}", "head.decoder.{rest}"),
+    ("norm{s}.{rest}", "out_norms.{s}.{rest}"),
+)
+_TIMM_SWIN_HEADS: tuple[Rename, ...] = (("head.fc.{rest}", "head.{rest}"),)
+_TIMM_MERGE: Rename = ("layers.{s+1}.downsample.{rest}", "layers.{s}.downsample.{rest}")
+
+
+def _official(*block: Rename) -> Layout:
+    return Layout(
+        renames=_under(_SWIN_BLOCK, _SWIN_BLOCK, block),
+        heads=_OFFICIAL_HEADS,
+        masked_prefix="encoder.",
+        derived=_DERIVED,
+        sides=_MIM_SIDES,
+    )
+
+
+def _timm_swin(*block: Rename) -> Layout:
+    return Layout(
+        renames=(*_under(_SWIN_BLOCK, _SWIN_BLOCK, block), _TIMM_MERGE),
+        heads=_TIMM_SWIN_HEADS,
+        derived=_DERIVED,
+    )
+
+
+_HF_NORMS: tuple[Rename, ...] = (
+    ("layernorm_before.{rest}", "norm1.{rest}"),
+    ("layernorm_after.{rest}", "norm2.{rest}"),
+)
+_HF4_MLP: tuple[Rename, ...] = (
+    ("attention.output.dense.{rest}", "attn.proj.{rest}"),
+    ("intermediate.dense.{rest}", "mlp.fc1.{rest}"),
+    ("output.dense.{rest}", "mlp.fc2.{rest}"),
+)
+_HF5_QKV: Rename = (
+    tuple(f"attention.{part}_proj.{{rest}}" for part in "qkv"),
+    "attn.qkv.{rest}",
+)
+_HF5_BLOCK: tuple[Rename, ...] = (
+    *_HF_NORMS,
+    _HF5_QKV,
+    ("attention.o_proj.{rest}", "attn.proj.{rest}"),
+    ("attention.relative_position_bias.{rest}", "attn.position_bias.{rest}"),
+)
+_HF4_NAMES = ("attention.self.query", "attention.self.key", "attention.self.value")
+_HF4_BLOCK: tuple[Rename, ...] = (
+    *_HF_NORMS,
+    (tuple(name + ".{rest}" for name in _HF4_NAMES), "attn.qkv.{rest}"),
+    ("attention.self.relative_position_bias_table", "attn.position_bias.relative_position_bias_table"),
+    *_HF4_MLP,
+)
+_HF_V2_BLOCK: tuple[Rename, ...] = (
+    *_HF_NORMS,
+    _qkv(_HF4_NAMES, "weight"),
+    ("attention.self.query.bias", "attn.q_bias"),
+    ("attention.self.value.bias", "attn.v_bias"),
+    ("attention.self.logit_scale", "attn.logit_scale"),
+    ("attention.self.continuous_position_bias_mlp.{rest}", "attn.position_bias.cpb_mlp.{rest}"),
+    *_HF4_MLP,
+)
+_HF_VIT4_BLOCK: tuple[Rename, ...] = (
+    *_HF_NORMS,
+    (
+        tuple(f"attention.attention.{part}.{{rest}}" for part in ("query", "key", "value")),
+        "attn.qkv.{rest}",
+    ),
+    *_HF4_MLP,
+)
+
+
+def _hf(base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed: str) -> Layout:
+    return Layout(
+        renames=(
+            *_under(theirs, ours, block),
+            (theirs + "{rest}", ours + "{rest}"),
+            ("encoder.layers.{s}.downsample.{rest}", "layers.{s}.downsample.{rest}"),
+            ("embeddings.patch_embeddings.projection.{rest}", "patch_embed.proj.{rest}"),
+            ("embeddings.norm.{rest}", "patch_embed.norm.{rest}"),
+            ("embeddings.position_embeddings", pos_embed),
+            ("embeddings.cls_token", "cls_token"),
+            ("layernorm.{rest}", "norm.{rest}"),
+        ),
+        heads=(
+            (base + "embeddings.mask_token", "head.mask_token"),
+            ("decoder.0.{rest}", "head.decoder.{rest}"),
+            ("classifier.{rest}", "head.{rest}"),
+            ("hidden_states_norms.stage{s+1}.{rest}", "out_norms.{s}.{rest}"),
+        ),
+        prefix=base,
+        derived=_DERIVED,
+        sides=_MIM_SIDES,
+    )
+
+
+def _hf_swin(base: str, block: Sequence[Rename]) -> Layout:
+    return _hf(base, "encoder." + _SWIN_BLOCK, _SWIN_BLOCK, block, pos_embed="absolute_pos_embed")
+
+
+_VIT_BLOCK = "blocks.{b}."
+
+#: (model family, layout) -> table. "official" also serves SimMIM checkpoints (encoder.*, decoder.0.*); "hf4" is
+#: the layout of the files on the hub, "hf5" what transformers 5 holds in memory.
+LAYOUTS: dict[tuple[str, str], Layout] = {
+    ("swin", "official"): _official(_TABLE),
+    ("swin", "timm"): _timm_swin(_TABLE),
+    ("swin", "hf4"): _hf_swin("swin.", _HF4_BLOCK),
+    ("swin", "hf5"): _hf_swin("swin.", _HF5_BLOCK),
+    ("swinv2", "official"): _official(*_CPB),
+    ("swinv2", "timm"): _timm_swin(*_CPB),
+    ("swinv2", "hf4"): _hf_swin("swinv2.", _HF_V2_BLOCK),
+    ("swinv2", "hf5"): _hf_swin("swinv2.", _HF_V2_BLOCK),
+    ("vit", "official"): Layout(
+        renames=_under(_VIT_BLOCK, _VIT_BLOCK, (_TABLE,)),
+        heads=_OFFICIAL_HEADS,
+        masked_prefix="encoder.",
+        derived=_DERIVED,
+        sides=_MIM_SIDES,
+    ),
+    ("vit", "timm"): Layout(
+        renames=_under(
+            _VIT_BLOCK,
+            _VIT_BLOCK,
+            (("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2"), _TABLE),
+        ),
+        derived=_DERIVED,
+    ),
+    ("vit", "hf4"): _hf("vit.", "encoder.layer.{b}.", _VIT_BLOCK, _HF_VIT4_BLOCK, pos_embed="pos_embed"),
+    ("vit", "hf5"): _hf("vit.", "layers.{b}.", _VIT_BLOCK, _HF5_BLOCK, pos_embed="pos_embed"),
+}

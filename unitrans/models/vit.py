@@ -1,0 +1,321 @@
+"""Vision Transformer (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929) on the one Block.
+
+One group per image. The options of BEiT (arXiv:2106.08254) are here too, as SimMIM's ViT encoder uses them:
+relative position bias, no bias of the keys, a learned factor per channel on every branch.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+
+from unitrans.models.images import EncoderOutput, ImageEncoder, as_maps, chosen, mean_per_sample, pair
+from unitrans.models.swin_plans import Grid
+from unitrans.models.vit_plans import VitPlans, batch_plans, image_plans
+from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gather_rows
+
+RelativePosition = Literal["none", "shared", "per_layer"]
+Pooling = Literal["cls", "mean"]
+NormPlace = Literal["rows", "pooled"]
+
+
+class VitConfig(PreTrainedConfig):
+    """Configuration of a plain ViT encoder; the defaults are ViT-B/16 at 224 px.
+
+    Attributes:
+        image_size: pixels, one number or [height, width]; it fixes the tables of positions.
+        patch_size: pixels per side of a patch.
+        in_chans: image channels.
+        embed_dim: channels.
+        depth: blocks.
+        num_heads: heads of each block.
+        mlp_ratio: hidden width of the MLPs over the channels.
+        qkv_bias: bias of the qkv projections.
+        key_bias: whether the keys have their share of it (not in BEiT and SimMIM).
+        qk_scale: factor on the scores; None is head_dim ** -0.5.
+        drop_rate, attn_drop_rate, drop_path_rate: dropout of projections, of attention weights, and the
+            stochastic depth of the last block (it grows linearly from 0).
+        cls_token: a learned row in front of the patches.
+        ape: learned absolute position embeddings, which bind the model to image_size.
+        relative_position: none, one table shared by all blocks, or one per block; images may then be at most
+            image_size.
+        layer_scale: initial value of a learned factor per channel on every branch; None is no factor.
+        pooling: what a classifier sees: the class token (cls), or the mean of the patches.
+        final_norm: the last LayerNorm is on all rows, or on the pooled vector only.
+        layer_norm_eps: of all LayerNorms.
+    """
+
+    model_type = "unitrans-vit"
+
+    image_size: int | list[int] | tuple[int, ...] = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    key_bias: bool = True
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    cls_token: bool = True
+    ape: bool = True
+    relative_position: RelativePosition = "none"
+    layer_scale: float | None = None
+    pooling: Pooling = "cls"
+    final_norm: NormPlace = "rows"
+    layer_norm_eps: float = 1e-6
+
+    def __post_init__(self, **kwargs: object) -> None:
+        super().__post_init__(**kwargs)
+        if min(pair(self.image_size, "image_size")) < 1:
+            raise ValueError(f"image_size: expected positive numbers, got {self.image_size}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"
+            )
+        kinds = (("relative_position", RelativePosition), ("pooling", Pooling), ("final_norm", NormPlace))
+        for name, kind in kinds:
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.pooling == "cls" and not self.cls_token:
+            raise ValueError(
+                "pooling: expected mean, as cls_token is false and there is none to take; got cls"
+            )
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last rows."""
+        return self.embed_dim
+
+    @property
+    def total_stride(self) -> int:
+        """Pixels per side that one row stands for."""
+        return self.patch_size
+
+    @property
+    def grid(self) -> Grid:
+        """Patches per column and row at `image_size`."""
+        height, width = pair(self.image_size, "image_size")
+        return -(-height // self.patch_size), -(-width // self.patch_size)
+
+    @property
+    def pads_images(self) -> bool:
+        """Whether images are filled up to whole patches."""
+        return False
+
+    @property
+    def _table(self) -> Grid | None:
+        return None if self.relative_position == "none" else self.grid
+
+    def image_plans(self, grid: Grid) -> VitPlans:
+        """The plans of one image of this many patches per column and row."""
+        return image_plans(grid, self._table, self.cls_token)
+
+    def plans(self, grids: Sequence[Grid]) -> VitPlans:
+        """The plans of a batch of images, in the order of the stream.
+
+        Args:
+            grids: (h, w) of each image in patches.
+
+        Raises:
+            ValueError: an image that the tables of positions do not cover.
+        """
+        for grid in grids:
+            self.check_grid(grid)
+        return batch_plans(tuple((int(h), int(w)) for h, w in grids), self._table, self.cls_token)
+
+    def check_grid(self, grid: Grid) -> None:
+        """Raises ValueError if images of this many patches cannot be fed."""
+        if self.ape and tuple(grid) != self.grid:
+            raise ValueError(
+                f"images: with ape (absolute position embeddings) expected the patch grid {self.grid} of "
+                f"image_size {self.image_size}, got {tuple(grid)}"
+            )
+        if self.relative_position != "none" and (grid[0] > self.grid[0] or grid[1] > self.grid[1]):
+            raise ValueError(
+                f"images: with relative positions expected at most the patch grid {self.grid} of "
+                f"image_size {self.image_size}, got {tuple(grid)}"
+            )
+
+
+class VitPreTrainedModel(ImageEncoder):
+    config_class = VitConfig
+    base_model_prefix = "vit"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Truncated normal of .02 for linear layers, tables and tokens, convolutions as torch."""
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, (RelativePositionBias, Attention, Block)):
+            module.reset_parameters()
+        elif isinstance(module, VitModel):
+            for parameter in (module.cls_token, module.pos_embed):
+                if parameter is not None:
+                    nn.init.trunc_normal_(parameter, std=0.02)
+
+    @staticmethod
+    def no_weight_decay_keywords() -> tuple[str, ...]:
+        """Parts of parameter names that are not decayed (beside biases and norms), as in the official recipe."""
+        return ("relative_position_bias_table",)
+
+    @staticmethod
+    def no_weight_decay() -> set[str]:
+        """Names of parameters of the encoder that are never decayed."""
+        return {"cls_token", "pos_embed"}
+
+
+class VitModel(VitPreTrainedModel):
+    """The ViT encoder.
+
+    Example:
+        >>> model = VitModel(VitConfig(depth=2))
+        >>> model(torch.rand(2, 3, 224, 224)).pooler_output.shape
+        torch.Size([2, 768])
+    """
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__(config)
+        dim, eps, places = config.embed_dim, config.layer_norm_eps, config.grid[0] * config.grid[1]
+        self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, dim, norm=False)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.cls_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, places + config.cls_token, dim)) if config.ape else None
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        self.rel_pos_bias = self._bias() if config.relative_position == "shared" else None
+        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                qkv_bias=config.qkv_bias,
+                key_bias=config.key_bias,
+                scale=config.qk_scale,
+                drop=config.drop_rate,
+                attn_drop=config.attn_drop_rate,
+                drop_path=rate,
+                eps=eps,
+                layer_scale=config.layer_scale,
+                position_bias=self._bias() if config.relative_position == "per_layer" else None,
+            )
+            for rate in rates
+        )
+        on_rows = config.final_norm == "rows"
+        self.norm = nn.LayerNorm(dim, eps=eps) if on_rows else nn.Identity()
+        self.fc_norm = nn.Identity() if on_rows else nn.LayerNorm(dim, eps=eps)
+        self.remember_plans()
+        self.post_init()
+
+    def _bias(self) -> RelativePositionBias:
+        config = self.config
+        return RelativePositionBias(config.grid, config.num_heads, cls_token=config.cls_token)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """patches [T, in_chans*p*p] as `patchify` makes them -> rows [T, C]."""
+        return self.patch_embed(patches)
+
+    def encode(self, x: Tensor, plans: VitPlans) -> Tensor:
+        """Embedded rows [T, C] through all blocks and the final norm -> [T, C], without class tokens."""
+        return self.patches_of(self.norm(self.encode_blocks(x, plans)[-1]), plans)
+
+    def encode_blocks(self, x: Tensor, plans: VitPlans) -> list[Tensor]:
+        """Embedded rows [T, C] -> the rows [T', C] behind every block, class tokens included."""
+        if self.cls_token is not None:
+            assert plans.tokens is not None, "plans of a configuration with cls_token have a place for it"
+            added = plans.tokens.index < 0
+            x = torch.where(added[:, None], self.cls_token[0].to(x.dtype), gather_rows(x, plans.tokens))
+        if self.pos_embed is not None:
+            x = x + F.embedding(plans.place, self.pos_embed[0])
+        x = self.pos_drop(x)
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
+        num_samples, rows = plans.token_counts.shape[0], []
+        for block in self.blocks:
+            x = block(x, plans.groups, bias, sample_index=plans.sample_index, num_samples=num_samples)
+            rows.append(x)
+        return rows
+
+    @staticmethod
+    def patches_of(x: Tensor, plans: VitPlans) -> Tensor:
+        """Rows [T', C] -> those of patches [T, C]."""
+        return x if plans.tokens is None else gather_rows(x, plans.tokens.inverted())
+
+    def forward_features(
+        self, pixel_values: Tensor, out_indices: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Feature maps for dense tasks.
+
+        Args:
+            pixel_values: [B, in_chans, H, W].
+            out_indices: blocks, negative ones from the end; None: all.
+
+        Returns:
+            [B, C, h, w] of each wanted block: the rows of patches behind it, not normalised.
+        """
+        patches, plans = self.pack(pixel_values)
+        grid = tuple(side // self.config.patch_size for side in pixel_values.shape[2:])
+        rows = self.encode_blocks(self.embed(patches), plans)
+        wanted = chosen(out_indices, self.config.depth, "blocks")
+        return [as_maps(self.patches_of(rows[block], plans), (grid[0], grid[1])) for block in wanted]
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        patches: Tensor | None = None,
+        plans: VitPlans | None = None,
+    ) -> EncoderOutput:
+        """Images, or the packed stream.
+
+        Args:
+            pixel_values: [B, in_chans, H, W], sides multiples of patch_size.
+            patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`.
+
+        Returns:
+            last_hidden_state [T', C], of every image its class token, then its patches; pooler_output [B, C].
+        """
+        patches, plans = self.packed(pixel_values, patches, plans)
+        x = self.norm(self.encode_blocks(self.embed(patches), plans)[-1])
+        return EncoderOutput(last_hidden_state=x, pooler_output=self.fc_norm(self.pool(x, plans)))
+
+    def pool(self, x: Tensor, plans: VitPlans) -> Tensor:
+        """Rows [T', C] -> [B, C] by `config.pooling`."""
+        if self.config.pooling == "cls":
+            return x.index_select(0, plans.groups.cu_seqlens[:-1].long())
+        index = plans.sample_index
+        index = index if plans.tokens is None else index[plans.tokens.inverse]
+        return mean_per_sample(self.patches_of(x, plans), index, plans.token_counts)
+
+
+class VitForImageClassification(VitPreTrainedModel):
+    """ViT with a linear classifier on the pooled rows."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__(config)
+        self.vit = VitModel(config)
+        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        patches: Tensor | None = None,
+        plans: VitPlans | None = None,
+    ) -> EncoderOutput:
+        """As `VitModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
+        output: Any = self.vit(pixel_values, patches, plans)
+        output.logits = self.head(output.pooler_output)
+        if labels is not None:
+            output.loss = F.cross_entropy(output.logits, labels)
+        return output

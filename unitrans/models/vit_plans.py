@@ -1,0 +1,138 @@
+"""The groups of a plain ViT forward: one per image, its class token in front.
+
+Shape letters: B images, T patches of all images, T' = T + B rows with class tokens (T without).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from unitrans.models.swin_plans import Grid, runs_of_equal
+from unitrans.nn.rows import RowMap
+from unitrans.ops import Plan
+
+
+@dataclass(frozen=True)
+class VitPlans:
+    """What a ViT forward needs to know about the images of a batch.
+
+    Attributes:
+        groups: one group of rows per image, at their places in the bias plane where there is one.
+        tokens: the map from patches to rows, whose gaps are the class tokens; None without them.
+        sample_index: int64 [T'], the image of every row.
+        token_counts: int64 [B], patches per image.
+        cover: the map from last rows to patches of the input, which is the identity.
+        place: int64 [T'], the place of every row in the table of absolute positions.
+    """
+
+    groups: Plan
+    tokens: RowMap | None
+    sample_index: Tensor
+    token_counts: Tensor
+    cover: RowMap
+    place: Tensor
+
+    def repeat(self, n: int) -> VitPlans:
+        """Plans of n images of the same geometry; tensor operations only."""
+        samples = torch.arange(n, device=self.place.device) * self.token_counts.shape[0]
+        return VitPlans(
+            groups=self.groups.repeat(n),
+            tokens=self.tokens and self.tokens.repeat(n),
+            sample_index=(self.sample_index + samples[:, None]).flatten(),
+            token_counts=self.token_counts.repeat(n),
+            cover=self.cover.repeat(n),
+            place=self.place.repeat(n),
+        )
+
+    @staticmethod
+    def cat(parts: list[VitPlans]) -> VitPlans:
+        """Plans of several batches, one after the other in the stream."""
+        if len(parts) == 1:
+            return parts[0]
+        first = 0
+        samples = []
+        for part in parts:
+            samples.append(part.sample_index + first)
+            first += part.token_counts.shape[0]
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        return VitPlans(
+            groups=Plan.cat([part.groups for part in parts]),
+            tokens=RowMap.cat(tokens) if tokens else None,
+            sample_index=torch.cat(samples),
+            token_counts=torch.cat([part.token_counts for part in parts]),
+            cover=RowMap.cat([part.cover for part in parts]),
+            place=torch.cat([part.place for part in parts]),
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> VitPlans:
+        """The same plans on another device; arguments as for `Tensor.to`."""
+        return self._map(lambda x: x.to(*args, **kwargs))
+
+    def pin_memory(self) -> VitPlans:
+        """The same plans in pinned memory."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, f: Any) -> VitPlans:
+        return VitPlans(
+            groups=f(self.groups),
+            tokens=self.tokens and f(self.tokens),
+            sample_index=f(self.sample_index),
+            token_counts=f(self.token_counts),
+            cover=f(self.cover),
+            place=f(self.place),
+        )
+
+
+pytree.register_dataclass(VitPlans, serialized_type_name="unitrans.VitPlans")
+
+
+@functools.lru_cache(maxsize=256)
+def image_plans(grid: Grid, table: Grid | None, cls_token: bool) -> VitPlans:
+    """The plans of one image, on the CPU whatever the default device is (they are cached).
+
+    Args:
+        grid: (h, w), patches per column and row.
+        table: (h, w), at least the grid: rows count by their places in it, and share a bias plane of its
+            size; None: rows count by themselves, without a bias.
+        cls_token: one more row in front of the patches.
+    """
+    h, w = grid
+    extra = int(cls_token)
+    rows = h * w + extra
+    y, x = torch.arange(h, device="cpu")[:, None], torch.arange(w, device="cpu")
+    place = (y * (w if table is None else table[1]) + x).flatten() + extra
+    place = torch.cat([torch.zeros(extra, dtype=torch.int64, device="cpu"), place])
+    return VitPlans(
+        groups=Plan.from_lengths([rows]) if table is None else _one_group(place, table[0] * table[1] + extra),
+        tokens=RowMap.from_index(torch.arange(-1, h * w, device="cpu"), h * w) if cls_token else None,
+        sample_index=torch.zeros(rows, dtype=torch.int64, device="cpu"),
+        token_counts=torch.tensor([h * w], device="cpu"),
+        cover=RowMap.identity(h * w),
+        place=place,
+    )
+
+
+def _one_group(place: Tensor, side: int) -> Plan:
+    """All rows in one group, at these places of a bias plane [side, side]."""
+    rows = place.shape[0]
+    return Plan(
+        torch.tensor([0, rows], dtype=torch.int32, device="cpu"),
+        num_tokens=rows,
+        max_group_size=side,
+        position=place.int(),
+        bias_offset=torch.zeros(1, dtype=torch.int64, device="cpu"),
+        bias_row_stride=torch.full((1,), side, dtype=torch.int32, device="cpu"),
+        bias_size=side * side,
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def batch_plans(grids: tuple[Grid, ...], table: Grid | None, cls_token: bool) -> VitPlans:
+    """The plans of a batch: each run of equal grids is one image's plan, tiled."""
+    return VitPlans.cat([image_plans(grid, table, cls_token).repeat(n) for grid, n in runs_of_equal(grids)])
