@@ -56,7 +56,9 @@ def parameters_of(cls: type) -> type[BaseModel]:
     if issubclass(cls, BaseModel):
         return cls
     declared = _declared(cls)
-    help_text = docstring_help(cls.__doc__, set(declared))
+    help_text: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # a variant describes only what it adds
+        help_text |= docstring_help(base.__doc__, set(declared))
     fields: dict[str, Any] = {
         name: (kind, Field(default, description=help_text.get(name)))
         for name, (kind, default) in declared.items()
