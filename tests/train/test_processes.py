@@ -1,4 +1,4 @@
-"""Two processes give the updates of one on the same global batch."""
+"""Two processes give the updates of one on the same global batch; FSDP2 likewise, and not on the CPU."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from unitrans.train import run as running
 from unitrans.train.config import RunConfig
+from unitrans.train.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "import sys; from unitrans.cli import main; sys.exit(main())"
@@ -108,3 +109,88 @@ def test_two_processes_equal_one_in_float64(tiny: Callable[..., RunConfig], work
     assert {tensor.dtype for tensor in weights.values()} == {torch.float64}
     assert_same_rows(one, two, 1e-6)
     assert_same_weights(one, two, 1e-6, relative=True)
+
+
+def test_fsdp_on_the_cpu_is_refused(tiny: Callable[..., RunConfig], workdir: Path) -> None:
+    session = running.open_session(tiny("train.fsdp=true", "train.use_cpu=true"))
+    with pytest.raises(ConfigError, match=r"train\.fsdp shards over GPUs and this run is on the CPU"):
+        running.training_arguments(session, workdir)
+
+
+# Four updates with DDP and with fully_shard on the same batches; after two the sharded one is saved and taken up anew.
+SHARDED = """
+import copy, sys
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from unitrans.nn import Block
+from unitrans.train.config import resolve
+from unitrans.train.data import Collate
+from unitrans.train.optim import make_adamw, parameter_groups
+from unitrans.train.run import open_session
+from unitrans.train.saving import gather_state, scatter_moments, scatter_weights
+
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+mesh = dist.init_device_mesh("cpu", (world,))
+session = open_session(resolve(config=sys.argv[1]))
+data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)
+start = copy.deepcopy(session.model.double())
+
+def shard(model):
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+def optimizer_of(model):
+    return make_adamw(parameter_groups(model, 0.05), lr=3e-3, betas=(0.9, 0.999), eps=1e-8)
+
+def update(number, call, model, optimizer):
+    (keys,) = session.sampler.micro_batches(number, rank)
+    batch = collate([data[key] for key in keys])
+    output = call(patches=batch["patches"].double(), plans=batch["plans"], mask=batch["mask"])
+    output["loss_sum"].backward()
+    targets = output["num_targets"].clone()
+    dist.all_reduce(targets)
+    for parameter in model.parameters():
+        parameter.grad.mul_(world / targets)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    optimizer.zero_grad()
+
+plain = copy.deepcopy(start)
+ddp, plain_optimizer = DistributedDataParallel(plain), optimizer_of(plain)
+sharded = shard(copy.deepcopy(start))
+sharded_optimizer = optimizer_of(sharded)
+for number in range(4):
+    if number == 2:
+        state = [gather_state(sharded, sharded_optimizer)]
+        dist.broadcast_object_list(state)  # as if all read it from a checkpoint
+        sharded = shard(copy.deepcopy(start))
+        sharded_optimizer = optimizer_of(sharded)
+        scatter_weights(sharded, state[0][0])
+        scatter_moments(sharded, sharded_optimizer, state[0][1])
+    update(number, ddp, plain, plain_optimizer)
+    update(number, sharded, sharded, sharded_optimizer)
+assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
+weights, _ = gather_state(sharded, sharded_optimizer)
+if rank == 0:
+    expected = plain.state_dict()
+    assert weights.keys() == expected.keys()
+    worst = max(float((weights[n] - e).abs().max() / e.abs().max()) for n, e in expected.items())
+    moved = max(float((start.state_dict()[n] - e).abs().max()) for n, e in expected.items())
+    print("worst", worst, "moved", moved)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_sharded_model_takes_the_steps_of_ddp(tiny: Callable[..., RunConfig], workdir: Path) -> None:
+    Path("run.yaml").write_text(tiny("train.use_cpu=true", "train.per_device_train_batch_size=4").to_yaml())
+    words = launch(SHARDED, 2, "run.yaml").split()
+    worst, moved = float(words[words.index("worst") + 1]), float(words[words.index("moved") + 1])
+    assert moved > 1e-3 and worst <= 1e-6

@@ -34,6 +34,10 @@ Steps = Annotated[int | float, BeforeValidator(_not_bool), AfterValidator(_whole
 
 # Honoured names: constraints, and what is to be added to the help of TrainingArguments.
 _POSITIVE: dict[str, Any] = {"ge": 1}
+_RECOMPUTE = (
+    "Here for each Block: its activations are computed again in the backward pass instead of being kept."
+)
+_SHARD = "Here true or false, and on GPUs only: FSDP2, with each Block sharded on its own."
 _HONOURED: dict[str, tuple[dict[str, Any], str]] = {
     "max_steps": ({"ge": -1}, "-1: train.num_train_epochs decides."),
     "num_train_epochs": ({"gt": 0}, "Used where train.max_steps is -1."),
@@ -45,7 +49,10 @@ _HONOURED: dict[str, tuple[dict[str, Any], str]] = {
     "per_device_eval_batch_size": (_POSITIVE, ""),
     "learning_rate": ({"ge": 0}, "The peak; see train.learning_rate_batch_size."),
     "lr_scheduler_type": ({}, "Here: " + ", ".join(SCHEDULES) + ", all after a linear warm-up."),
-    "lr_scheduler_kwargs": ({}, "Here only for multistep: milestones (updates) and gamma."),
+    "lr_scheduler_kwargs": (
+        {},
+        "Here only for multistep: milestones (updates, or parts of the run below 1) and gamma.",
+    ),
     "warmup_steps": ({"ge": 0}, "Here it starts from train.warmup_learning_rate."),
     "weight_decay": ({"ge": 0}, "Here also excluded: all vectors and what the model names."),
     "adam_beta1": ({"ge": 0, "lt": 1}, ""),
@@ -53,6 +60,9 @@ _HONOURED: dict[str, tuple[dict[str, Any], str]] = {
     "adam_epsilon": ({"gt": 0}, ""),
     "max_grad_norm": ({"ge": 0}, ""),
     "bf16": ({}, ""),
+    "gradient_checkpointing": ({}, _RECOMPUTE),
+    "torch_compile": ({}, "The first updates take minutes; then they are faster on GPUs."),
+    "fsdp": ({}, _SHARD),
     "use_cpu": ({}, ""),
     "seed": ({"ge": 0, "lt": 2**32}, "Order, masks, augmentation and initial weights all follow from it."),
     "logging_steps": ({"gt": 0}, ""),
@@ -92,6 +102,16 @@ class _Ours(BaseModel):
         description="true: weight decay also acts on relative position tables and their like, as in official "
         "SimMIM pretraining. false: it does not, as in official Swin training and fine-tuning.",
     )
+    ema_decay: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Keep an exponential moving average of the weights with this decay, (1 + update) / (10 + update) "
+        "where that is smaller. The average is what is evaluated, reported and found in model.safetensors. null: none.",
+    )
+    global_batch_size: Annotated[Int, Field(ge=1)] | None = Field(
+        None,
+        description="Samples of an update over all processes; train.gradient_accumulation_steps then follows from it, "
+        "from train.per_device_train_batch_size and from the number of processes. null: it is their product.",
+    )
     early_stopping_patience: Annotated[Int, Field(ge=1)] | None = Field(
         None,
         description="Stop after this many evaluations in a row without a new best validation loss. null: never.",
@@ -130,9 +150,11 @@ _REASONS: dict[str, str] = {
         "include_for_metrics prediction_loss_only batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
         "eval_accumulation_steps use_cache neftune_noise_alpha"
     ),
+    "activations are computed again by train.gradient_checkpointing": (
+        "activation_checkpointing activation_checkpointing_kwargs"
+    ),
     "it is not offered yet": (
-        "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing "
-        "gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode fsdp fsdp_config "
+        "gradient_checkpointing_kwargs torch_compile_backend torch_compile_mode fsdp_config "
         "deepspeed accelerator_config parallelism_config ddp_find_unused_parameters ddp_bucket_cap_mb "
         "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout"
     ),
@@ -163,11 +185,17 @@ def _honoured_field(field: dataclasses.Field[Any]) -> tuple[Any, Any]:
         kind = Literal[SCHEDULES]
     if field.name == "lr_scheduler_kwargs":
         kind = dict[str, Any] | None
+    if field.name in ("gradient_checkpointing", "fsdp"):
+        kind = bool
     if field.name in ("save_total_limit", "dataloader_prefetch_factor"):
         kind, constraints = Annotated[Int, Field(**constraints)] | None, {}
-    default = {"eval_steps": 500, "lr_scheduler_type": "cosine", "weight_decay": 0.05}.get(
-        field.name, field.default
-    )
+    default = {
+        "eval_steps": 500,
+        "gradient_checkpointing": False,
+        "fsdp": False,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.05,
+    }.get(field.name, field.default)
     text = " ".join(str(field.metadata.get("help", "")).replace("%%", "%").split())
     return kind, Field(default, description=f"{text} {note}".strip(), **constraints)
 
@@ -186,6 +214,8 @@ def train_config_class() -> type[BaseModel]:
         if name == "warmup_steps":
             keys = ("warmup_learning_rate", "warmup_prefix", "min_learning_rate", "schedule_lag")
             order |= {key: ours.pop(key) for key in keys}
+        if name == "gradient_accumulation_steps":
+            order |= {key: ours.pop(key) for key in ("global_batch_size",)}
         if name == "weight_decay":
             order |= {key: ours.pop(key) for key in ("decay_bias_tables",)}
     return create_model("TrainConfig", __config__=ConfigDict(extra="forbid"), **order, **ours)

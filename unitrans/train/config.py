@@ -123,9 +123,15 @@ def configs_folder() -> Path:
     raise FileNotFoundError(f"the shipped configurations are missing from {package}: install unitrans again")
 
 
+def shipped_configurations() -> dict[str, Path]:
+    """Name -> file; a recipe is named with its folder, as in recipes/simmim-swin-base-100ep."""
+    folder = configs_folder()
+    return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
+
+
 def read_file(path: str) -> dict[str, Any]:
     """A configuration file, or a shipped one by name. ConfigError for one that cannot be used."""
-    shipped = {file.stem: file for file in configs_folder().glob("*.yaml")}
+    shipped = shipped_configurations()
     file = Path(path).expanduser()
     if not file.exists() and path in shipped:
         file = shipped[path]
@@ -295,12 +301,12 @@ def check_schedule(train: dict[str, Any]) -> None:
     milestones, gamma = kwargs.get("milestones"), kwargs.get("gamma", 0.1)
     if (
         not isinstance(milestones, list)
-        or not all(type(m) is int and m > 0 for m in milestones)
+        or not all((type(m) is int and m > 0) or (type(m) is float and 0 < m < 1) for m in milestones)
         or not milestones
     ):
         raise ConfigError(
             "train.lr_scheduler_kwargs.milestones: expected the updates at which the rate drops, such as "
-            f"[7000, 9000], got {dump_value(milestones)}"
+            f"[7000, 9000], or parts of the run, such as [0.7, 0.9], got {dump_value(milestones)}"
         )
     if not isinstance(gamma, (int, float)) or isinstance(gamma, bool) or not 0 < gamma <= 1:
         raise ConfigError(

@@ -44,6 +44,9 @@ _NOT_PASSED = (
     "warmup_steps",
     "dataloader_prefetch_factor",
     "use_cpu",
+    "gradient_checkpointing",
+    "torch_compile",
+    "fsdp",
 )
 
 
@@ -87,7 +90,9 @@ class Session:
             warmup_start=train["warmup_learning_rate"] * factor,
             prefix=train["warmup_prefix"],
             lag=train["schedule_lag"],
-            milestones=tuple(kwargs.get("milestones", ())),
+            milestones=tuple(
+                m if m >= 1 else math.ceil(m * self.max_steps) for m in kwargs.get("milestones", ())
+            ),
             gamma=kwargs.get("gamma", 0.1),
         )
 
@@ -107,7 +112,7 @@ def open_session(config: RunConfig) -> Session:
         sampler = UpdateSampler(
             len(train_source),
             per_device_batch_size=train["per_device_train_batch_size"],
-            accumulation_steps=train["gradient_accumulation_steps"],
+            accumulation_steps=accumulation_steps(train, world_size()),
             world_size=world_size(),
             seed=train["seed"],
             in_order=train_source.in_order,
@@ -124,9 +129,47 @@ def open_session(config: RunConfig) -> Session:
     )
 
 
+def accumulation_steps(train: dict[str, Any], processes: int) -> int:
+    """Micro-batches of an update in each process. ConfigError where the global batch is no multiple of them."""
+    total, batch = train["global_batch_size"], train["per_device_train_batch_size"]
+    steps: int = train["gradient_accumulation_steps"]
+    if total is None:
+        return steps
+    if total % (batch * processes):
+        raise ConfigError(
+            f"train.global_batch_size: expected a multiple of train.per_device_train_batch_size x processes = "
+            f"{batch} x {processes}, got {total}; change one of the three"
+        )
+    if steps not in (1, total // (batch * processes)):
+        raise ConfigError(
+            f"train.global_batch_size={total} needs {total // (batch * processes)} micro-batches in each of "
+            f"{processes} processes, but train.gradient_accumulation_steps={steps}: leave that at 1"
+        )
+    return int(total // (batch * processes))
+
+
 def world_size() -> int:
     """Processes of this run, as torchrun says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def sharding(train: dict[str, Any]) -> dict[str, Any]:
+    """What TrainingArguments are told about FSDP2. ConfigError where it cannot be."""
+    if not train["fsdp"]:
+        return {}
+    if train["use_cpu"] or not torch.cuda.is_available():
+        raise ConfigError(
+            "train.fsdp shards over GPUs and this run is on the CPU: set it to false (DDP is used)"
+        )
+    if world_size() == 1:
+        raise ConfigError(
+            "train.fsdp shards over several processes and there is one: start them with torchrun"
+        )
+    if train["ema_decay"] is not None:
+        raise ConfigError(
+            "train.fsdp and train.ema_decay do not go together yet: set one of them to its default"
+        )
+    return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Block"]}}
 
 
 def training_arguments(session: Session, folder: Path, *, evaluate: bool = True) -> TrainingArguments:
@@ -140,6 +183,7 @@ def training_arguments(session: Session, folder: Path, *, evaluate: bool = True)
             | {
                 "output_dir": str(folder),
                 "max_steps": session.max_steps,
+                "gradient_accumulation_steps": session.sampler.accumulation_steps,
                 "use_cpu": train["use_cpu"] or not torch.cuda.is_available(),
                 "eval_strategy": "steps" if evaluate and session.validation_source is not None else "no",
                 "save_strategy": "steps" if evaluate else "no",
@@ -153,6 +197,7 @@ def training_arguments(session: Session, folder: Path, *, evaluate: bool = True)
                 "ddp_find_unused_parameters": False,
                 "ignore_data_skip": True,
             }
+            | sharding(train)
         )
 
 
@@ -194,7 +239,7 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
     parameters = sum(p.numel() for p in session.model.parameters())
     tokens = tokens_per_sample(session)
     say(f"  model       {parameters:,} parameters")
-    batch, accumulation = train["per_device_train_batch_size"], train["gradient_accumulation_steps"]
+    batch, accumulation = train["per_device_train_batch_size"], sampler.accumulation_steps
     say(
         f"  batch       {sampler.global_batch_size:,} samples = {batch} per device x {accumulation} accumulation x "
         f"{sampler.world_size} process{'es' if sampler.world_size > 1 else ''}; "
@@ -298,9 +343,13 @@ def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
     if trainer.state.global_step < session.max_steps:
         count = trainer.evaluations_without_best
         _say(f"stopped early after update {trainer.state.global_step:,}: no better in {count} evaluations")
-    best = run / "checkpoints" / "best"
-    if best.exists():
-        load_weights(trainer.model, best)
+    checkpoints = run / "checkpoints"
+    best = checkpoints / "best"
+    if trainer.is_fsdp_enabled:  # from here on every process has a whole model
+        trainer.model = MaskedSignalModel.create(session.model_config, session.objective).to(
+            trainer.args.device
+        )
+    load_weights(trainer.model, best if best.exists() else checkpoints / "latest")
     metrics = trainer.judge() if session.validation_source is not None else None  # all processes together
     if is_main():
         report(session, trainer, run, metrics, _say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,53 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
 
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, RunError
+from unitrans.train.switches import AveragedWeights
+
+TRAINED_WEIGHTS = "trained.safetensors"  # with train.ema_decay: what the optimizer moves, beside its average
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
+def load_weights(model: nn.Module, folder: Path, name: str = "model.safetensors") -> None:
     """The weights of a checkpoint into a model of the same shape. ConfigError where they do not fit."""
     try:
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-        model.load_state_dict(weights, strict=True)
+        weights = safetensors.torch.load_file(folder / name)
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            scatter_weights(model, weights)
+        else:
+            model.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         message = " ".join(str(error).split())[:300]
         raise ConfigError(f"the weights in {folder} cannot be loaded into this model: {message}") from None
+
+
+def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The whole state of a model and an optimizer that fully_shard has cut up, on the CPU of the first process.
+
+    Called by all processes.
+    """
+    weights, moments = get_state_dict(
+        model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return weights, dict(moments)
+
+
+def scatter_weights(model: nn.Module, weights: dict[str, Any]) -> None:
+    """Whole weights into a model that fully_shard has cut up. Called by all processes, each with the same."""
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+
+
+def scatter_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Any]) -> None:
+    """The whole state of an optimizer as from :func:`gather_state`, likewise."""
+    set_optimizer_state_dict(model, optimizer, moments, options=StateDictOptions(full_state_dict=True))
 
 
 class Saving:
@@ -40,6 +75,8 @@ class Saving:
     optimizer: Any
     lr_scheduler: Any
     clock: Any
+    is_fsdp_enabled: bool
+    average: AveragedWeights | None
     skipped: dict[str, str]
     start_update: int
     evaluations_without_best: int
@@ -47,6 +84,10 @@ class Saving:
     _tr_loss: torch.Tensor
     _globalstep_last_logged: int
     _restored: dict[str, Any]
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model holds the weights that count: their moving average where there is one."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.run is None:
@@ -60,9 +101,10 @@ class Saving:
                     shutil.rmtree(temporary, ignore_errors=True)
                     temporary.mkdir(parents=True)
                 self._barrier()
+                whole = gather_state(self.model, self._bare_optimizer()) if self.is_fsdp_enabled else None
                 torch.save(ckpt.generator_state(), temporary / f"rng-{self.args.process_index}.pt")
                 if self.args.should_save:
-                    self._write_state(temporary)
+                    self._write_state(temporary, whole)
                 self._barrier()
                 if self.args.should_save:
                     self._publish(folder, temporary, step)
@@ -76,9 +118,19 @@ class Saving:
                     f"untouched: make room, then go on with --resume {self.run}"
                 ) from error
 
-    def _write_state(self, folder: Path) -> None:
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+    def _bare_optimizer(self) -> torch.optim.Optimizer:
+        bare: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return bare
+
+    def _write_state(self, folder: Path, whole: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        weights, moments = whole or (None, self.optimizer.state_dict())
+        model = self.accelerator.unwrap_model(self.model)
+        with self.averaged():
+            model.save_pretrained(folder, state_dict=weights)
+        if self.average is not None:
+            trained = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+            safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
+        torch.save(moments, folder / "optimizer.pt")
         torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
         self.state.save_to_json(str(folder / "trainer_state.json"))
         progress = {
@@ -117,10 +169,17 @@ class Saving:
         self.start_update = progress["step"]
         self.skipped = dict(progress["skipped"])
         load_weights(self.model, folder)
+        if self.average is not None:
+            self.average.restart()
+            load_weights(self.model, folder, TRAINED_WEIGHTS)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         assert checkpoint is not None
-        self.optimizer.load_state_dict(ckpt.read_tensors(Path(checkpoint) / "optimizer.pt"))
+        moments = ckpt.read_tensors(Path(checkpoint) / "optimizer.pt")
+        if self.is_fsdp_enabled:
+            scatter_moments(self.model, self._bare_optimizer(), moments)
+        else:
+            self.optimizer.load_state_dict(moments)
         self.lr_scheduler.load_state_dict(ckpt.read_tensors(Path(checkpoint) / "scheduler.pt"))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

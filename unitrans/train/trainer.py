@@ -32,6 +32,7 @@ from unitrans.train.optim import make_adamw, parameter_groups
 from unitrans.train.sampler import MicroBatches, UpdateSampler
 from unitrans.train.saving import Saving
 from unitrans.train.schedule import Schedule, UpdateScheduler
+from unitrans.train.switches import AveragedWeights, compile_model, recompute_blocks
 
 MAX_NAMED_SAMPLES = 32  # in the message of a non-finite loss; the file beside it has them all
 
@@ -126,6 +127,12 @@ class UnitransTrainer(Saving, Trainer):
         self.pending_evaluation = False
         self._restored: dict[str, Any] = {}
         self._tokens_last_logged, self._seconds_last_logged = 0, 0.0
+        decay = settings["ema_decay"]
+        self.average = None if decay is None else AveragedWeights(model, decay)
+        if settings["gradient_checkpointing"]:
+            recompute_blocks(model)
+        if settings["torch_compile"]:
+            compile_model(model, args.device)
         self._reset_update()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -196,6 +203,10 @@ class UnitransTrainer(Saving, Trainer):
         else:  # nothing in it can be read: a zero that keeps processes in step
             for sample in inputs["skipped"]:
                 self._note_skipped(sample)
+            if self.is_fsdp_enabled:
+                raise RunError(
+                    "no sample of a micro-batch can be read, and with train.fsdp none can be left out"
+                )
             zero = torch.zeros((), device=self.args.device)
             loss_sum = sum((p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad), zero)
             targets = zero.long()
@@ -287,7 +298,7 @@ class UnitransTrainer(Saving, Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Judges the model and logs it. Returns {} when a signal asks to stop first."""
-        with self.clock.pause():
+        with self.clock.pause(), self.averaged():
             metrics = self.judge()
         if metrics:
             self.log(metrics)
@@ -296,12 +307,15 @@ class UnitransTrainer(Saving, Trainer):
 
     @torch.no_grad()
     def judge(self) -> dict[str, float]:
-        """Sums over all held-out samples, with masks that never change: ``eval_loss`` in the loss's unit and, with
-        ``scale``, ``eval_l1`` in data units. {} when a signal asks to stop first."""
+        """Sums over all held-out samples for the model as it is, with masks that never change.
+
+        ``eval_loss`` in the loss's unit and, with ``scale``, ``eval_l1`` in data units. {} when a signal asks to
+        stop first.
+        """
         start = time.perf_counter()
-        batches = validation_batches(
-            len(self.eval_dataset), self.args.eval_batch_size, self.args.process_index, self.args.world_size
-        )
+        # With FSDP all processes must call the model equally often: each judges everything.
+        rank, processes = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
+        batches = validation_batches(len(self.eval_dataset), self.args.eval_batch_size, rank, processes)
         loader = make_loader(
             self.eval_dataset,
             batches,
@@ -315,7 +329,7 @@ class UnitransTrainer(Saving, Trainer):
             if self.stop_signal is not None and self.args.world_size == 1:
                 return {}
             totals += self._judge(batch)
-        if self.args.world_size > 1:
+        if processes > 1:
             dist.all_reduce(totals)
         loss, targets, error, samples = totals.tolist()
         if not samples:
@@ -398,6 +412,8 @@ class _Flow(TrainerCallback):
         self.trainer.restore_progress()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last update is always in the log, however short the run."""
+        """The average of the weights follows; the last update is always in the log, however short the run."""
+        if self.trainer.average is not None:
+            self.trainer.average.update(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
