@@ -334,7 +334,9 @@ def test_what_does_not_fit_is_reported() -> None:
         and "derived buffers left 1" in text
     )
     assert load_weights(model, weights, "official", strict=False).unexpected
-    with pytest.raises(ValueError, match="layout: for swin expected one of 'official', 'timm', 'hf4', 'hf5', got 'keras'"):
+    with pytest.raises(
+        ValueError, match="layout: for swin expected one of 'official', 'timm', 'hf4', 'hf5', got 'keras'"
+    ):
         load_weights(model, weights, "keras")
 
 
