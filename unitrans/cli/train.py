@@ -37,7 +37,14 @@ def make_parser() -> Parser:
     parser.add_argument("--domain", metavar="NAME", help="what kind of data: vision (the default)")
     parser.add_argument("--objective", metavar="NAME", help="what is hidden and predicted: mim (the default)")
     parser.add_argument(
-        "--data", metavar="PATH|NAME", help="a folder, or an embedded set: digits (the default)"
+        "--data",
+        metavar="PATH|NAME",
+        help="a folder, a parquet file, a saved data set, a hub name, or an embedded set: digits (the default)",
+    )
+    parser.add_argument(
+        "--init",
+        metavar="DIR",
+        help="start from the weights of a run or checkpoint (images of other channels too)",
     )
     parser.add_argument("--config", metavar="FILE", help="a YAML file of settings, or a shipped one by name")
     parser.add_argument(
@@ -65,7 +72,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     if "=" in options.resume:
         options.settings.insert(0, options.resume)
-    for flag in ("domain", "objective", "data", "config", "output"):
+    for flag in ("domain", "objective", "data", "config", "init", "output"):
         if getattr(options, flag) is not None:
             raise UsageError(
                 f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
@@ -112,6 +119,7 @@ def _run(options: argparse.Namespace) -> None:
         objective=options.objective,
         data=options.data,
         config=options.config,
+        init=options.init,
         settings=options.settings,
     )
     if options.print_config:

@@ -77,6 +77,11 @@ _HONOURED: dict[str, tuple[dict[str, Any], str]] = {
 class _Ours(BaseModel):
     """What TrainingArguments has no name for."""
 
+    init: str | None = Field(
+        None,
+        description="Start from the weights of this run folder (its best checkpoint) or checkpoint, --init on the "
+        "command line. A resumed run does not read it again. null: fresh weights.",
+    )
     learning_rate_batch_size: Annotated[Int, Field(ge=1)] | None = Field(
         None,
         description="The rates are meant for a global batch of this size and are multiplied by (global batch) / "

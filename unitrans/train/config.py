@@ -226,6 +226,7 @@ def resolve(
     objective: str | None = None,
     data: str | None = None,
     config: str | None = None,
+    init: str | None = None,
     settings: Sequence[str] = (),
 ) -> RunConfig:
     """The complete configuration of a run. ``settings`` and flags beat the file, the file beats the defaults.
@@ -236,8 +237,14 @@ def resolve(
     flags: dict[str, Any] = {} if domain is None else {"domain": domain}
     flags |= {} if objective is None else {"objective": {"name": objective}}
     flags |= {} if data is None else {"data": {"path": data}}
+    flags |= {} if init is None else {"train": {"init": init}}
     given = read_settings(settings)
-    for flag, section, key in (("--data", "data", "path"), ("--objective", "objective", "name")):
+    given_twice = (
+        ("--data", "data", "path"),
+        ("--objective", "objective", "name"),
+        ("--init", "train", "init"),
+    )
+    for flag, section, key in given_twice:
         if section in flags and key in given.get(section, {}):
             raise ConfigError(f"{flag} and {section}.{key}= are both given: leave one out")
     layers = _merge(read_file(config) if config is not None else {}, _merge(flags, given))
@@ -282,6 +289,7 @@ def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
         "train": validate(train_config_class(), layers.get("train", {}), "train"),
     }
     check_schedule(sections["train"])
+    sections["train"] = absolute_paths(sections["train"], (), ("init",))
     return RunConfig(domain=name, data=absolute_paths(data, domain.embedded), **sections)
 
 
@@ -314,7 +322,9 @@ def check_schedule(train: dict[str, Any]) -> None:
         )
 
 
-def absolute_paths(data: dict[str, Any], embedded: Collection[str]) -> dict[str, Any]:
+def absolute_paths(
+    data: dict[str, Any], embedded: Collection[str], keys: Sequence[str] = ("path", "validation")
+) -> dict[str, Any]:
     """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
 
     def absolute(value: Any) -> Any:
@@ -322,4 +332,4 @@ def absolute_paths(data: dict[str, Any], embedded: Collection[str]) -> dict[str,
             return value
         return str(Path(value).expanduser().resolve())
 
-    return data | {key: absolute(data[key]) for key in ("path", "validation") if key in data}
+    return data | {key: absolute(data[key]) for key in keys if key in data}

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from unitrans.train.config import RunConfig, resolve
 from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.train.environment import describe_environment, processor_name, torch_note
 from unitrans.train.errors import ConfigError, InterruptedRunError, user_errors
+from unitrans.train.init import init_weights
 from unitrans.train.random import derived_seed
 from unitrans.train.report import report
 from unitrans.train.runs import CONFIG_FILE, command_line, create_run_folder, find_run, write_json, write_text
@@ -63,6 +64,7 @@ class Session:
     sampler: UpdateSampler
     max_steps: int
     model: MaskedSignalModel
+    init_notes: list[str] = field(default_factory=list)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -239,6 +241,8 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
     parameters = sum(p.numel() for p in session.model.parameters())
     tokens = tokens_per_sample(session)
     say(f"  model       {parameters:,} parameters")
+    for note in session.init_notes:
+        say(f"              {note}")
     batch, accumulation = train["per_device_train_batch_size"], sampler.accumulation_steps
     say(
         f"  batch       {sampler.global_batch_size:,} samples = {batch} per device x {accumulation} accumulation x "
@@ -274,9 +278,17 @@ def tokens_per_sample(session: Session) -> int:
     raise ConfigError(f"data.path: none of the {len(data):,} training samples can be read")
 
 
+def open_new_session(config: RunConfig) -> Session:
+    """``open_session`` for a run that begins: with the weights of train.init."""
+    session = open_session(config)
+    if session.settings["init"] is not None:
+        session.init_notes = init_weights(session.model, session.settings["init"])
+    return session
+
+
 def train(config: RunConfig, output: str | None) -> Path:
     """Trains, evaluates and reports; returns the run folder. Raises InterruptedRunError after a signal."""
-    session = open_session(config)
+    session = open_new_session(config)
     if world_size() > 1:
         PartialState(cpu=config.train["use_cpu"] or not torch.cuda.is_available())
     run = shared_run_folder(output, config)
@@ -391,7 +403,7 @@ class _Stopwatch(TrainerCallback):
 
 def dry_run(config: RunConfig) -> None:
     """Times a few updates and says what the run would cost. Nothing is written."""
-    session = open_session(config)
+    session = open_new_session(config)
     introduce(session, None, _say)
     watch = _Stopwatch()
     with temporary_folder() as folder:
