@@ -282,14 +282,15 @@ def hub_builder(path: str, data: DataConfig, key: str, embedded: Iterable[str]) 
     name, _, config = path.partition(":")
     if not _HUB_NAME.fullmatch(path):
         raise ValueError(f"{key}: {nothing_found(path, embedded)}, and it is not spelled as a hub name")
-    commit, reason, answered = _hub_commit(name, data.revision)
-    if commit is None and (answered or not _is_cached(name)):
+    found, reason, answered = _ask_hub(name, data.revision)
+    if found is None and (answered or not _is_cached(name)):
         raise ValueError(f"{key}: {nothing_found(path, embedded)}, and {reason}")
     with readable(f"{key}: {path!r}"):
-        builder = datasets.load_dataset_builder(name, config or None, revision=commit or data.revision)
-    if commit is None:
+        full, commit = found or (name, data.revision)  # the full name of mnist is ylecun/mnist
+        builder = datasets.load_dataset_builder(full, config or None, revision=commit)
+    if found is None:
         return builder, f"{name} is read from the cache: {reason}"
-    return builder, f"{name} of {datasets.config.HF_ENDPOINT} at commit {commit}"
+    return builder, f"{full} of {datasets.config.HF_ENDPOINT} at commit {commit}"
 
 
 def nothing_found(path: str, embedded: Iterable[str]) -> str:
@@ -305,8 +306,8 @@ def nothing_found(path: str, embedded: Iterable[str]) -> str:
     )
 
 
-def _hub_commit(name: str, revision: str | None) -> tuple[str | None, str, bool]:
-    """The commit of a data set on the hub, or None and why there is none; and whether the hub has answered."""
+def _ask_hub(name: str, revision: str | None) -> tuple[tuple[str, str] | None, str, bool]:
+    """Full name and commit of a data set on the hub, or None and why not; and whether the hub has answered."""
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub_errors
@@ -314,7 +315,7 @@ def _hub_commit(name: str, revision: str | None) -> tuple[str | None, str, bool]
     endpoint = datasets.config.HF_ENDPOINT
     try:
         found = HfApi(endpoint=endpoint).dataset_info(name, revision=revision, timeout=_PROBE_SECONDS)
-        return str(found.sha), "", True
+        return (str(found.id), str(found.sha)), "", True
     except hub_errors.GatedRepoError:
         return (
             None,

@@ -195,6 +195,8 @@ def _some_rows(rows: Rows, data: DataConfig, folder: Path, wanted: Any) -> datas
 
 def _open_rows(builder: Any, data: DataConfig, split: str | None, where: str) -> tuple[Rows, list[str]]:
     """The rows of a split, and the names of all splits."""
+    if hasattr(builder.config, "decode_num_threads"):
+        builder.config.decode_num_threads = 0  # else every image is decoded, those that are skipped too
     with datasets.readable(where):
         streams = builder.as_streaming_dataset()
     names = [str(name) for name in streams]
