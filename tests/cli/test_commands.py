@@ -113,7 +113,7 @@ WRONG = [
     (["train", "train.max_steps=three"], "expected a whole number, got three"),
     (["train", "train.max_steps=0"], "train.max_steps: expected -1 or a number of updates above 0, got 0"),
     (["train", "data.channels=3", "model.in_chans=1"], "data.channels=3 but model.in_chans=1"),
-    (["train", "model.num_heads=[3, 4]"], "num_heads: expected divisors"),
+    (["train", "model.num_heads=[5, 4]"], "num_heads: expected divisors"),
     (
         ["train", "model.patch_size=2", "objective.mask_patch_size=3"],
         "expected a multiple of model.patch_size",

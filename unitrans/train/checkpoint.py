@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -160,5 +161,11 @@ def set_generator_state(state: dict[str, Any]) -> None:
 
 
 def read_tensors(path: Path) -> Any:
-    """A .pt file with tensors and plain values only."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """A .pt file with tensors and plain values only. ConfigError for one with anything else in it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigError(
+            f"the checkpoint {path.parent} cannot be used: {path.name} holds something else than tensors and plain "
+            "values; use another one"
+        ) from error

@@ -176,10 +176,15 @@ class Saving:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         assert checkpoint is not None
         moments = ckpt.read_tensors(Path(checkpoint) / "optimizer.pt")
-        if self.is_fsdp_enabled:
-            scatter_moments(self.model, self._bare_optimizer(), moments)
-        else:
-            self.optimizer.load_state_dict(moments)
+        try:
+            if self.is_fsdp_enabled:
+                scatter_moments(self.model, self._bare_optimizer(), moments)
+            else:
+                self.optimizer.load_state_dict(moments)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(
+                f"the checkpoint {checkpoint} cannot be used: optimizer.pt does not fit this model"
+            ) from error
         self.lr_scheduler.load_state_dict(ckpt.read_tensors(Path(checkpoint) / "scheduler.pt"))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
