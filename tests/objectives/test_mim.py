@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from unitrans.models import SwinConfig
 from unitrans.nn import patchify
 from unitrans.objectives import MaskedSignalModel, get_objective
-from unitrans.objectives.mim import unit_mask
+from unitrans.objectives.mim import local_statistics, unit_mask
 
 
 def small(**changes: object) -> SwinConfig:
@@ -114,3 +114,40 @@ def test_wrong_options_are_named() -> None:
         get_objective("mim")(small(), mask_ratio=1.5)
     with pytest.raises(ValueError, match="expected one of 'mim', got 'min'; did you mean 'mim'"):
         get_objective("min")
+
+
+def test_local_statistics_are_those_of_the_square_around_each_pixel() -> None:
+    image = torch.randn(4, 9, 6, dtype=torch.float64)
+    mean, deviation = local_statistics(image, 5)
+    for (channel, y, x), value in np.ndenumerate(mean.numpy()):
+        square = image[channel, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+        assert value == pytest.approx(square.mean().item())
+        assert deviation[channel, y, x] == pytest.approx((square.var().item() + 1e-6) ** 0.5)
+    assert torch.isfinite(local_statistics(torch.zeros(1, 1, 1), 47)[1]).all()
+
+
+def test_normalised_targets_of_images_of_different_sizes() -> None:
+    """The loss is in units of the target, the prediction in units of the image."""
+    torch.manual_seed(0)
+    config = small(in_chans=4)
+    objective = get_objective("mim")(config, mask_patch_size=4, norm_target=True, norm_target_window=7)
+    model = MaskedSignalModel.create(config, objective).eval()
+    grids = [(8, 8), (4, 6), (4, 6)]
+    images = [torch.randn(4, 2 * h, 2 * w) * 3 + 1 for h, w in grids]
+    patches = torch.cat([patchify(image, 2) for image in images])
+    mask = torch.rand(len(patches)) < 0.5
+    out = model(patches=patches, plans=config.plans(grids), mask=mask, grids=grids)
+    mean, deviation = (
+        torch.cat([patchify(local_statistics(image, 7)[part], 2) for image in images]) for part in (0, 1)
+    )
+    want = ((out.prediction - patches) / deviation)[mask].abs().sum()
+    torch.testing.assert_close(out.loss_sum, want)
+    raw = MaskedSignalModel.create(config, get_objective("mim")(config, mask_patch_size=4)).eval()
+    raw.load_state_dict(model.state_dict())
+    decoded = raw(patches=patches, plans=config.plans(grids), mask=mask).prediction
+    torch.testing.assert_close(out.prediction, decoded * deviation + mean)
+    assert "norm_target" in objective.note and raw.objective.note is None
+    with pytest.raises(ValueError, match="grids: norm_target needs"):
+        model(patches=patches, plans=config.plans(grids), mask=mask)
+    with pytest.raises(ValueError, match="odd number"):
+        get_objective("mim")(config, mask_patch_size=4, norm_target=True, norm_target_window=8)

@@ -1,5 +1,7 @@
 """Models: a configuration and a network each, in transformers' conventions (layer 5)."""
 
+from typing import Any
+
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
@@ -7,7 +9,7 @@ from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageC
 from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
 
 #: What `model.name` of a configuration file can be.
-MODELS = {
+MODELS: dict[str, tuple[Any, Any]] = {
     "swin": (SwinConfig, SwinModel),
     "swinv2": (Swinv2Config, Swinv2Model),
     "vit": (VitConfig, VitModel),

@@ -250,10 +250,7 @@ class SwinPreTrainedModel(ImageEncoder):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, (RelativePositionBias, Attention, Block)):
+        elif isinstance(module, (nn.LayerNorm, RelativePositionBias, Attention, Block)):
             module.reset_parameters()
         elif isinstance(module, SwinModel) and module.absolute_pos_embed is not None:
             nn.init.trunc_normal_(module.absolute_pos_embed, std=0.02)

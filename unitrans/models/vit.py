@@ -156,10 +156,7 @@ class VitPreTrainedModel(ImageEncoder):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, (RelativePositionBias, Attention, Block)):
+        elif isinstance(module, (nn.LayerNorm, RelativePositionBias, Attention, Block)):
             module.reset_parameters()
         elif isinstance(module, VitModel):
             for parameter in (module.cls_token, module.pos_embed):

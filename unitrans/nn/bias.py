@@ -93,8 +93,7 @@ class LogSpacedPositionBias(nn.Module):
 
     def forward(self) -> Tensor:
         """One plane shared by all windows: fp32 (fp64 for fp64 weights) [N, L*L]."""
-        weight = self.cpb_mlp[0].weight
-        table = self.cpb_mlp(self.coordinates.to(weight))
+        table = self.cpb_mlp(self.coordinates.to(next(self.parameters())))
         return _plane(16 * torch.sigmoid(_wide(table)), self.relative_position_index)
 
 

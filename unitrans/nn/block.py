@@ -45,7 +45,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if qk_norm and scale is not None:
-            raise ValueError(f"scale: expected None with cosine attention, whose factor is learned, got {scale}")
+            raise ValueError(
+                f"scale: expected None with cosine attention, whose factor is learned, got {scale}"
+            )
         if dim % num_heads:
             raise ValueError(f"num_heads: expected a divisor of the width {dim}, got {num_heads}")
         self.num_heads, self.head_dim = num_heads, dim // num_heads
@@ -151,6 +153,14 @@ class DropPath(nn.Module):
         return x * factor[sample_index].unsqueeze(-1)
 
 
+class ZeroLayerNorm(nn.LayerNorm):
+    """A LayerNorm that starts with weight and bias 0, so that its branch adds nothing at first (Swin V2)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class Block(nn.Module):
     """Attention and MLP, each in a residual branch.
 
@@ -187,7 +197,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm, self.layer_scale = norm, layer_scale
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        branch_norm = ZeroLayerNorm if norm == "res-post" else nn.LayerNorm
+        self.norm1 = branch_norm(dim, eps=eps)
         self.attn = Attention(
             dim,
             num_heads,
@@ -199,7 +210,7 @@ class Block(nn.Module):
             proj_drop=drop,
             position_bias=position_bias,
         )
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.norm2 = branch_norm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path = DropPath(drop_path)
         scaled = layer_scale is not None
@@ -209,11 +220,7 @@ class Block(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The published initialisation of what is not a linear layer: a res-post block starts as the identity."""
-        if self.norm == "res-post":
-            for layer in (self.norm1, self.norm2):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        """The published initialisation of the factors per channel."""
         for gamma in (self.gamma_1, self.gamma_2):
             if gamma is not None and self.layer_scale is not None:
                 nn.init.constant_(gamma, self.layer_scale)
