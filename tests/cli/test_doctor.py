@@ -71,6 +71,14 @@ def test_one_that_matches_is_no_problem(packages: Path) -> None:
     assert not [line for line in doctor.companion_problems({}) if line.startswith("torchvision")]
 
 
+def test_what_an_extra_demands_is_no_problem(packages: Path) -> None:
+    for name in ("accelerate", "torchvision"):
+        install(packages, name, "9.9.9", "", "torch==2.0.1; extra == 'benchmarks'")
+    assert not [
+        line for line in doctor.companion_problems({}) if line.startswith(("accelerate", "torchvision"))
+    ]
+
+
 def test_a_broken_and_a_missing_package(packages: Path) -> None:
     install(packages, "accelerate", "0.0.1", "import os; os.abort()")
     problems = doctor.companion_problems({"numpy": "1", "pydantic": None})

@@ -119,7 +119,7 @@ def _import_error(modules: list[str]) -> str | None:
 def _import_problem(name: str, version: str | None, error: str | None, blamed: list[str]) -> str | None:
     import torch
 
-    wanted = _torch_it_is_made_for(name)
+    wanted = _torch_it_is_made_for(name) if name in _MADE_FOR_ONE_TORCH else None
     fits = wanted in (None, torch.__version__.partition("+")[0])
     if error is None and fits:
         return None
@@ -139,6 +139,6 @@ def _torch_it_is_made_for(name: str) -> str | None:
     """The one torch version that a package demands, None where it demands no single one."""
     for requirement in metadata.requires(name) or []:
         match = re.match(r"torch\s*\(?==\s*([0-9.]+)", requirement)
-        if match:
+        if match and "extra" not in requirement:
             return match.group(1)
     return None
