@@ -41,6 +41,7 @@ def _write_broken(folder: Path) -> dict[str, str]:
     np.save(folder / "complex.npy", np.zeros((2, 2), complex))
     np.save(folder / "five.npy", np.zeros((2, 2, 5), np.uint8))
     (folder / "dangling.png").symlink_to(folder / "nowhere")
+    (folder / "self.png").symlink_to("self.png")
     os.mkfifo(folder / "fifo.png")
     (folder / "whole.jpg").unlink()
     (folder / "whole.png").unlink()
@@ -59,6 +60,7 @@ def _write_broken(folder: Path) -> dict[str, str]:
         "complex.npy": "got dtype complex128",
         "five.npy": "has 5 channels, data.channels is 3",
         "dangling.png": "No such file",
+        "self.png": "Too many levels of symbolic links",
         "fifo.png": "not a regular file",
     }
 

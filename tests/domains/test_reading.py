@@ -1,9 +1,13 @@
 """Any image becomes float32 [channels, H, W] in [0, 1], or a reason why not."""
 
 import os
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -75,6 +79,148 @@ def test_big_endian_16_bit(tmp_path):
     path = tmp_path / "big.tif"
     Image.frombytes("I;16B", (8, 6), DEEP.astype(">u2").tobytes()).save(path)
     torch.testing.assert_close(read_image(path, 1, "dtype"), tensor(DEEP / 65535))
+
+
+# Every value is different and no high byte equals its low byte, so that a lost or swapped byte shows.
+DEEP_COLOUR = np.random.default_rng(0).permutation(65536)[: 6 * 8 * 4].astype(np.uint16).reshape(6, 8, 4)
+DEEP_COLOUR[:, :, 3] = np.where(ALPHA == 0, 0, 65535)
+
+
+def write_png(path, pixels, colour_type, extra=b""):
+    """A 16-bit PNG that uses the five filters in turn (PNG specification, section 9)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(len(pixels), -1).astype(int)
+    width = pixels.shape[2] * 2
+    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
+    left, corner = (np.pad(part, ((0, 0), (width, 0)))[:, :-width] for part in (rows, above))
+    guess = left + above - corner
+    near = np.stack([abs(guess - part) for part in (left, above, corner)]).argmin(0)
+    predicted = [0, left, above, (left + above) // 2, np.choose(near, [left, above, corner])]
+    lines = b""
+    for row in range(len(rows)):
+        kind = row % 5
+        part = predicted[kind] if kind == 0 else predicted[kind][row]
+        lines += bytes([kind]) + ((rows[row] - part) % 256).astype(np.uint8).tobytes()
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+def write_tiff(path, pixels, **options):
+    options = {"photometric": "rgb"} | options
+    tifffile.imwrite(path, pixels, **options)
+    return path
+
+
+DEEP_RGB = DEEP_COLOUR[:, :, :3]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: write_png(folder / "x.png", DEEP_RGB, 2),
+        lambda folder: write_tiff(folder / "x.tif", DEEP_RGB, byteorder="<"),
+        lambda folder: write_tiff(folder / "x.tif", DEEP_RGB, byteorder=">"),
+        lambda folder: write_tiff(folder / "x.tif", DEEP_RGB, byteorder="<", compression="zlib"),
+        lambda folder: write_tiff(folder / "x.tif", DEEP_RGB, byteorder=">", compression="zlib"),
+        lambda folder: write_tiff(folder / "x.tif", DEEP_RGB, rowsperstrip=2),
+        lambda folder: write_tiff(folder / "x.tif", np.moveaxis(DEEP_RGB, -1, 0), planarconfig="separate"),
+    ],
+    ids="png little big little-zlib big-zlib strips planar".split(),
+)
+def test_colour_of_16_bits_keeps_them_all(tmp_path, write):
+    path = write(tmp_path)
+    got = read_image(path, 3, "dtype")
+    torch.testing.assert_close(got, tensor(DEEP_RGB / 65535), atol=1e-7, rtol=0)
+    # A scan that uses 12 of its 16 bits.
+    assert read_image(path, 3, (0, 4095)).unique().numel() > 3
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: write_png(folder / "x.png", DEEP_COLOUR, 6),
+        lambda folder: write_tiff(folder / "x.tif", DEEP_COLOUR, extrasamples=["unassalpha"]),
+    ],
+    ids=["png", "tif"],
+)
+def test_colour_of_16_bits_with_alpha(tmp_path, write):
+    path = write(tmp_path)
+    kept = read_image(path, 4, "dtype")
+    torch.testing.assert_close(kept, tensor(DEEP_COLOUR / 65535), atol=1e-7, rtol=0)
+    seen = np.where(DEEP_COLOUR[:, :, 3:] == 0, 65535, DEEP_RGB) / 65535
+    torch.testing.assert_close(read_image(path, 3, "dtype"), tensor(seen), atol=1e-7, rtol=0)
+
+
+def test_16_bits_and_an_orientation(tmp_path):
+    stored = np.ascontiguousarray(np.rot90(DEEP_RGB))  # orientation 6: to be turned back by 90 degrees
+    path = write_tiff(tmp_path / "x.tif", stored, extratags=[(274, "H", 1, 6, True)])
+    torch.testing.assert_close(read_image(path, 3, "dtype"), tensor(DEEP_RGB / 65535), atol=1e-7, rtol=0)
+
+
+def test_grey_of_16_bits_where_0_is_white(tmp_path):
+    path = write_tiff(tmp_path / "x.tif", DEEP, photometric="miniswhite")
+    torch.testing.assert_close(read_image(path, 1, "dtype"), tensor(1 - DEEP / 65535))
+
+
+def transparent_png(path):
+    extra = struct.pack(">I", 6) + b"tRNS" + bytes(6) + struct.pack(">I", zlib.crc32(b"tRNS" + bytes(6)))
+    return write_png(path, DEEP_RGB, 2, extra)
+
+
+@pytest.mark.parametrize(
+    ("write", "what"),
+    [
+        (lambda folder: write_png(folder / "x.png", DEEP_COLOUR[:, :, 2:], 4), "16-bit grey with alpha"),
+        (lambda folder: transparent_png(folder / "x.png"), "16-bit RGB in PNG"),
+        (
+            lambda folder: write_tiff(folder / "x.tif", DEEP_COLOUR, extrasamples=["assocalpha"]),
+            "16-bit premultiplied alpha",
+        ),
+        (lambda folder: write_ppm(folder / "x.ppm"), "16-bit RGB in PPM"),
+    ],
+    ids=["grey-alpha", "transparent-colour", "premultiplied", "ppm"],
+)
+def test_16_bits_that_cannot_be_kept_are_refused(tmp_path, write, what):
+    with pytest.raises(BrokenImageError, match=f"{what} cannot be read without losing bits: store"):
+        read_image(write(tmp_path), 3, "dtype")
+
+
+def write_ppm(path):
+    path.write_bytes(b"P6 8 6 65535\n" + DEEP_RGB.astype(">u2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_tiff_with_seven_channels(tmp_path, dtype, planarconfig):
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 7)).astype(dtype)
+    pixels = pixels / 255 if dtype == "float32" else pixels
+    stored = pixels if planarconfig == "contig" else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    path = write_tiff(
+        tmp_path / "x.tif", stored.astype(dtype), photometric="minisblack", planarconfig=planarconfig
+    )
+    top = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    torch.testing.assert_close(read_image(path, 7, "dtype"), tensor(pixels / top))
+    with pytest.raises(BrokenImageError, match=r"has 7 channels, data.channels is 3"):
+        read_image(path, 3, "dtype")
+
+
+def test_float_colour_tiff(tmp_path):
+    path = write_tiff(tmp_path / "x.tif", (COLOUR / 255).astype(np.float32))
+    torch.testing.assert_close(read_image(path, 3, "dtype"), tensor(COLOUR / 255))
+
+
+def test_tiff_without_tifffile_names_the_pip_line(tmp_path, monkeypatch):
+    pixels = np.zeros((6, 8, 7), np.uint8)
+    path = write_tiff(tmp_path / "x.tif", pixels, photometric="minisblack", planarconfig="contig")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(BrokenImageError, match="pip install tifffile"):
+        read_image(path, 7, "dtype")
 
 
 def test_palette_with_transparency(tmp_path):
@@ -220,8 +366,9 @@ def test_finding(tmp_path):
     (outside / "o.png").write_bytes(b"")
     (outside / "back").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to(outside)
+    (tmp_path / "self.png").symlink_to("self.png")  # named as unreadable when it is read
     listing = find_images(tmp_path)
-    assert listing.ids == ["a/10.jpg", "a/2.JPG", "a/deep/er/x.tiff", "b.png", "link/o.png"]
+    assert listing.ids == ["a/10.jpg", "a/2.JPG", "a/deep/er/x.tiff", "b.png", "link/o.png", "self.png"]
     assert listing.paths == listing.ids
     assert listing.ignored == {".csv": 2, "no suffix": 1}
     assert listing.unreadable == []
@@ -235,3 +382,9 @@ def test_names_that_are_not_utf8(tmp_path):
     assert listing.ids == ["\\xff.png"]
     listing.ids[0].encode("utf-8")
     assert read_image(tmp_path / listing.paths[0], 1, "dtype").shape == (1, 6, 8)
+
+
+def test_a_name_is_one_line(tmp_path):
+    saved(tmp_path, GREY, "two\nlines\t.png")
+    saved(tmp_path, GREY, "schön 图.png")
+    assert sorted(find_images(tmp_path).ids) == ["schön 图.png", "two\\nlines\\t.png"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 ValueRange = Literal["dtype", "percentile"] | tuple[float, float]
 
@@ -68,7 +70,7 @@ def find_images(root: Path) -> Listing:
             path = str(PurePosixPath(folder, entry.name))
             if entry.is_dir(follow_symlinks=False):
                 walk(path)
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink() and os.path.isdir(entry):  # entry.is_dir() fails for a link to itself
                 links.append(path)
             else:
                 _add_file(listing, path)
@@ -90,8 +92,12 @@ def _add_file(listing: Listing, path: str) -> None:
 
 
 def _printable(path: str) -> str:
-    """The path as text that can be printed and hashed: bytes that are not UTF-8 become \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """The path as one line of text that can be printed and hashed: bytes that are not UTF-8 become \\xNN, and a
+    line break or another sign that cannot be seen its escape."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text
+    )
 
 
 def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
@@ -100,8 +106,10 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
     Palettes are looked up; CMYK and other colour spaces become RGB. Transparent images are laid on white,
     as a page shows them (the colour stored under a transparent pixel is arbitrary), unless ``channels`` is
     4: then RGBA stays. Grey becomes 3 channels by repetition, colour becomes 1 channel by luminance (ITU-R
-    BT.601). 16-bit and float images keep their range; Pillow itself reduces 16-bit *colour* files to 8 bits.
-    .npy files hold [H, W] or [H, W, channels] of any real type.
+    BT.601). PNG and TIFF files keep all their bits, as float images do; where that cannot be done they are
+    refused. Colour of more than 8 bits in JPEG 2000 and AVIF is read as 8 bits. .npy files hold [H, W] or
+    [H, W, channels] of any real type, as do TIFF files of which Pillow does not know the layout (read by
+    tifffile).
 
     Raises BrokenImageError for a file that cannot be decoded or has other channels, and ValueError when
     ``value_range`` does not fit the data: that is a mistake in the config, not in one file.
@@ -133,7 +141,11 @@ def _reason(error: Exception) -> str:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    pixels = np.load(path, allow_pickle=False)
+    return _as_pixels(np.load(path, allow_pickle=False))
+
+
+def _as_pixels(pixels: np.ndarray) -> np.ndarray:
+    """[H, W, C] in the byte order of this machine."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3:
@@ -150,8 +162,18 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
     """[H, W, C] in the stored type, C = 1, 3 or (only if asked for) 4."""
     # A stream, not a path: Pillow 13 maps uncompressed TIFFs into memory by name, and then mixes up rows and
     # columns where the orientation tag swaps them.
-    with path.open("rb") as stream, Image.open(stream) as file:
-        picture: Image.Image = ImageOps.exif_transpose(file)
+    with path.open("rb") as stream:
+        try:
+            file = Image.open(stream)
+        except UnidentifiedImageError:
+            if _is_tiff(stream):
+                return _read_tifffile(stream)
+            raise
+        with file:
+            if _is_deep_colour(file):
+                return _read_deep_colour(file, stream, channels)
+            inverted = file.mode == "I;16" and _tiff_tag(file, "PhotometricInterpretation") == 0
+            picture: Image.Image = ImageOps.exif_transpose(file)
         mode = picture.mode
         if picture.has_transparency_data:
             rgba = picture.convert("RGBA")
@@ -164,8 +186,98 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
             picture, mode = picture.convert("L"), "L"  # 0 and 255
         if mode in ("L", "I", "F") or mode.startswith("I;16"):
             pixels = np.array(picture)
+            if inverted:  # 0 is white; Pillow sees to that in 8 bits, not in 16
+                pixels = np.iinfo(pixels.dtype).max - pixels
             return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))[:, :, None]
         return np.array(picture.convert("RGB"))
+
+
+def _raw_mode(file: ImageFile.ImageFile) -> str:
+    """How Pillow is about to unpack the stored pixels, such as "RGB;16B"."""
+    args = file.tile[0].args if file.tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+_TIFF_TAGS = {"BitsPerSample": 258, "PhotometricInterpretation": 262, "PlanarConfiguration": 284}
+
+
+def _tiff_tag(file: ImageFile.ImageFile, name: str) -> Any:
+    """The value of a tag of a TIFF, None where there is none."""
+    return file.tag_v2.get(_TIFF_TAGS[name]) if isinstance(file, TiffImageFile) else None
+
+
+def _is_deep_colour(file: ImageFile.ImageFile) -> bool:
+    """Whether the file stores colour (or grey with alpha) in more than 8 bits, which Pillow would cut down to 8."""
+    if file.mode not in ("RGB", "RGBA", "CMYK", "LAB"):
+        return False
+    if file.format == "PPM":
+        args: Any = file.tile[0].args
+        return isinstance(args, tuple) and isinstance(args[1], int) and args[1] > 255
+    return ";16" in _raw_mode(file) or max(_tiff_tag(file, "BitsPerSample") or (8,)) > 8
+
+
+def _read_deep_colour(file: ImageFile.ImageFile, stream: BinaryIO, channels: int) -> np.ndarray:
+    """uint16 [H, W, C], C = 3 or (only if asked for) 4.
+
+    Pillow keeps the high byte of each value; told that the bytes are in the other order, it keeps the low one.
+    """
+    if _tiff_tag(file, "PlanarConfiguration") == 2:
+        return _read_tifffile(stream)
+    kind, _, order = _raw_mode(file).partition(";16")
+    if kind not in ("RGB", "RGBX", "RGBA") or order not in _OTHER_ORDER or "transparency" in file.info:
+        what = {"LA": "grey with alpha", "RGBa": "premultiplied alpha"}.get(
+            kind, f"{file.mode} in {file.format}"
+        )
+        raise BrokenImageError(
+            f"16-bit {what} cannot be read without losing bits: store 16-bit RGB, RGBA or grey as .png or .tif"
+        )
+    high = np.array(ImageOps.exif_transpose(file))
+    stream.seek(0)
+    with Image.open(stream) as again:
+        again.tile = [tile._replace(args=_in_other_order(tile.args)) for tile in again.tile]
+        low = np.array(ImageOps.exif_transpose(again))
+    pixels = high.astype(np.uint16) << 8 | low
+    if pixels.shape[2] == 4 and channels != 4:  # on white
+        alpha = pixels[:, :, 3:] / 65535.0
+        pixels = np.rint(pixels[:, :, :3] * alpha + 65535.0 * (1.0 - alpha)).astype(np.uint16)
+    return pixels
+
+
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def _in_other_order(args: Any) -> Any:
+    if isinstance(args, tuple):
+        return (_in_other_order(args[0]), *args[1:])
+    return args[:-1] + _OTHER_ORDER[args[-1]]
+
+
+def _is_tiff(stream: BinaryIO) -> bool:
+    stream.seek(0)
+    return stream.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _read_tifffile(stream: BinaryIO) -> np.ndarray:
+    """[H, W, C] of the first page of a TIFF in any layout, in the stored type."""
+    try:
+        import tifffile
+    except ImportError:
+        raise BrokenImageError(
+            "a TIFF layout that Pillow does not know (more than 4 channels?): pip install tifffile"
+        ) from None
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as file:
+        page = file.pages.first
+        pixels, axes = page.asarray(), page.axes
+        if page.tags.valueof("Orientation", 1) != 1:
+            raise BrokenImageError(
+                "a TIFF layout that Pillow does not know, and rotated by an orientation tag"
+            )
+    if axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    elif axes not in ("YX", "YXS"):
+        raise BrokenImageError(f"expected rows, columns and channels, got the axes {axes}")
+    return _as_pixels(pixels)
 
 
 def _to_unit_range(pixels: np.ndarray, value_range: ValueRange, path: Path) -> torch.Tensor:
