@@ -229,7 +229,7 @@ def test_wrong_flags(tmp_path: Path) -> None:
     for flags, sentence in (
         ({"config": "nope.yaml"}, "--config nope.yaml: there is no such file"),
         ({"config": "vision-mimm"}, "did you mean 'vision-mim'"),
-        ({"config": str(tmp_path)}, "there is no such file"),
+        ({"config": str(tmp_path)}, "is a folder, expected a YAML file such as"),
         ({"data": "digits", "settings": ["data.path=digits"]}, "--data and data.path= are both given"),
         ({"objective": "mlm"}, "objective: expected one of 'mim'"),
         ({"domain": "audio"}, "unknown domain 'audio'"),
@@ -252,3 +252,9 @@ def test_yaml_scalars_are_what_people_mean() -> None:
     for value in ("1e-3", "true", "null", "", "a: b", "# x", "two\nlines", [1, "x"], {"a": None}, 1e-5, 12):
         assert yaml12.load(yaml12.dump_value(value)) == value
         assert "\n" not in yaml12.dump_value(value)
+
+
+def test_none_is_none_whatever_lies_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    assert resolve(settings=["data.validation=none"]).data["validation"] == "none"

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train import checkpoint as ckpt
+from unitrans.train import report as reporting
 from unitrans.train import run as running
 from unitrans.train.callbacks import read_metrics, stop_signals
 from unitrans.train.config import RunConfig, resolve
@@ -374,10 +376,68 @@ def test_a_micro_batch_without_a_readable_sample_counts_nothing(tiny: Tiny, work
     trainer.train()
     assert trainer.state.global_step == 1 and len(trainer.skipped) == 8
 
-    session = running.open_session(tiny("train.max_steps=1"))
+
+def test_an_update_without_a_readable_sample_changes_no_weight(tiny: Tiny, workdir: Path) -> None:
+    session = running.open_session(tiny("train.max_steps=2"))
+    assert not set(session.sampler.global_batch(0)) & set(session.sampler.global_batch(1))
+    broken(
+        session.train_source,
+        {session.train_source.ids[index] for _, index in session.sampler.global_batch(1)},
+    )
+    trainer = running.make_trainer(session, workdir, None)
+    after: list[dict[str, torch.Tensor]] = []
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            after.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+
+    trainer.add_callback(Keep())
+    trainer.train()
+    assert trainer.state.global_step == 2 and len(trainer.skipped) == 8
+    assert all(torch.equal(after[0][name], after[1][name]) for name in after[0])
+
+
+def test_a_run_gives_up_when_no_sample_can_be_read(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unitrans.train.trainer.MAX_UNREADABLE", 16)
+    session = running.open_session(tiny("train.max_steps=5"))
     broken(session.train_source, set(session.train_source.ids))
-    with pytest.raises(RunError, match="nothing to predict in its 8 samples"):
-        running.make_trainer(session, workdir, None).train()
+    trainer = running.make_trainer(session, workdir, None)
+    with pytest.raises(
+        RunError, match="update 2: there is nothing to predict in the last 16 samples, and 16 could"
+    ):
+        trainer.train()
+
+
+def test_pictures_are_of_evenly_spaced_samples(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = running.open_session(tiny("train.max_steps=1"))
+    trainer = running.make_trainer(session, workdir, workdir)
+    source = session.validation_source
+    assert source is not None
+    drawn: list[str] = []
+
+    def note(_: Path, __: Any, samples: list[dict[str, Any]], *___: Any) -> list[Path]:
+        drawn.extend(sample["id"] for sample in samples)
+        return []
+
+    monkeypatch.setattr(type(session.domain), "report", staticmethod(note))
+    monkeypatch.setattr(reporting, "PICTURES", 4)
+    starts = [len(source) * part // 4 for part in range(4)]
+    broken(source, {source.ids[starts[2]]})  # the next one takes its place
+    reporting._pictures(session, trainer, workdir)
+    assert drawn == [
+        source.ids[starts[0]],
+        source.ids[starts[1]],
+        source.ids[starts[2] + 1],
+        source.ids[starts[3]],
+    ]
+    monkeypatch.setattr(reporting, "PICTURES", 10_000)
+    drawn.clear()
+    reporting._pictures(session, trainer, workdir)
+    assert drawn == [name for name in source.ids if name != source.ids[starts[2]]]
 
 
 @pytest.mark.usefixtures("no_report")

@@ -29,8 +29,12 @@ def _whole_or_part(value: int | float) -> int | float:
 
 
 Int = Annotated[int, BeforeValidator(_not_bool)]
-Float = Annotated[float, BeforeValidator(_not_bool)]
-Steps = Annotated[int | float, BeforeValidator(_not_bool), AfterValidator(_whole_or_part)]
+Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Steps = Annotated[
+    int | Annotated[float, Field(allow_inf_nan=False)],
+    BeforeValidator(_not_bool),
+    AfterValidator(_whole_or_part),
+]
 
 # Honoured names: constraints, and what is to be added to the help of TrainingArguments.
 _POSITIVE: dict[str, Any] = {"ge": 1}

@@ -135,6 +135,8 @@ def read_file(path: str) -> dict[str, Any]:
     file = Path(path).expanduser()
     if not file.exists() and path in shipped:
         file = shipped[path]
+    if file.is_dir():
+        raise ConfigError(f"--config {path} is a folder, expected a YAML file such as {file / 'config.yaml'}")
     if not file.is_file():
         names = ", ".join(sorted(shipped))
         hint = nearest_name(path, shipped)
@@ -144,7 +146,10 @@ def read_file(path: str) -> dict[str, Any]:
     try:
         content = load(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from None
+        reason = (
+            "it is not text in UTF-8" if isinstance(error, UnicodeError) else " ".join(str(error).split())
+        )
+        raise ConfigError(f"--config {path} cannot be read as YAML: {reason}") from None
     return _checked_layer({} if content is None else content, f"--config {path}")
 
 
@@ -182,7 +187,12 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         try:
             value = load(text)
         except ValueError as error:
-            raise ConfigError(f"{name}: the value {text!r} cannot be read ({error})") from None
+            raise ConfigError(
+                f"{name}: the value {text!r} cannot be read as YAML ({error}); put text in quotes, as in "
+                f"""'{name}="..."'"""
+            ) from None
+        if isinstance(value, str) and text.strip()[:1] not in "\"'|>":
+            value = text.strip()  # as typed: " #2" at the end of a folder's name is no comment
         *path, last = name.split(".")
         if not path and last in SECTIONS and not (last in ("model", "objective") and isinstance(value, str)):
             raise ConfigError(f"{name} is a section: set its keys, as in {last}.KEY=VALUE")
@@ -328,7 +338,11 @@ def absolute_paths(
     """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
 
     def absolute(value: Any) -> Any:
-        if not isinstance(value, str) or value in embedded or not Path(value).expanduser().exists():
+        if (
+            not isinstance(value, str)
+            or value in (*embedded, "none")
+            or not Path(value).expanduser().exists()
+        ):
             return value
         return str(Path(value).expanduser().resolve())
 

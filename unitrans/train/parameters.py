@@ -118,6 +118,12 @@ def _expected(detail: Any) -> str:
     context = detail.get("ctx", {})
     if kind == "literal_error":
         return f"one of {context['expected']}".replace("'", "").replace(" or ", ", ")
+    if kind == "finite_number":
+        return "a finite number"
+    if kind == "string_too_short":
+        return "a word or text"
+    if kind in ("too_long", "too_short", "missing"):  # "missing" inside a value: a list with too few numbers
+        return "a list of another length"
     for prefix, text in _EXPECTED.items():
         if kind in (f"{prefix}_type", f"{prefix}_parsing", f"{prefix}_from_float", f"{prefix}_required"):
             return text
@@ -129,7 +135,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], section: str, valu
     """One sentence for the first key that is wrong; the branches of a union are joined."""
     details = error.errors()
     if not details[0]["loc"]:  # a rule across keys
-        return f"{section}: {_expected(details[0])}"
+        rule = _expected(details[0])
+        return rule if rule.startswith(f"{section}.") else f"{section}: {rule}"
     unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
     if unknown:
         return unknown_key(section, str(unknown[0]["loc"][0]), list(model.model_fields))

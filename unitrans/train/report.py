@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,18 +83,21 @@ def _compare(session: Session, metrics: dict[str, float], say: Callable[[str], N
 
 @torch.no_grad()
 def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Path]:
-    """What was hidden and predicted, for the first held-out samples (training samples when none is held out)."""
+    """What was hidden and predicted, for held-out samples (training samples when none is held out).
+
+    They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
+    """
     source = session.validation_source or session.train_source
     data, collate = session.data(source), trainer.data_collator
     trainer.model.eval()
     samples, predictions = [], []
-    for index in range(len(data)):
-        sample = data[VALIDATION, index]
-        if isinstance(sample, Skipped):
-            continue
-        samples.append(sample)
-        _, output = trainer.run_model(trainer.model, collate([sample]))
-        predictions.append(output["prediction"].float().cpu())
-        if len(samples) == PICTURES:
-            break
+    last = min(len(data), PICTURES) if source.in_order else len(data)
+    for start, stop in pairwise(last * part // PICTURES for part in range(PICTURES + 1)):
+        readable = (
+            s for s in (data[VALIDATION, i] for i in range(start, stop)) if not isinstance(s, Skipped)
+        )
+        for sample in islice(readable, 1):
+            samples.append(sample)
+            _, output = trainer.run_model(trainer.model, collate([sample]))
+            predictions.append(output["prediction"].float().cpu())
     return session.domain.report(run, source, samples, predictions, session.model_config)

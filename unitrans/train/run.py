@@ -346,9 +346,9 @@ def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         bar.close()
-    if is_main():
-        write_skipped(trainer, session, run)
     if trainer.stop_signal is not None:
+        if is_main():
+            write_skipped(trainer, session, run)
         _say(f"stopped after update {trainer.state.global_step:,}; everything is saved. To go on:")
         _say(f"  {command_line('train', '--resume', str(run))}")
         raise InterruptedRunError(trainer.stop_signal)
@@ -365,6 +365,7 @@ def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
     metrics = trainer.judge() if session.validation_source is not None else None  # all processes together
     if is_main():
         report(session, trainer, run, metrics, _say)
+        write_skipped(trainer, session, run)  # last: the simple predictors may have met more
     if dist.is_initialized():
         dist.destroy_process_group()
     return run
@@ -380,7 +381,7 @@ def write_skipped(trainer: UnitransTrainer, session: Session, run: Path) -> None
         write_text(
             run / "skipped.txt", "".join(f"{name}\t{reason}\n" for name, reason in sorted(skipped.items()))
         )
-        _say(f"{len(skipped):,} could not be read and were left out: {run / 'skipped.txt'}")
+        _say(f"could not be read and left out: {len(skipped):,} (named in {run / 'skipped.txt'})")
 
 
 class _Stopwatch(TrainerCallback):

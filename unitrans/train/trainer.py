@@ -34,6 +34,7 @@ from unitrans.train.saving import Saving
 from unitrans.train.schedule import Schedule, UpdateScheduler
 from unitrans.train.switches import AveragedWeights, compile_model, recompute_blocks
 
+MAX_UNREADABLE = 1000  # samples in a row after which a run gives up
 MAX_NAMED_SAMPLES = 32  # in the message of a non-finite loss; the file beside it has them all
 
 
@@ -124,6 +125,7 @@ class UnitransTrainer(Saving, Trainer):
         self.skipped: dict[str, str] = {}  # sample id -> why it could not be read
         self.clock = Clock()
         self.evaluations_without_best = 0
+        self._unreadable_in_a_row = 0
         self.pending_evaluation = False
         self._restored: dict[str, Any] = {}
         self._tokens_last_logged, self._seconds_last_logged = 0, 0.0
@@ -229,10 +231,8 @@ class UnitransTrainer(Saving, Trainer):
             dist.all_reduce(totals)
         loss_sum, targets = totals.tolist()
         if targets == 0:
-            raise RunError(
-                f"update {self.state.global_step + 1}: there is nothing to predict in its "
-                f"{self.sampler.global_batch_size} samples ({len(self.skipped)} could not be read so far)"
-            )
+            return self._pass_over()
+        self._unreadable_in_a_row = 0
         self.last_loss = loss_sum / targets
         if not math.isfinite(self.last_loss):
             self._stop_non_finite("loss", self.last_loss)
@@ -242,6 +242,20 @@ class UnitransTrainer(Saving, Trainer):
         torch._foreach_mul_(gradients, factor)
         self._update_done = True
         return torch.tensor(self.last_loss, device=self.args.device)
+
+    def _pass_over(self) -> Tensor:
+        """None of the update's samples can be read: it changes no weight, and the run goes on, but not for ever."""
+        self._unreadable_in_a_row += self.sampler.global_batch_size
+        if self._unreadable_in_a_row >= min(self.sampler.num_samples, MAX_UNREADABLE):
+            raise RunError(
+                f"update {self.state.global_step + 1}: there is nothing to predict in the last "
+                f"{self._unreadable_in_a_row:,} samples, and {len(self.skipped):,} could not be read so far: "
+                "are the files still there?"
+            )
+        self.model.zero_grad(set_to_none=True)  # AdamW leaves a weight without gradient alone
+        self._update_done = True
+        last = self.last_loss if math.isfinite(self.last_loss) else 0.0
+        return torch.tensor(last, device=self.args.device)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The norm before clipping, which must be finite."""
