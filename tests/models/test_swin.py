@@ -283,7 +283,9 @@ def test_saved_and_loaded_models_are_equal(tmp_path) -> None:
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         for loaded in (SwinModel.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
-            assert torch.equal(loaded.eval()(x).pooler_output, model(x).pooler_output)
+            assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+            # Not bit for bit: loaded tensors are aligned differently in memory, which products round by.
+            torch.testing.assert_close(loaded.eval()(x).pooler_output, model(x).pooler_output)
     for module in loaded.modules():
         if isinstance(module, RelativePositionBias):
             assert torch.equal(

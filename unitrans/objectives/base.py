@@ -47,6 +47,10 @@ class Objective(Protocol):
     def options(self) -> pydantic.BaseModel:
         """The options it was made with."""
 
+    @property
+    def note(self) -> str | None:
+        """What has to be said beside pictures and errors in data units; None: nothing."""
+
     def __init__(self, encoder_config: Any, **options: Any) -> None:
         """Raises ValueError where the options do not fit the encoder."""
 

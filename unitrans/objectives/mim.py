@@ -90,7 +90,7 @@ class MaskedImageModeling:
             return None
         return (
             "norm_target: predictions are in units of the mean and deviation around each pixel; for pictures and "
-            "errors in data units those of the true image are put back in"
+            "errors in data units those of the true image are put back in, which favours the model"
         )
 
     def build_head(self) -> "PixelHead":

@@ -72,6 +72,8 @@ def _compare(session: Session, metrics: dict[str, float], say: Callable[[str], N
         lambda sample_id: sample_rng(seed, None, sample_id, "mask"),
     )
     say("\n" + session.domain.summary(error, baselines))
+    if session.objective.note:
+        say(f"Note: {session.objective.note}.")
     predictors = [{"name": b.name, "l1": b.error, "note": b.note} for b in baselines]
     return {
         "loss": metrics["eval_loss"],
