@@ -68,6 +68,9 @@ def make_parser() -> Parser:
 
 
 def _check(options: argparse.Namespace) -> None:
+    for flag in ("data", "config", "output"):
+        if getattr(options, flag) == "":
+            raise UsageError(f"--{flag} is empty: give it a value or leave it out")
     if options.resume is None:
         return
     if "=" in options.resume:
