@@ -372,6 +372,11 @@ def test_templates_rename_both_ways() -> None:
         ({"num_heads": (1, 2, 4)}, "num_heads: expected one number per stage"),
         ({"num_heads": (3, 2)}, "num_heads: expected divisors of the widths"),
         ({"window_size": 0}, "window_size: expected positive"),
+        ({"embed_dim": 0}, "embed_dim: expected positive numbers, got 0"),
+        ({"patch_size": -4}, "patch_size: expected positive numbers, got -4"),
+        ({"depths": (2, 0)}, "depths: expected positive numbers"),
+        ({"mlp_ratio": math.nan}, "mlp_ratio: expected positive numbers, got nan"),
+        ({"drop_path_rate": 2.0}, r"drop_path_rate: expected a number in \[0, 1\), got 2.0"),
         ({"image_size": [1, 2, 3]}, "image_size: expected one number"),
     ],
 )

@@ -110,6 +110,8 @@ def test_wrong_options_are_named() -> None:
         ValueError, match=r"mask_patch_size: expected a multiple of model.patch_size 2, got 3"
     ):
         get_objective("mim")(small(), mask_patch_size=3)
+    with pytest.raises(ValueError, match=r"mask_ratio: 0.6 hides all 1 units of 16 px"):
+        get_objective("mim")(small(), mask_patch_size=16)
     with pytest.raises(ValueError, match="mask_ratio"):
         get_objective("mim")(small(), mask_ratio=1.5)
     with pytest.raises(ValueError, match="expected one of 'mim', got 'min'; did you mean 'mim'"):

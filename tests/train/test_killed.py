@@ -16,7 +16,7 @@ from unitrans.train.callbacks import read_metrics
 from unitrans.train.config import RunConfig
 
 KILLS = 20
-UPDATES = 40  # more than the killed processes can get through
+UPDATES = 100  # more than the killed processes can get through
 
 
 class Killer:
@@ -58,12 +58,12 @@ class Killer:
                 or not self.half_checkpoints()
             ):
                 assert process.is_alive() and time.monotonic() - begin < 60, process.exitcode
+                time.sleep(0.0005)
             begin, wait = (
                 time.monotonic(),
                 self.draw.uniform(0.0, 0.06),
             )  # about one update with its checkpoint
-        while time.monotonic() - begin < wait:
-            pass
+        time.sleep(max(0.0, wait - (time.monotonic() - begin)))
         process.kill()
         process.join()
         assert process.exitcode == -9

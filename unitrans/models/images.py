@@ -1,5 +1,6 @@
 """What image encoders share: images to packed rows, pooling, their output."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,23 @@ def pair(value: int | Sequence[int], name: str) -> Grid:
     if len(value) != 2:
         raise ValueError(f"{name}: expected one number or [height, width], got {value}")
     return int(value[0]), int(value[1])
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """ValueError naming the first of these settings that is not a positive number, or a list of such."""
+    for name in names:
+        value = getattr(config, name)
+        if not all(
+            n > 0 and math.isfinite(n) for n in (value if isinstance(value, (list, tuple)) else [value])
+        ):
+            raise ValueError(f"{name}: expected positive numbers, got {value}")
+
+
+def check_rates(config: Any) -> None:
+    """ValueError naming the first of the dropout rates that is not in [0, 1)."""
+    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(config, name)}")
 
 
 def chosen(out_indices: Sequence[int] | None, count: int, what: str) -> list[int]:

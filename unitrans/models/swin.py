@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
-from unitrans.models.images import EncoderOutput, ImageEncoder, as_maps, chosen, mean_per_sample, pair
+from unitrans.models.images import (
+    EncoderOutput,
+    ImageEncoder,
+    as_maps,
+    check_rates,
+    check_sizes,
+    chosen,
+    mean_per_sample,
+    pair,
+)
 from unitrans.models.swin_plans import (
     Grid,
     PadMode,
@@ -80,6 +89,8 @@ class SwinConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
+        check_sizes(self, "patch_size", "in_chans", "embed_dim", "depths", "num_heads", "mlp_ratio")
+        check_rates(self)
         if len(self.depths) != len(self.num_heads):
             raise ValueError(
                 f"num_heads: expected one number per stage like depths {list(self.depths)}, "

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
-from unitrans.models.images import EncoderOutput, ImageEncoder, as_maps, chosen, mean_per_sample, pair
+from unitrans.models.images import (
+    EncoderOutput,
+    ImageEncoder,
+    as_maps,
+    check_rates,
+    check_sizes,
+    chosen,
+    mean_per_sample,
+    pair,
+)
 from unitrans.models.swin_plans import Grid
 from unitrans.models.vit_plans import VitPlans, batch_plans, image_plans
 from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gather_rows
@@ -75,6 +84,8 @@ class VitConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if min(pair(self.image_size, "image_size")) < 1:
             raise ValueError(f"image_size: expected positive numbers, got {self.image_size}")
+        check_sizes(self, "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        check_rates(self)
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"

@@ -70,6 +70,19 @@ class MaskedImageModeling:
                 f"{encoder_config.patch_size}, got {self.options.mask_patch_size}"
             )
 
+        rows, cols = (-(-side // (self.unit // encoder_config.patch_size)) for side in encoder_config.grid)
+        if math.ceil(rows * cols * self.options.mask_ratio) >= rows * cols:
+            raise ValueError(
+                f"objective.mask_ratio: {self.options.mask_ratio} hides all {rows * cols} units of "
+                f"{self.unit} px in images of {encoder_config.image_size} px, so nothing is left to predict from; "
+                "lower it or objective.mask_patch_size"
+            )
+
+    @property
+    def unit(self) -> int:
+        """Side of a mask unit in pixels."""
+        return self.options.mask_patch_size
+
     def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Add `mask` bool [h, w] over the patch grid, True = hidden and predicted.
 
