@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -69,6 +69,14 @@ def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
     """Rows [T, C], the sample of every row [T] and the rows of every sample [B] -> means [B, C]."""
     total = x.new_zeros(counts.shape[0], x.shape[1]).index_add(0, sample_index, x)
     return total / counts[:, None].to(x.dtype)
+
+
+def classified(output: EncoderOutput, head: nn.Module, labels: Tensor | None) -> EncoderOutput:
+    """The output with the logits of a classifier on its pooled rows and, with labels int64 [B], their loss."""
+    output.logits = head(output.pooler_output)
+    if labels is not None:
+        output.loss = F.cross_entropy(output.logits, labels)
+    return output
 
 
 def as_maps(x: Tensor, grid: Grid) -> Tensor:

@@ -18,6 +18,7 @@ from unitrans.models.images import (
     check_rates,
     check_sizes,
     chosen,
+    classified,
     mean_per_sample,
     pair,
 )
@@ -388,11 +389,7 @@ class SwinForImageClassification(SwinPreTrainedModel):
         plans: SwinPlans | None = None,
     ) -> EncoderOutput:
         """As `SwinModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
-        output = self.swin(pixel_values, patches, plans)
-        output.logits = self.head(output.pooler_output)
-        if labels is not None:
-            output.loss = F.cross_entropy(output.logits, labels)
-        return output
+        return classified(self.swin(pixel_values, patches, plans), self.head, labels)
 
 
 class SwinBackbone(SwinPreTrainedModel):

@@ -5,7 +5,7 @@ relative position bias, no bias of the keys, a learned factor per channel on eve
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from unitrans.models.images import (
     check_rates,
     check_sizes,
     chosen,
+    classified,
     mean_per_sample,
     pair,
 )
@@ -322,8 +323,4 @@ class VitForImageClassification(VitPreTrainedModel):
         plans: VitPlans | None = None,
     ) -> EncoderOutput:
         """As `VitModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
-        output: Any = self.vit(pixel_values, patches, plans)
-        output.logits = self.head(output.pooler_output)
-        if labels is not None:
-            output.loss = F.cross_entropy(output.logits, labels)
-        return output
+        return classified(self.vit(pixel_values, patches, plans), self.head, labels)
