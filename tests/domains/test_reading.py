@@ -236,6 +236,21 @@ def test_four_channels_keep_alpha(tmp_path):
     torch.testing.assert_close(read_image(path, 4, "dtype"), tensor(np.array(RGBA) / 255))
 
 
+@pytest.mark.parametrize(
+    ("image", "seen"), [(Image.fromarray(COLOUR), COLOUR), (Image.fromarray(RAMP), None)]
+)
+def test_four_channels_without_alpha_are_opaque(tmp_path, image, seen):
+    seen = np.repeat(RAMP[..., None], 3, -1) if seen is None else seen
+    opaque = np.concatenate([seen, np.full_like(seen[..., :1], 255)], -1)
+    torch.testing.assert_close(read_image(saved(tmp_path, image, "x.png"), 4, "dtype"), tensor(opaque / 255))
+
+
+def test_an_array_of_three_channels_gets_no_alpha(tmp_path):
+    np.save(tmp_path / "x.npy", COLOUR)
+    with pytest.raises(BrokenImageError, match="has 3 channels, data.channels is 4"):
+        read_image(tmp_path / "x.npy", 4, "dtype")
+
+
 def test_jpeg_cmyk_is_close(tmp_path):
     flat = Image.new("RGB", (16, 16), (200, 60, 90)).convert("CMYK")
     path = tmp_path / "x.jpg"

@@ -189,6 +189,7 @@ WRONG = [
     (["objective.mask_size=2"], "unknown key objective.mask_size"),
     (["data.channels=0"], "data.channels: expected a value greater than or equal to 1, got 0"),
     (["data.validation=5"], "for 5 % write 0.05"),
+    (["data.validation=5%"], "write 5 % as 0.05"),
     (["data.image_size=big"], "data.image_size: expected a whole number or a list, got big"),
     (["domain=visio"], "unknown domain 'visio': expected one of vision; did you mean 'vision'"),
     (["foo"], "expected key=value such as train.max_steps=100, got 'foo'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -71,8 +72,8 @@ class DataConfig(BaseModel):
     channels: int = Field(
         3,
         ge=1,
-        description="Channels of every image: 1 (luminance), 3 (colour), 4 (keeps the alpha of RGBA files) "
-        "or N (files must have N; .npy arrays of shape [H, W, N]). Must equal model.in_chans.",
+        description="Channels of every image: 1 (luminance), 3 (colour), 4 (colour and alpha; opaque where "
+        "a file has none) or N (files must have N; .npy arrays of shape [H, W, N]). Must equal model.in_chans.",
     )
     value_range: Literal["dtype", "percentile"] | tuple[float, float] = Field(
         "dtype",
@@ -106,6 +107,9 @@ class DataConfig(BaseModel):
     def _number_or_name(cls, value: Any) -> Any:
         """A fraction may arrive as text ("0.1"), as it does from a command line."""
         if isinstance(value, str):
+            percent = re.fullmatch(r"([0-9.]+) ?%", value)
+            if percent:
+                raise ValueError(f"expected a fraction in [0, 1), got {value}: write 5 % as 0.05")
             try:
                 return float(value)
             except ValueError:

@@ -105,11 +105,11 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
 
     Palettes are looked up; CMYK and other colour spaces become RGB. Transparent images are laid on white,
     as a page shows them (the colour stored under a transparent pixel is arbitrary), unless ``channels`` is
-    4: then RGBA stays. Grey becomes 3 channels by repetition, colour becomes 1 channel by luminance (ITU-R
-    BT.601). PNG and TIFF files keep all their bits, as float images do; where that cannot be done they are
-    refused. Colour of more than 8 bits in JPEG 2000 and AVIF is read as 8 bits. .npy files hold [H, W] or
-    [H, W, channels] of any real type, as do TIFF files of which Pillow does not know the layout (read by
-    tifffile).
+    4: then RGBA stays, and images without alpha are opaque (arrays are not images: they must have 4). Grey
+    becomes 3 channels by repetition, colour becomes 1 channel by luminance (ITU-R BT.601). PNG and TIFF files
+    keep all their bits, as float images do; where that cannot be done they are refused. Colour of more than 8
+    bits in JPEG 2000 and AVIF is read as 8 bits. .npy files hold [H, W] or [H, W, channels] of any real type,
+    as do TIFF files of which Pillow does not know the layout (read by tifffile).
 
     Raises BrokenImageError for a file that cannot be decoded or has other channels, and ValueError when
     ``value_range`` does not fit the data: that is a mistake in the config, not in one file.
@@ -127,6 +127,8 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise BrokenImageError("contains NaN or infinite values")
     image = _to_unit_range(pixels, value_range, path)
+    if channels == 4 and image.shape[0] in (1, 3) and path.suffix.lower() != ".npy":  # opaque
+        image = torch.cat([_to_channels(image, 3), torch.ones_like(image[:1])])
     return _to_channels(image, channels)
 
 
