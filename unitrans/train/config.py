@@ -53,7 +53,7 @@ class RunConfig:
         """The class of the objective."""
         return _objective_class(self.objective["name"], self.domain)
 
-    def make_objective(self, model_config: Any, labels: Any) -> Any:
+    def make_objective(self, model_config: Any, labels: Any = None) -> Any:
         """The objective for this encoder and these labels. ValueError where they do not fit."""
         from unitrans.objectives import make_objective
 
