@@ -11,8 +11,9 @@ from transformers import SwinConfig as HFConfig
 from transformers import SwinForMaskedImageModeling as HFMasked
 from transformers import SwinModel as HFSwin
 
-from unitrans.models.convert import export_weights, fit_shape, load_weights, resize_bias_table
+from unitrans.models.convert import export_weights, load_weights
 from unitrans.models.layouts import Layout, Target
+from unitrans.models.resize import fit_shape, resize_bias_table
 from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swin_plans import merge_map
 from unitrans.nn import RelativePositionBias, patchify, relative_position_index

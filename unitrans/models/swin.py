@@ -57,12 +57,14 @@ class SwinConfig(PreTrainedConfig):
         pad_mode: what becomes of maps that windows do not tile. none: their border windows are smaller;
             pad_then_roll: rows of zeros, which take part in the attention, are added at the right and bottom
             before the cyclic shift (official detection code, transformers, torchvision); roll_then_pad: after
-            it (timm). With padding, images are filled up to whole patches too.
+            it (timm). With pad_then_roll, images are filled up to whole patches too (not
+            with the window_clamp padded: torchvision leaves out what does not fill a patch).
         window_clamp: what becomes of windows larger than the map of their stage at image_size. min: both
             sides shrink to the smaller side of the map, and a map that fits in one is not shifted (official);
-            per_axis: each side for itself, shift fixed by image_size (timm, transformers' V2); padded: never
-            smaller, no shift along an axis that one window covers (torchvision); never: never smaller and
-            always shifted (transformers' backbone).
+            per_axis: each side for itself, shift fixed by image_size (timm); per_axis_floor: the same for maps
+            whose sides are rounded down from stage to stage, although the real ones are rounded up
+            (transformers' V2, timm before 1.0.31); padded: never smaller, no shift along an axis that one window
+            covers (torchvision); never: never smaller and always shifted (transformers' backbone).
         out_indices: the stages whose maps a backbone returns; none given means all.
     """
 
@@ -138,7 +140,7 @@ class SwinConfig(PreTrainedConfig):
     @property
     def pads_images(self) -> bool:
         """Whether images are filled up to whole patches."""
-        return self.pad_mode != "none"
+        return self.pad_mode == "pad_then_roll" and self.window_clamp != "padded"
 
     @property
     def stage_windows(self) -> tuple[Grid, ...]:
@@ -154,18 +156,18 @@ class SwinConfig(PreTrainedConfig):
             if self.window_clamp == "min":
                 size = min(window[0], *grid), min(window[1], *grid)
             shift = size[0] // 2, size[1] // 2
-            if self.window_clamp == "per_axis":
-                size, shift = self._clamped_per_axis(window, stage)
+            if self.window_clamp in ("per_axis", "per_axis_floor"):
+                rows, cols = grid if self.window_clamp == "per_axis" else self._floored_grid(stage)
+                size = min(window[0], rows), min(window[1], cols)
+                shift = window[0] // 2 * (rows > window[0]), window[1] // 2 * (cols > window[1])
             rules.append(StageWindow(size, shift, self.window_clamp))
             grid = half(grid)
         return tuple(rules)
 
-    def _clamped_per_axis(self, window: Grid, stage: int) -> tuple[Grid, Grid]:
+    def _floored_grid(self, stage: int) -> Grid:
         height, width = pair(self.image_size, "image_size")
-        # Rounded down, as both code bases do, although their maps are rounded up.
-        rows, cols = (max(side // self.patch_size // 2**stage, 1) for side in (height, width))
-        size = min(window[0], rows), min(window[1], cols)
-        return size, (window[0] // 2 * (rows > window[0]), window[1] // 2 * (cols > window[1]))
+        scale = self.patch_size * 2**stage
+        return max(height // scale, 1), max(width // scale, 1)
 
     def image_plans(self, grid: Grid) -> SwinPlans:
         """The plans of one image of this many patches per column and row."""
@@ -393,7 +395,13 @@ class SwinForImageClassification(SwinPreTrainedModel):
 
 
 class SwinBackbone(SwinPreTrainedModel):
-    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own."""
+    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own.
+
+    Attributes:
+        unused_parameters: names of parameters that weights need not have; the encoder's final norm is not used here.
+    """
+
+    unused_parameters = ("swin.norm.weight", "swin.norm.bias")
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
