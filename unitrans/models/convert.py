@@ -158,9 +158,9 @@ def export_weights(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
 def export_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
     """Tensors that belong to the parameters of a model (by name: weights, gradients) in another layout."""
     layout, prefix = layout_for(model, target), encoder_prefix(model)
-    exported = {}
+    backbone, exported = hasattr(model, "out_norms"), {}
     for name, tensor in tensors.items():
-        names = layout.theirs(name, prefix)
+        names = layout.theirs(name, prefix, backbone=backbone)
         for their_name, rows in zip(names, tensor.chunk(len(names)), strict=True):
             for pattern, sides in layout.sides:
                 if search(pattern, their_name):

@@ -237,7 +237,7 @@ def _from_hf(theirs: Mapping[str, Any], family: str, fields: Mapping[str, Any]) 
     else:
         found["window_clamp"] = "never" if backbone else "min"
     if backbone:
-        found["out_indices"] = _stages(theirs)
+        found |= {"out_indices": _stages(theirs), "out_norm": family == "swin"}
     return found
 
 

@@ -30,6 +30,7 @@ class Layout:
         heads: (theirs, ours) for what models add to it, full names.
         prefix: in front of the encoder's names in their models with a head.
         masked_prefix: the same in their models for masked images, where that differs.
+        backbone_prefix: the same in their backbones, where that differs.
         derived: regular expressions of their buffers that we compute ourselves.
         sides: (regular expression of their names, sides): their shape in terms of ours, None is a side of 1.
         fused_bias: their one bias of queries, keys and values is our two, as that of the keys is always zero.
@@ -39,6 +40,7 @@ class Layout:
     heads: Sequence[Rename] = ()
     prefix: str = ""
     masked_prefix: str | None = None
+    backbone_prefix: str | None = None
     derived: Sequence[str] = ()
     sides: Sequence[tuple[str, tuple[int | None, ...]]] = ()
     fused_bias: bool = False
@@ -52,12 +54,14 @@ class Layout:
             name = name.removeprefix(prefix)
         return _to_ours(name, self.renames) or Target(name)
 
-    def theirs(self, name: str, our_prefix: str = "") -> tuple[str, ...]:
+    def theirs(self, name: str, our_prefix: str = "", *, backbone: bool = False) -> tuple[str, ...]:
         """Their name, or names, of our parameter; `our_prefix` is where the encoder sits in our model."""
         if our_prefix and not name.startswith(our_prefix):
             return _to_theirs(name, self.heads)
-        masked = our_prefix == "encoder." and self.masked_prefix is not None
-        prefix = (self.masked_prefix or "") if masked else self.prefix
+        special = (
+            self.backbone_prefix if backbone else self.masked_prefix if our_prefix == "encoder." else None
+        )
+        prefix = self.prefix if special is None else special
         names = _to_theirs(name.removeprefix(our_prefix), self.renames)
         return tuple(prefix + name for name in names) if our_prefix else names
 
@@ -228,7 +232,9 @@ _HF_VIT4_BLOCK: tuple[Rename, ...] = (
 )
 
 
-def _hf(base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed: str) -> Layout:
+def _hf(
+    base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed: str, backbone: str | None = None
+) -> Layout:
     return Layout(
         renames=(
             *_under(theirs, ours, block),
@@ -247,13 +253,15 @@ def _hf(base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed
             ("hidden_states_norms.stage{s+1}.{rest}", "out_norms.{s}.{rest}"),
         ),
         prefix=base,
+        backbone_prefix=backbone,
         derived=_DERIVED,
         sides=_MIM_SIDES,
     )
 
 
-def _hf_swin(base: str, block: Sequence[Rename]) -> Layout:
-    return _hf(base, "encoder." + _SWIN_BLOCK, _SWIN_BLOCK, block, pos_embed="absolute_pos_embed")
+def _hf_swin(base: str, block: Sequence[Rename], backbone: str | None = None) -> Layout:
+    theirs, pos_embed = "encoder." + _SWIN_BLOCK, "absolute_pos_embed"
+    return _hf(base, theirs, _SWIN_BLOCK, block, pos_embed=pos_embed, backbone=backbone)
 
 
 _VIT_BLOCK = "blocks.{b}."
@@ -269,8 +277,8 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
     ("swinv2", "official"): _official(*_CPB),
     ("swinv2", "timm"): _timm_swin(*_CPB),
     ("swinv2", "torchvision"): _torchvision(*_CPB[:1], fused_bias=True),
-    ("swinv2", "hf4"): _hf_swin("swinv2.", _HF_V2_BLOCK),
-    ("swinv2", "hf5"): _hf_swin("swinv2.", _HF_V2_BLOCK),
+    ("swinv2", "hf4"): _hf_swin("swinv2.", _HF_V2_BLOCK, backbone=""),
+    ("swinv2", "hf5"): _hf_swin("swinv2.", _HF_V2_BLOCK, backbone=""),
     ("vit", "official"): Layout(
         renames=_under(_VIT_BLOCK, _VIT_BLOCK, (_TABLE,)),
         heads=_OFFICIAL_HEADS,

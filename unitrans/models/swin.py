@@ -66,6 +66,7 @@ class SwinConfig(PreTrainedConfig):
             (transformers' V2, timm before 1.0.31); padded: never smaller, no shift along an axis that one window
             covers (torchvision); never: never smaller and always shifted (transformers' backbone).
         out_indices: the stages whose maps a backbone returns; none given means all.
+        out_norm: whether a backbone has a LayerNorm for each of its maps (transformers' V2 has none).
     """
 
     model_type = "unitrans-swin"
@@ -89,6 +90,7 @@ class SwinConfig(PreTrainedConfig):
     pad_mode: PadMode = "none"
     window_clamp: WindowClamp = "min"
     out_indices: list[int] | tuple[int, ...] | None = None
+    out_norm: bool = True
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -395,7 +397,7 @@ class SwinForImageClassification(SwinPreTrainedModel):
 
 
 class SwinBackbone(SwinPreTrainedModel):
-    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own.
+    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own (`config.out_norm`).
 
     Attributes:
         unused_parameters: names of parameters that weights need not have; the encoder's final norm is not used here.
@@ -411,6 +413,7 @@ class SwinBackbone(SwinPreTrainedModel):
             {
                 str(stage): nn.LayerNorm(config.stage_dim(stage), eps=config.layer_norm_eps)
                 for stage in self.stages
+                if config.out_norm
             }
         )
         self.post_init()
@@ -418,6 +421,8 @@ class SwinBackbone(SwinPreTrainedModel):
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """pixel_values [B, in_chans, H, W] -> [B, C_s, h_s, w_s] of each wanted stage."""
         maps = self.swin.forward_features(pixel_values, self.stages)
+        if not self.config.out_norm:
+            return maps
         return [
             self.out_norms[str(stage)](x.movedim(1, -1)).movedim(-1, 1)
             for stage, x in zip(self.stages, maps, strict=True)
