@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainingArguments
 
+from unitrans.objectives import Labels
 from unitrans.train import yaml12
 from unitrans.train.arguments import refusal, train_config_class
 from unitrans.train.config import resolve, shipped_configurations
@@ -57,7 +58,12 @@ def test_channels_and_size_of_the_model_follow_the_data() -> None:
 @pytest.mark.parametrize("name", sorted(shipped_configurations()))
 def test_shipped_configurations_are_complete(name: str) -> None:
     config = resolve(config=name)
-    config.make_objective(config.model_config())
+    kinds = {
+        "class": Labels("class", ("cat", "dog")),
+        "value": Labels("value", ("x",), mean=(0.0,), std=(1.0,)),
+    }
+    wanted = config.objective_class().label_kinds
+    config.make_objective(config.model_config(), kinds[wanted[0]] if wanted else None)
 
 
 # name: layers of the encoder, width of its last rows, published updates' samples, peak rate, epochs, epoch of the drop
@@ -232,7 +238,7 @@ def test_wrong_flags(tmp_path: Path) -> None:
         ({"config": "vision-mimm"}, "did you mean 'vision-mim'"),
         ({"config": str(tmp_path)}, "is a folder, expected a YAML file such as"),
         ({"data": "digits", "settings": ["data.path=digits"]}, "--data and data.path= are both given"),
-        ({"objective": "mlm"}, "objective: expected one of 'mim'"),
+        ({"objective": "mlmm"}, "objective: expected one of 'classification', 'mim'"),
         ({"domain": "audio"}, "unknown domain 'audio'"),
     ):
         with pytest.raises(ConfigError, match=".") as caught:
