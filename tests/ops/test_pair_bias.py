@@ -37,9 +37,7 @@ def test_against_reference(heads, options) -> None:
     torch.testing.assert_close(*planes, rtol=1e-14, atol=1e-14)
     assert torch.isinf(planes[0]).any() == ("max_distance" in options)
     weight = torch.randn_like(planes[0])
-    grads = [
-        torch.autograd.grad((p.masked_fill(p.isinf(), 0) * weight).sum(), values) for p in planes
-    ]
+    grads = [torch.autograd.grad((p.masked_fill(p.isinf(), 0) * weight).sum(), values) for p in planes]
     for ours, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
 
@@ -120,6 +118,8 @@ def test_wrong_tables_are_named() -> None:
         pair_bias(spatial, hop, token.float(), pairs)
     with pytest.raises(ValueError, match="backend: expected"):
         pair_bias(spatial, hop, token, pairs, backend="gpu")
-    twice = torch.autograd.grad(pair_bias(spatial, hop, token, pairs).square().sum(), token, create_graph=True)
+    twice = torch.autograd.grad(
+        pair_bias(spatial, hop, token, pairs).square().sum(), token, create_graph=True
+    )
     with pytest.raises(RuntimeError, match="no double backward"):
         twice[0].sum().backward()

@@ -121,9 +121,7 @@ _Arguments = tuple[Any, ...]
 
 def _forward_shapes(spatial: Tensor, hop: Tensor, token: Tensor, *rest: Any) -> Tensor:
     cu_nodes, distance, _, num_nodes = rest[:4]
-    return spatial.new_empty(
-        (spatial.shape[1], distance.shape[0] + 2 * num_nodes + cu_nodes.shape[0] - 1)
-    )
+    return spatial.new_empty((spatial.shape[1], distance.shape[0] + 2 * num_nodes + cu_nodes.shape[0] - 1))
 
 
 def _backward_shapes(
@@ -152,7 +150,5 @@ def _no_double_backward(ctx: Any, *grads: Any) -> _Arguments:
 if LOAD_ERROR is None:
     torch.library.register_fake("unitrans::pair_bias_forward", _forward_shapes)
     torch.library.register_fake("unitrans::pair_bias_backward", _backward_shapes)
-    torch.library.register_autograd(
-        "unitrans::pair_bias_forward", _backward, setup_context=_setup_context
-    )
+    torch.library.register_autograd("unitrans::pair_bias_forward", _backward, setup_context=_setup_context)
     torch.library.register_autograd("unitrans::pair_bias_backward", _no_double_backward)
