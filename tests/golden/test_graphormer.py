@@ -134,7 +134,7 @@ def test_features(golden, name: str) -> None:
     """Degrees, distances and the edges on paths, as the published preprocessing gives them for each graph."""
     case = golden(name)
     model = model_of(case)
-    nodes, plans = raw_inputs(case, model)
+    _, plans = raw_inputs(case, model)
     pairs, first, row = plans.pairs, 0, 0
     for g, n in enumerate(pairs.cu_nodes.diff().tolist()):
         item = {key: case.expected[f"item.{g}.{key}"] for key in ("in_degree", "spatial_pos")}

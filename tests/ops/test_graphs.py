@@ -1,5 +1,7 @@
 """Distances, paths and degrees of graphs against SciPy, NetworkX and the loop written out in plain Python."""
 
+import itertools
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ def test_distances_degrees_and_paths(batch, paths, hops) -> None:
             want = shortest_path(matrix, unweighted=True)
             want[np.isinf(want)] = UNREACHABLE
             assert np.array_equal(distance, want)
-        graph = nx.DiGraph([edge for edge in last])
+        graph = nx.DiGraph(list(last))
         graph.add_nodes_from(range(n))
         for i, reached in nx.all_pairs_shortest_path_length(graph):
             assert {j: int(d) for j, d in enumerate(distance[i]) if d != UNREACHABLE} == dict(reached)
@@ -76,8 +78,7 @@ def test_distances_degrees_and_paths(batch, paths, hops) -> None:
 def walks(graph: nx.DiGraph, features, i: int, j: int) -> list[list[tuple[int, ...]]]:
     """The edge features along every shortest path from i to j."""
     return [
-        [features[edge] for edge in zip(path, path[1:], strict=False)]
-        for path in nx.all_shortest_paths(graph, i, j)
+        [features[edge] for edge in itertools.pairwise(path)] for path in nx.all_shortest_paths(graph, i, j)
     ]
 
 
@@ -107,7 +108,7 @@ def test_official_ties(graph, hops) -> None:
             code = pairs.hops[i * n + j].tolist()
             walked = [edges[int(pairs.edges[c - 1, 0])] for c in code if c]
             path = published_path(n, set(edges), i, j) if i != j else []
-            assert walked == list(zip(path, path[1:], strict=False))[:hops]
+            assert walked == list(itertools.pairwise(path))[:hops]
 
 
 @given(graphs())

@@ -79,8 +79,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
         changes: fields of ours that are set in the end.
 
     Returns:
-        SwinConfig, Swinv2Config, VitConfig or GraphormerConfig. pad_mode and window_clamp are set as that code base computes:
-        official none and min, timm roll_then_pad and per_axis, transformers pad_then_roll with min (V1),
+        SwinConfig, Swinv2Config, VitConfig or GraphormerConfig. pad_mode and window_clamp are set as that code base
+        computes: official none and min, timm roll_then_pad and per_axis, transformers pad_then_roll with min (V1),
         per_axis (V2) or never (its backbone of V1).
 
     Raises:

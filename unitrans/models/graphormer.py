@@ -147,6 +147,7 @@ class GraphormerConfig(PreTrainedConfig):
 
 
 class GraphormerPreTrainedModel(PreTrainedModel):
+    config: GraphormerConfig
     config_class = GraphormerConfig
     base_model_prefix = "encoder"
     main_input_name = "nodes"
@@ -314,7 +315,8 @@ class Graphormer(GraphormerPreTrainedModel):
 
     Example:
         >>> from torch_geometric.data import Data
-        >>> data = Data(x=torch.tensor([[6], [8]]), edge_index=torch.tensor([[0, 1], [1, 0]]), edge_attr=torch.ones(2, 1))
+        >>> bond = torch.tensor([[0, 1], [1, 0]])
+        >>> data = Data(x=torch.tensor([[6], [8]]), edge_index=bond, edge_attr=torch.ones(2, 1))
         >>> Graphormer(GraphormerConfig(depth=2))(data).logits.shape
         torch.Size([1, 1])
     """
