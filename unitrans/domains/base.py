@@ -28,7 +28,10 @@ Sample = dict[str, Any]
 Batch = dict[str, Any]
 Corrupt = Callable[[Sample, np.random.Generator], Sample]
 
-_DOMAINS = {"vision": "unitrans.domains.vision:VisionDomain"}
+_DOMAINS = {
+    "vision": "unitrans.domains.vision:VisionDomain",
+    "graph": "unitrans.domains.graph:GraphDomain",
+}
 
 
 @dataclass(frozen=True)
