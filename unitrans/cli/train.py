@@ -42,6 +42,9 @@ def make_parser() -> Parser:
         help="a folder, a parquet file, a saved data set, a hub name, or an embedded set: digits (the default)",
     )
     parser.add_argument(
+        "--target", metavar="COLUMN", help="graphs: what is predicted; several columns as a,b (data.target)"
+    )
+    parser.add_argument(
         "--init",
         metavar="DIR",
         help="start from the weights of a run or checkpoint (images of other channels too)",
@@ -75,7 +78,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     if "=" in options.resume:
         options.settings.insert(0, options.resume)
-    for flag in ("domain", "objective", "data", "config", "init", "output"):
+    for flag in ("domain", "objective", "data", "target", "config", "init", "output"):
         if getattr(options, flag) is not None:
             raise UsageError(
                 f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
@@ -123,6 +126,7 @@ def _run(options: argparse.Namespace) -> None:
         data=options.data,
         config=options.config,
         init=options.init,
+        target=options.target,
         settings=options.settings,
     )
     if options.print_config:

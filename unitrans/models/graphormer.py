@@ -226,6 +226,17 @@ class GraphormerModel(GraphormerPreTrainedModel):
         self.pooler = Transform(dim, eps) if config.head == "transform" else nn.Identity()
         self.post_init()
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that `layer_id` tells apart."""
+        return len(self.blocks) + 2
+
+    def layer_id(self, name: str) -> int:
+        """0 for embeddings and the bias of pairs, then the blocks, the last for the final norm and the pooler."""
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        return self.num_layers - 1 if name.startswith(("norm.", "pooler.")) else 0
+
     def embed_nodes(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
         """nodes int64 [T, F] -> rows [T', C], graph tokens included, before any norm."""
         x = gather_rows(self.node_embed(nodes, plans.pairs.degree), plans.tokens)
