@@ -61,6 +61,12 @@ def make_parser() -> Parser:
         help="go on with a run (without DIR: the newest in runs/)",
     )
     parser.add_argument(
+        "--ensemble",
+        metavar="K",
+        type=int,
+        help="train K runs that differ in their seed, for the spread of their predictions",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="time a few updates, say what a run costs; writes nothing"
     )
     parser.add_argument("--print-config", action="store_true", help="print every setting, explained, as YAML")
@@ -83,7 +89,7 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(
                 f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
             )
-    for flag in ("dry_run", "print_config"):
+    for flag in ("dry_run", "print_config", "ensemble"):
         if getattr(options, flag):
             raise UsageError(f"--resume and --{flag.replace('_', '-')} exclude each other")
     if options.settings:
@@ -136,5 +142,9 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.dry_run:
         dry_run(config)
+    elif options.ensemble is not None:
+        from unitrans.train.ensemble import train_ensemble
+
+        train_ensemble(config, options.output, options.ensemble)
     else:
         train(config, options.output)

@@ -154,6 +154,17 @@ class Domain(Protocol):
         ...
 
 
+class Predicts(Protocol):
+    """A domain whose models predict rows of a table (``unitrans predict``)."""
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
+        read. names: columns of the table. reading: what the source of the training data said. column: asked for."""
+        ...
+
+
 def stack_labels(samples: Sequence[Sample]) -> Batch:
     """{"labels": int64 [B], or float32 [B, K]} of samples with labels, {} of samples without."""
     labels = [sample["label"] for sample in samples if "label" in sample]

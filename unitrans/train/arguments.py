@@ -118,8 +118,8 @@ class _Ours(BaseModel):
     )
     optim_eps_mode: Literal["corrected", "uncorrected"] = Field(
         "corrected",
-        description="Where Adam adds train.adam_epsilon: corrected, to the bias-corrected root of the second moment, as "
-        "in the paper and torch; uncorrected, to the root as it is, as fairseq does.",
+        description="Where Adam adds train.adam_epsilon: corrected, to the bias-corrected root of the second moment, "
+        "as in the paper and torch; uncorrected, to the root as it is, as fairseq does.",
     )
     layer_decay: Float = Field(
         1.0,

@@ -44,9 +44,9 @@ def parameter_groups(
 
     Names come from ``model.no_weight_decay()`` (exact) and ``model.no_weight_decay_keywords()`` (part of a name:
     relative position tables and the like). ``decay_bias_tables`` ignores the keywords, as official SimMIM
-    pretraining does in effect; ``decay_everything`` decays all, as fairseq does. With ``layer_decay`` below 1 there are two groups for each of ``model.num_layers``
-    layers, and the rate of layer ``model.layer_id(name)`` is multiplied by layer_decay ** (num_layers - 1 - layer)
-    (Clark et al., 2020, arXiv:2003.10555; BEiT and SimMIM for images).
+    pretraining does in effect; ``decay_everything`` decays all, as fairseq does. With ``layer_decay`` below 1 there are
+    two groups for each of ``model.num_layers`` layers, and the rate of layer ``model.layer_id(name)`` is multiplied by
+    layer_decay ** (num_layers - 1 - layer) (Clark et al., 2020, arXiv:2003.10555; BEiT and SimMIM for images).
     """
     skip = set(getattr(model, "no_weight_decay", set)())
     keywords = set() if decay_bias_tables else set(getattr(model, "no_weight_decay_keywords", set)())

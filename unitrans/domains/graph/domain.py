@@ -11,10 +11,11 @@ import torch
 
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.graph import baselines as predictors
-from unitrans.domains.graph import config
+from unitrans.domains.graph import chemistry, config
 from unitrans.domains.graph.intervals import bootstrap
-from unitrans.domains.graph.reading import EMBEDDED
+from unitrans.domains.graph.reading import EMBEDDED, smiles_column
 from unitrans.domains.graph.source import GraphSource, open_sources
+from unitrans.domains.graph.table import MOLECULE_WIDTHS
 from unitrans.objectives.base import LabelKind
 
 MAX_PICTURES = 16
@@ -154,6 +155,22 @@ class GraphDomain:
         draw_parity(path, labels.names, predicted, truth, lines)
         return [path], {"intervals": intervals}
 
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """How rows of a table become samples to predict.
+
+        Args:
+            names: columns of the table.
+            reading: of the checkpoint; see `MaskedSignalConfig`.
+            column: with the SMILES; None: that of the training data, else the one named like it.
+
+        Returns:
+            A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
+            read.
+        """
+        return _molecule_reader(names, reading, column)
+
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The model beside the simple predictors, as a table and one sentence."""
         titles = {
@@ -170,6 +187,37 @@ class GraphDomain:
         title = f"{titles.get(shown, shown)} on {metrics['samples']:,.0f} held-out graphs ({others})"
         beside = baselines if shown == objective.headline else []
         return compare(title, metrics[shown], beside, greater_is_better=objective.greater_is_better)
+
+
+def _molecule_reader(
+    names: Sequence[str], reading: Mapping[str, Any], column: str | None
+) -> Callable[[Mapping[str, Any]], Sample]:
+    """See ``GraphDomain.record_reader``."""
+    if not reading["molecules"] or reading["features"] != list(MOLECULE_WIDTHS):
+        raise ValueError(
+            "this model was trained on graphs that were no molecules read from SMILES, so it cannot predict them: use "
+            "it from Python, as in model.encoder(pyg_batch)"
+        )
+    if reading["featuriser"] != chemistry.FEATURISER:
+        raise ValueError(
+            f"this model reads molecules by the rules {reading['featuriser']!r}, this version of unitrans by "
+            f"{chemistry.FEATURISER!r}: use the version that it was trained with"
+        )
+    if column is None and reading["smiles_column"] in names:
+        column = reading["smiles_column"]
+    column = smiles_column(list(names), column, "the input")
+
+    def read(record: Mapping[str, Any]) -> Sample:
+        molecule = chemistry.read_smiles(
+            record.get(column), max_nodes=reading["max_nodes"], largest_fragment=reading["largest_fragment"]
+        )
+        return {
+            "nodes": molecule.nodes.astype(np.int64),
+            "edge_index": molecule.edge_index.astype(np.int64),
+            "edge_attr": molecule.edge_attr.astype(np.int64),
+        }
+
+    return read
 
 
 def _caption(sample: Sample, predicted: torch.Tensor, objective: Any) -> str:

@@ -114,7 +114,7 @@ def open_sources(
     for source in (train, validation, test):
         if source is not None:
             source.molecules, source.validation, source.test = rows.molecules, validation, test
-            source.reading = _reading(rows, data)
+            source.reading = _reading(rows, data, targets)
     for row in np.flatnonzero(~usable):
         train.skip(f"row {row + 1}", table.reasons[row])
     train.notes += _notes(rows, targets, usable, labelled, units, parts, data)
@@ -168,12 +168,13 @@ def _split(rows: Rows, data: DataConfig, chosen: np.ndarray, units: np.ndarray) 
     return splits.rows_of(unit_parts, own.tolist(), chosen.tolist())
 
 
-def _reading(rows: Rows, data: DataConfig) -> dict[str, Any]:
+def _reading(rows: Rows, data: DataConfig, targets: Targets | None) -> dict[str, Any]:
     """What a checkpoint has to know to read new molecules as the training ones were read."""
     reading: dict[str, Any] = {"domain": "graph", "molecules": rows.molecules}
     if rows.molecules:
         reading |= {"featuriser": chemistry.FEATURISER, "rdkit": chemistry.rdkit_version()}
     return reading | {
+        "targets": targets.names if targets is not None else [],
         "smiles_column": rows.smiles_column,
         "max_nodes": data.max_nodes,
         "largest_fragment": data.largest_fragment,
