@@ -28,7 +28,10 @@ Sample = dict[str, Any]
 Batch = dict[str, Any]
 Corrupt = Callable[[Sample, np.random.Generator], Sample]
 
-_DOMAINS = {"vision": "unitrans.domains.vision:VisionDomain"}
+_DOMAINS = {
+    "vision": "unitrans.domains.vision:VisionDomain",
+    "graph": "unitrans.domains.graph:GraphDomain",
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,17 @@ class Domain(Protocol):
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """A few plain sentences: the model's figures (of ``objective.metrics`` and ``figures``) beside the
         baselines."""
+        ...
+
+
+class Predicts(Protocol):
+    """A domain whose models predict rows of a table (``unitrans predict``)."""
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
+        read. names: columns of the table. reading: what the source of the training data said. column: asked for."""
         ...
 
 

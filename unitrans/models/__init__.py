@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
+from unitrans.models.graphormer import Graphormer, GraphormerConfig, GraphormerModel
 from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
 from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
@@ -13,6 +14,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "swin": (SwinConfig, SwinModel),
     "swinv2": (Swinv2Config, Swinv2Model),
     "vit": (VitConfig, VitModel),
+    "graphormer": (GraphormerConfig, GraphormerModel),
 }
 
 for _config, _model in MODELS.values():
@@ -26,6 +28,9 @@ for _config, _classifier in (
     AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
 
 __all__ = [
+    "Graphormer",
+    "GraphormerConfig",
+    "GraphormerModel",
     "MODELS",
     "SwinBackbone",
     "SwinConfig",

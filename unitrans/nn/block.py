@@ -119,18 +119,19 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear."""
+    """Linear, GELU, Linear, with dropout behind each; `act_drop` is the first one where it differs."""
 
-    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0) -> None:
+    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0, act_drop: float | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
+        self.act_drop = self.drop if act_drop is None else nn.Dropout(act_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, C] -> [T, C]."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        return self.drop(self.fc2(self.act_drop(self.act(self.fc1(x)))))
 
 
 class DropPath(nn.Module):
@@ -170,6 +171,7 @@ class Block(nn.Module):
         norm: where the LayerNorms stand. "pre": x + f(norm(x)) (ViT, Swin V1, GPT-2); "post": norm(x + f(x))
             (BERT, Graphormer); "res-post": x + norm(f(x)) (Swin V2).
         drop, attn_drop, drop_path: dropout of projections, of attention weights, of whole branches.
+        act_drop: dropout behind the activation of the MLP; None: as drop.
         eps: of the LayerNorms.
         layer_scale: initial value of a learned factor per channel on each branch (CaiT, BEiT); None: no factor.
         extra_norm: a LayerNorm on the stream behind the block (the largest Swin V2).
@@ -189,6 +191,7 @@ class Block(nn.Module):
         qk_norm: bool = False,
         drop: float = 0.0,
         attn_drop: float = 0.0,
+        act_drop: float | None = None,
         drop_path: float = 0.0,
         eps: float = 1e-5,
         layer_scale: float | None = None,
@@ -211,7 +214,7 @@ class Block(nn.Module):
             position_bias=position_bias,
         )
         self.norm2 = branch_norm(dim, eps=eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), drop=drop, act_drop=act_drop)
         self.drop_path = DropPath(drop_path)
         scaled = layer_scale is not None
         self.gamma_1 = nn.Parameter(torch.zeros(dim)) if scaled else None

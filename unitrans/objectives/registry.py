@@ -4,11 +4,13 @@ import difflib
 from typing import Any
 
 from unitrans.objectives.base import Labels, Objective
+from unitrans.objectives.mgm import MaskedGraphModeling
 from unitrans.objectives.mim import MaskedImageModeling
 from unitrans.objectives.supervised import Classification, Regression
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (MaskedImageModeling, Classification, Regression)
+    objective.name: objective
+    for objective in (MaskedImageModeling, MaskedGraphModeling, Classification, Regression)
 }
 
 
