@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unitrans.models.bert import BertConfig
+from unitrans.models.convert_text_config import TEXT_FAMILIES, text_config_from
+from unitrans.models.gpt2 import Gpt2Config
 from unitrans.models.images import pair
 from unitrans.models.swin import SwinConfig
 from unitrans.models.swinv2 import Swinv2Config
 from unitrans.models.vit import VitConfig
 
-Config = SwinConfig | Swinv2Config | VitConfig
+ImageConfig = SwinConfig | Swinv2Config | VitConfig
+Config = ImageConfig | BertConfig | Gpt2Config
 
 _SAME = "patch_size in_chans embed_dim num_heads mlp_ratio qkv_bias attn_drop_rate drop_path_rate".split()
 _CONSTRUCTOR = {"img_size": "image_size", "num_classes": "num_labels"} | {name: name for name in _SAME}
@@ -72,13 +76,14 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     Args:
         source: "official" or "timm", whose constructor arguments are given; "hf4" or "hf5", whose config.json is.
         theirs: their arguments; what is left out has their default.
-        family: "swin", "swinv2" or "vit"; None: told by model_type, or by arguments that only one family has.
+        family: "swin", "swinv2" or "vit", and of transformers "bert", "roberta" or "gpt2"; None: told by
+            model_type, or by arguments that only one family has.
         changes: fields of ours that are set in the end.
 
     Returns:
-        SwinConfig, Swinv2Config or VitConfig. pad_mode and window_clamp are set as that code base computes:
-        official none and min, timm roll_then_pad and per_axis, transformers pad_then_roll with min (V1),
-        per_axis (V2) or never (its backbone of V1).
+        SwinConfig, Swinv2Config, VitConfig, BertConfig or Gpt2Config. pad_mode and window_clamp of Swin are set as
+        that code base computes: official none and min, timm roll_then_pad and per_axis, transformers pad_then_roll
+        with min (V1), per_axis (V2) or never (its backbone of V1).
 
     Raises:
         ValueError: an unknown source, family or argument, or one whose value our models do not have.
@@ -87,6 +92,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     if base not in _NAMES or source == "hf":
         raise ValueError(f"source: expected one of 'official', 'timm', 'hf4', 'hf5', got {source!r}")
     family = family or _family_of(theirs)
+    if family in TEXT_FAMILIES and base == "hf":
+        return text_config_from(theirs, family, **changes)
     if family not in ("swin", "swinv2", "vit"):
         raise ValueError(f"family: expected one of 'swin', 'swinv2', 'vit', got {family!r}")
     names = _NAMES[base]["vit" if family == "vit" else "swin"]
@@ -100,7 +107,7 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
                 f"{unknown[0]}: expected an argument of the {source} {family}, got an unknown one"
             )
         fields |= _from_constructor(base, theirs, family)
-    classes: dict[str, type[Config]] = {"swin": SwinConfig, "swinv2": Swinv2Config, "vit": VitConfig}
+    classes: dict[str, type[ImageConfig]] = {"swin": SwinConfig, "swinv2": Swinv2Config, "vit": VitConfig}
     if family == "swin":
         fields.pop("pretrained_window_sizes", None)
     if fields.get("num_labels") == 0:
