@@ -96,7 +96,7 @@ def outputs(case: Any, model: Any, inputs: dict[str, Tensor], mask: Tensor) -> d
     rows = {f"out.hidden_states_{number}": h for number, h in enumerate([x, *behind[:-1]])}
     last = encoder.norm(behind[-1])
     rows |= {"out.last_hidden_state": last, f"out.hidden_states_{len(behind)}": last}
-    got = {key: padded_like(h, ids, text.index) for key, h in rows.items()}
+    got = {key: padded_like(h, ids, text.places) for key, h in rows.items()}
     output = model(**inputs)
     got["out.logits"] = got["out.prediction_logits"] = output.logits
     if model is encoder:

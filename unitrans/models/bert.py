@@ -107,9 +107,9 @@ class BertForMaskedLM(BertHeadModel):
             of the stream; without, logits of all positions: [B, S, V] (0 at padding) or [T, V].
         """
         rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans)
-        logits, loss = token_scores(self.head, rows, self.encoder, labels, text.index)
+        logits, loss = token_scores(self.head, rows, self.encoder, labels, text.places)
         if labels is None:
-            logits = padded_like(logits, input_ids, text.index)
+            logits = padded_like(logits, input_ids, text.places)
         return EncoderOutput(loss=loss, logits=logits)
 
 
@@ -146,9 +146,9 @@ class BertForPreTraining(BertHeadModel):
             `BertForMaskedLM`; pooler_output [B, 2], the scores of the next-sentence head.
         """
         rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans)
-        logits, loss = token_scores(self.head, rows, self.encoder, labels, text.index)
+        logits, loss = token_scores(self.head, rows, self.encoder, labels, text.places)
         if labels is None:
-            logits = padded_like(logits, input_ids, text.index)
+            logits = padded_like(logits, input_ids, text.places)
         follows = self.nsp(self.encoder.pool(rows, text.plans))
         if next_sentence_label is not None:
             second = F.cross_entropy(follows, next_sentence_label.view(-1))
@@ -225,8 +225,8 @@ class BertForTokenClassification(BertHeadModel):
         logits = self.head(self.drop(rows))
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits, labels.flatten()[text.index], ignore_index=IGNORED)
-        return EncoderOutput(loss=loss, logits=padded_like(logits, input_ids, text.index))
+            loss = F.cross_entropy(logits, labels.flatten()[text.places], ignore_index=IGNORED)
+        return EncoderOutput(loss=loss, logits=padded_like(logits, input_ids, text.places))
 
 
 def encoded(encoder: TextEncoder, *inputs: Any) -> tuple[Tensor, Any]:

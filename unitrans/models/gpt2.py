@@ -76,8 +76,8 @@ class Gpt2LMHeadModel(PreTrainedModel):
         rows, text = encoded(self.encoder, input_ids, attention_mask, None, plans)
         table = self.encoder.embeddings.word_embeddings.weight
         if labels is None:
-            return EncoderOutput(logits=padded_like(F.linear(rows, table), input_ids, text.index))
-        at, targets = next_tokens(labels.flatten()[text.index], text.plans)
+            return EncoderOutput(logits=padded_like(F.linear(rows, table), input_ids, text.places))
+        at, targets = next_tokens(labels.flatten()[text.places], text.plans)
         logits = F.linear(rows.index_select(0, at), table)
         return EncoderOutput(loss=F.cross_entropy(logits, targets), logits=logits)
 

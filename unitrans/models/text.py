@@ -100,12 +100,12 @@ class TextConfig(PreTrainedConfig):
 
 
 class PackedText(NamedTuple):
-    """A batch as one stream. `index` int64 [T]: the place of every token in the padded batch, row-major."""
+    """A batch as one stream. `places` int64 [T]: the place of every token in the padded batch, row-major."""
 
     input_ids: Tensor
     token_type_ids: Tensor | None
     plans: TextPlans
-    index: Tensor
+    places: Tensor
 
 
 class TextEncoder(PreTrainedModel):
@@ -292,7 +292,7 @@ class TextEncoder(PreTrainedModel):
         text = self.packed(input_ids, attention_mask, token_type_ids, plans)
         rows = self.features(text.input_ids, text.plans, text.token_type_ids)
         return EncoderOutput(
-            last_hidden_state=padded_like(rows, input_ids, text.index),
+            last_hidden_state=padded_like(rows, input_ids, text.places),
             pooler_output=self.pool(rows, text.plans),
         )
 
