@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Numbers as in CONTRIBUTING.md; the compiled modules are layer 2.
 LAYERS = {"_planning": 2, "ops": 3, "nn": 4, "models": 5, "objectives": 6, "domains": 7, "train": 8, "cli": 9}
 #: What only the upper layers may import, by the lowest layer that may.
-HEAVY = {"transformers": 5, "accelerate": 8, "datasets": 7, "sklearn": 7, "matplotlib": 7, "tensorboard": 8}
+HEAVY = {"transformers": 5, "accelerate": 8, "datasets": 7, "sklearn": 6, "matplotlib": 7, "tensorboard": 8}
 
 PYTHON_FILES = sorted((ROOT / "unitrans").rglob("*.py"))
 CORE_FILES = sorted(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unitrans.domains import Baseline, get_domain
+from unitrans.domains.base import compare
 from unitrans.domains.vision import DataConfig
 from unitrans.domains.vision import baselines as predictors
 
@@ -29,7 +30,7 @@ TRAIN = Images([image([0, 0], [0, 0]), image([0.2, 0.2], [0.2, 0.6]), image([1, 
 
 def errors(train, held_out, patch_size=1, unit=1, **options):
     rows = predictors.evaluate(train, lambda: iter(held_out), patch_size, unit, **options)
-    return {row.name: row.error for row in rows}, {row.name: row.note for row in rows}
+    return {row.name: row.value for row in rows}, {row.name: row.note for row in rows}
 
 
 def test_by_hand():
@@ -171,6 +172,7 @@ class Units:
     """Hides 60 % of units of 2 x 2 px, at random."""
 
     options = SimpleNamespace(mask_patch_size=2)
+    label_kinds = ()
 
     def corrupt(self, sample, rng):
         hidden = np.zeros(16, bool)
@@ -186,7 +188,7 @@ def test_digits():
     rows = domain.baselines(
         train, held_out, Units(), cfg, lambda name: np.random.default_rng(list(name.encode()))
     )
-    got = {row.name: row.error for row in rows}
+    got = {row.name: row.value for row in rows}
     assert got == {
         "mean image per position": pytest.approx(0.196, abs=0.006),
         "median image per position": pytest.approx(0.185, abs=0.006),
@@ -196,18 +198,17 @@ def test_digits():
     }
 
 
-def test_summary():
-    text = predictors.summary(
-        0.15, [Baseline("a", 0.2, "n"), Baseline("long name", 0.1), Baseline("c", None, "skipped")]
-    )
-    lines = text.split("\n")
-    assert lines[1:-1] == [
+def test_compare():
+    rows = [Baseline("a", 0.2, "n"), Baseline("long name", 0.1), Baseline("c", None, "skipped")]
+    lines = compare("Mean error", 0.15, rows).split("\n")
+    assert lines == [
+        "Mean error:",
         "  this model  0.1500",
         "  a           0.2000  (n)",
         "  long name   0.1000",
         "  c             -     (skipped)",
+        "The model (0.1500) beats 1 of 2 simple predictors; not yet long name (0.1000).",
     ]
-    assert (
-        lines[-1] == "The model is off by 0.150 on average and beats 1 of 2 simple predictors; "
-        "not yet long name (0.1000)."
-    )
+    assert compare("Accuracy", 0.15, rows, greater_is_better=True).endswith("not yet a (0.2000).")
+    assert compare("Accuracy", 0.25, rows, greater_is_better=True).endswith("beats 2 of 2 simple predictors.")
+    assert compare("Accuracy", 0.1, rows[1:2], greater_is_better=True).endswith("not yet long name (0.1000).")

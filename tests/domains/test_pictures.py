@@ -48,9 +48,14 @@ def test_values_are_clipped():
 @pytest.mark.parametrize(("count", "channels", "size"), [(8, 1, (8, 8)), (1, 3, (8, 12)), (9, 3, (64, 32))])
 def test_file(tmp_path, count, channels, size):
     samples = [sample(channels, size, seed=i) for i in range(count)]
-    source = SimpleNamespace(mean=[0.0] * channels, std=[1.0] * channels)
+    source = SimpleNamespace(mean=[0.0] * channels, std=[1.0] * channels, labels=None)
     files = get_domain("vision").report(
-        tmp_path, source, samples, [patchify(s["image"], 2) for s in samples], SimpleNamespace(patch_size=2)
+        tmp_path,
+        source,
+        samples,
+        [patchify(s["image"], 2) for s in samples],
+        None,
+        SimpleNamespace(patch_size=2),
     )
     assert files == [tmp_path / "reconstructions.png"]
     with Image.open(files[0]) as picture:

@@ -377,7 +377,7 @@ def test_a_broken_row_of_a_stream_keeps_its_place(tmp_path):
 
 def test_a_stream_that_changes_is_noticed(tmp_path):
     table(range(8)).to_parquet(tmp_path / "t.parquet")
-    train, _ = open_stream(config(tmp_path / "t.parquet", streaming=True), 0)[:2]
+    train, _ = open_stream(config(tmp_path / "t.parquet", streaming=True), 0, False)[:2]
     names(train, range(9))
     table(range(7)).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="has changed while it was read: 8 training samples"):

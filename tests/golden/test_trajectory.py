@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -78,9 +77,10 @@ def test_official_simmim_updates(golden: Callable[[str], Any], tmp_path: Path) -
     source = FixedSource(case.inputs["x"], case.inputs["mask"])
     batches = FixedBatches(len(source), per_device_batch_size=train["per_device_train_batch_size"])
     batches.recorded = case.inputs["batch_index"].tolist()
-    unchanged = SimpleNamespace(corrupt=lambda sample, rng: sample)
+    objective = opened.objective
+    objective.corrupt = lambda sample, rng: sample  # the masks are in the recording
     session = Session(
-        opened.config, opened.domain, opened.model_config, unchanged, source, None, batches, 20, opened.model
+        opened.config, opened.domain, opened.model_config, objective, source, None, batches, 20, opened.model
     )
     load_weights(session.model, case.weights, "official")
     trainer, log = make_trainer(session, tmp_path, None), Rows()

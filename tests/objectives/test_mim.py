@@ -114,7 +114,7 @@ def test_wrong_options_are_named() -> None:
         get_objective("mim")(small(), mask_patch_size=16)
     with pytest.raises(ValueError, match="mask_ratio"):
         get_objective("mim")(small(), mask_ratio=1.5)
-    with pytest.raises(ValueError, match="expected one of 'mim', got 'min'; did you mean 'mim'"):
+    with pytest.raises(ValueError, match=r"expected one of .*'mim'.*, got 'min'; did you mean 'mim'"):
         get_objective("min")
 
 

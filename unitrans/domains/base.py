@@ -4,14 +4,16 @@ A domain turns files into samples and samples into packed batches, and shows a p
 predicted. It knows nothing about objectives, losses or optimisation: the trainer asks it for data, and
 hands it predictions to judge and to draw.
 
-A sample is a dict with at least ``"id"``; a batch is a dict with at least ``"plans"`` and ``"sample_ids"``.
+A sample is a dict with at least ``"id"``, and ``"label"`` where labels were asked for: an int (class) or a float
+array (yes or no for each of several targets, or values; NaN: missing). A batch is a dict with at least ``"plans"`` and
+``"sample_ids"``, and ``"labels"`` (see ``stack_labels``).
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from pydantic import BaseModel
+
+from unitrans.objectives.base import LabelKind, Labels
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
@@ -29,14 +33,14 @@ _DOMAINS = {"vision": "unitrans.domains.vision:VisionDomain"}
 
 @dataclass(frozen=True)
 class Baseline:
-    """A simple predictor of hidden values, judged on the same samples and masks as the model.
+    """A simple predictor, judged on the same samples, masks and labels as the model.
 
-    name: what it is, in words a person can read. error: mean error per hidden value in data units, or None
+    name: what it is, in words a person can read. value: its figure, of the kind the objective's headline is, or None
     when it was not computed. note: why not, or what it was fitted on.
     """
 
     name: str
-    error: float | None
+    value: float | None
     note: str = ""
 
 
@@ -46,7 +50,9 @@ class Source(Protocol):
     ids: one stable name per sample, in a fixed order; empty for a stream. in_order: False, or True for a stream: index
     is then the place in one endless sequence, epoch after epoch, which must be asked for in rising order (going back
     means reading again from the front); its length is how many samples an epoch has, as far as is known before it is
-    read; and its samples have "epoch", the one they belong to. skipped: (id, reason) of every sample that was found to
+    read; and its samples have "epoch", the one they belong to. num_tokens: tokens of every sample, None where all have
+    the same number. labels: what the labels mean, None where none were asked for; held-out samples have the meaning of
+    the training samples. skipped: (id, reason) of every sample that was found to
     be unreadable so far *in this process*. notes: sentences a person should see once (files ignored, limits
     applied).
     """
@@ -54,6 +60,8 @@ class Source(Protocol):
     ids: list[str]
     notes: list[str]
     in_order: bool
+    num_tokens: Sequence[int] | None
+    labels: Labels | None
 
     @property
     def skipped(self) -> list[tuple[str, str]]: ...
@@ -76,6 +84,11 @@ class Source(Protocol):
         """The sample as the model sees it; random choices, only in training, are drawn from ``rng``."""
         ...
 
+    def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+        """The samples of a training batch, corrupted and readable, blended with each other. A source that blends
+        nothing leaves the method out."""
+        ...
+
 
 class Domain(Protocol):
     """One kind of data. Instances hold no state, so they can be sent to loader workers.
@@ -87,10 +100,13 @@ class Domain(Protocol):
     embedded: Collection[str]
     DataConfig: type[BaseModel]
 
-    def open(self, data: Any, model_config: Any, seed: int) -> tuple[Source, Source | None]:
+    def open(
+        self, data: Any, model_config: Any, seed: int, label_kinds: Sequence[LabelKind] = ()
+    ) -> tuple[Source, Source | None]:
         """The training source and the held-out one (None when none was asked for).
 
-        ``data`` is a ``DataConfig``. ValueError says in one sentence what cannot be used and how to mend it.
+        ``data`` is a ``DataConfig``. label_kinds: the kinds of labels the objective learns from; () asks for none.
+        ValueError says in one sentence what cannot be used and how to mend it.
         """
         ...
 
@@ -99,8 +115,9 @@ class Domain(Protocol):
         ``batch["num_skipped"]``. Returns None when no sample is left."""
         ...
 
-    def data_unit_scale(self, source: Any, model_config: Any) -> torch.Tensor:
-        """float32 [token width]: |prediction - target| times this is an error in the units of the data."""
+    def data_unit_scale(self, source: Any, model_config: Any) -> torch.Tensor | None:
+        """float32 [token width]: |prediction - target| times this is an error in the units of the data. None where
+        predictions are no such values."""
         ...
 
     def baselines(
@@ -112,7 +129,7 @@ class Domain(Protocol):
         rng_for: Callable[[str], np.random.Generator],
     ) -> list[Baseline]:
         """Simple predictors on every held-out sample, with the masks ``objective.corrupt(sample,
-        rng_for(sample id))``."""
+        rng_for(sample id))``; their figure is ``objective.headline``."""
         ...
 
     def report(
@@ -121,15 +138,48 @@ class Domain(Protocol):
         source: Any,
         samples: Sequence[Sample],
         predictions: Sequence[torch.Tensor],
+        objective: Any,
         model_config: Any,
     ) -> list[Path]:
-        """Draws what was hidden and predicted for corrupted samples; ``predictions`` has one [tokens, width]
-        tensor per sample, in the units of the model. Returns the files written."""
+        """Draws what was hidden and predicted for corrupted samples; ``predictions`` has one tensor per sample: the
+        objective's prediction for it alone. Returns the files written."""
         ...
 
-    def summary(self, error: float, baselines: Sequence[Baseline]) -> str:
-        """A few plain sentences: the model's error per hidden value in data units, beside the baselines."""
+    def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
+        """A few plain sentences: the model's figures (of ``objective.metrics`` and ``figures``) beside the
+        baselines."""
         ...
+
+
+def stack_labels(samples: Sequence[Sample]) -> Batch:
+    """{"labels": int64 [B], or float32 [B, K]} of samples with labels, {} of samples without."""
+    labels = [sample["label"] for sample in samples if "label" in sample]
+    assert len(labels) in (0, len(samples)), "either every sample of a batch has a label or none has"
+    if not labels:
+        return {}
+    stacked = torch.as_tensor(np.stack([np.asarray(label) for label in labels]))
+    return {"labels": stacked.float() if stacked.is_floating_point() else stacked.long()}
+
+
+def compare(
+    title: str, value: float, baselines: Sequence[Baseline], *, greater_is_better: bool = False
+) -> str:
+    """A figure of the model beside those of simple predictors: a small table and one sentence."""
+    rows = [("this model", value, ""), *((b.name, b.value, b.note) for b in baselines)]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{title}:"]
+    for name, figure, note in rows:
+        text = "-" if figure is None else f"{figure:.4f}"
+        lines.append(f"  {name:<{width}}  {text:^6}" + (f"  ({note})" if note else ""))
+    sign = -1.0 if greater_is_better else 1.0
+    known = sorted((sign * b.value, b.name) for b in baselines if b.value is not None)
+    if known:
+        ahead = [f"{name} ({sign * key:.4f})" for key, name in known if key <= sign * value]
+        lines.append(
+            f"The model ({value:.4f}) beats {len(known) - len(ahead)} of {len(known)} simple predictors"
+            + (f"; not yet {', '.join(ahead)}." if ahead else ".")
+        )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ class ImageEncoder(PreTrainedModel):
     """
 
     main_input_name = "pixel_values"
+    input_names = ("patches", "plans")
 
     def remember_plans(self) -> None:
         """Prepare the plans of image_size, so that tracing never meets the planner. Others are added by use."""

@@ -367,9 +367,16 @@ class SwinModel(SwinPreTrainedModel):
             last_hidden_state [T_last, C] (after the final norm) and pooler_output [B, C], its mean per image.
         """
         patches, plans = self.packed(pixel_values, patches, plans)
-        x = self.encode(self.embed(patches), plans)
-        pooled = mean_per_sample(x, plans.sample_index[-1], plans.token_counts)
-        return EncoderOutput(last_hidden_state=x, pooler_output=pooled)
+        x = self.features(patches, plans)
+        return EncoderOutput(last_hidden_state=x, pooler_output=self.pool(x, plans))
+
+    def features(self, patches: Tensor, plans: SwinPlans) -> Tensor:
+        """patches [T, in_chans*p*p] -> rows [T_last, C] behind the final norm, as `pool` takes them."""
+        return self.encode(self.embed(patches), plans)
+
+    def pool(self, x: Tensor, plans: SwinPlans) -> Tensor:
+        """Rows [T_last, C] -> their mean per image [B, C]."""
+        return mean_per_sample(x, plans.sample_index[-1], plans.token_counts)
 
 
 class SwinForImageClassification(SwinPreTrainedModel):

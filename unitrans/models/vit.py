@@ -294,16 +294,20 @@ class VitModel(VitPreTrainedModel):
             last_hidden_state [T', C], of every image its class token, then its patches; pooler_output [B, C].
         """
         patches, plans = self.packed(pixel_values, patches, plans)
-        x = self.norm(self.encode_blocks(self.embed(patches), plans)[-1])
-        return EncoderOutput(last_hidden_state=x, pooler_output=self.fc_norm(self.pool(x, plans)))
+        x = self.features(patches, plans)
+        return EncoderOutput(last_hidden_state=x, pooler_output=self.pool(x, plans))
+
+    def features(self, patches: Tensor, plans: VitPlans) -> Tensor:
+        """patches [T, in_chans*p*p] -> rows [T', C] behind the norm of rows, class tokens included."""
+        return self.norm(self.encode_blocks(self.embed(patches), plans)[-1])
 
     def pool(self, x: Tensor, plans: VitPlans) -> Tensor:
-        """Rows [T', C] -> [B, C] by `config.pooling`."""
+        """Rows [T', C] -> [B, C] by `config.pooling`, behind the norm of pooled rows if there is one."""
         if self.config.pooling == "cls":
-            return x.index_select(0, plans.groups.cu_seqlens[:-1].long())
+            return self.fc_norm(x.index_select(0, plans.groups.cu_seqlens[:-1].long()))
         index = plans.sample_index
         index = index if plans.tokens is None else index[plans.tokens.inverse]
-        return mean_per_sample(self.patches_of(x, plans), index, plans.token_counts)
+        return self.fc_norm(mean_per_sample(self.patches_of(x, plans), index, plans.token_counts))
 
 
 class VitForImageClassification(VitPreTrainedModel):

@@ -5,13 +5,16 @@ sample, as a pure function of the generator it is given. The model half is an nn
 the encoder: it hides, runs the encoder and sums the loss. Neither reads files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
+
+LabelKind = Literal["class", "multi", "value"]
 
 
 @dataclass
@@ -22,7 +25,7 @@ class SignalOutput(ModelOutput):
         loss_sum: scalar, summed over targets; the loss of an update is sum(loss_sum) / sum(num_targets) over
             all its micro-batches and ranks.
         num_targets: int64 scalar, how many values were predicted.
-        prediction: detached prediction for every row of the input (shape as the objective says).
+        prediction: detached prediction for every row of the input, or for every sample (as the objective says).
     """
 
     loss_sum: Tensor | None = None
@@ -30,32 +33,87 @@ class SignalOutput(ModelOutput):
     prediction: Tensor | None = None
 
 
-class Objective(Protocol):
-    """The data half of an objective, and the way to its model half.
+@dataclass(frozen=True)
+class Labels:
+    """What the labels of a data set mean.
+
+    Attributes:
+        kind: class, one of names; multi, yes or no for each of names; value, a number for each of names. Of the
+            last two some may be missing (NaN).
+        names: the classes or the targets, in the order of their numbers.
+        counts: of class, training samples of each; of multi, training samples that say yes to each.
+        known: of multi, training samples that say yes or no to each.
+        mean, std: of value, over the training samples; models predict (value - mean) / std.
+    """
+
+    kind: LabelKind
+    names: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Labels":
+        """From what `dataclasses.asdict` gave, lists in the place of tuples as in JSON."""
+        lists = {name: tuple(value) for name, value in fields.items() if name != "kind"}
+        return cls(kind=fields["kind"], **lists)
+
+
+class Objective:
+    """The data half of an objective, and the way to its model half. Made for subclasses.
 
     Attributes:
         name: as on the command line.
         domains: names of the domains it is made for.
+        label_kinds: the kinds of labels it learns from, () for none.
         Options: its section of the configuration; every field has a description.
+        metric_names: what `metrics` adds up.
+        headline: the figure that reports compare with simple predictors, a key of `metrics` or `figures`.
+        greater_is_better: whether a greater headline is better.
+        best: the figure by which the best checkpoint is chosen: loss (the smaller the better) or the headline.
+        options: the options it was made with.
     """
 
-    name: str
-    domains: tuple[str, ...]
+    name: ClassVar[str]
+    domains: ClassVar[tuple[str, ...]]
+    label_kinds: ClassVar[tuple[LabelKind, ...]] = ()
     Options: ClassVar[type[pydantic.BaseModel]]
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    headline: str = "loss"
+    greater_is_better: bool = False
+    best: str = "loss"
+    options: Any
 
-    @property
-    def options(self) -> pydantic.BaseModel:
-        """The options it was made with."""
+    def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
+        """Raises ValueError where the options do not fit the encoder or the labels."""
+        self.encoder_config, self.labels = encoder_config, labels
+        self.options = self.Options(**options)
 
     @property
     def note(self) -> str | None:
-        """What has to be said beside pictures and errors in data units; None: nothing."""
-
-    def __init__(self, encoder_config: Any, **options: Any) -> None:
-        """Raises ValueError where the options do not fit the encoder."""
+        """What has to be said beside pictures and figures; None: nothing."""
+        return None
 
     def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The sample with what is hidden in it; all randomness comes from `rng`."""
+        return sample
 
     def build_head(self) -> nn.Module:
         """The model half: called as head(encoder, **batch) -> SignalOutput."""
+        raise NotImplementedError
+
+    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
+        """For each of metric_names what evaluation adds up: [sum, count] of a batch.
+
+        batch: what the head was given. scale: see `Domain.data_unit_scale`.
+        """
+        return {}
+
+    def collect(self, batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
+        """What `figures` needs of a batch: a few numbers per sample [B, ...], never logits of a vocabulary."""
+        return {}
+
+    def figures(self, collected: dict[str, Tensor]) -> dict[str, float]:
+        """Figures of all held-out samples together, which are no sums (a rank correlation, an area)."""
+        return {}

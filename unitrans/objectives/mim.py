@@ -8,7 +8,7 @@ square around it, over that square's standard deviation.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.nn import gather_rows, patchify, unpatchify
-from unitrans.objectives.base import SignalOutput
+from unitrans.objectives.base import Labels, Objective, SignalOutput
 
 
 class MimOptions(pydantic.BaseModel):
@@ -45,7 +45,7 @@ class MimOptions(pydantic.BaseModel):
         return value
 
 
-class MaskedImageModeling:
+class MaskedImageModeling(Objective):
     """Hide square units of an image, predict their pixels.
 
     Args:
@@ -57,13 +57,13 @@ class MaskedImageModeling:
     """
 
     name = "mim"
-    domains: tuple[str, ...] = ("vision",)
+    domains = ("vision",)
+    Options = MimOptions
+    metric_names = ("l1",)
+    headline = "l1"
 
-    Options: ClassVar[type[pydantic.BaseModel]] = MimOptions
-
-    def __init__(self, encoder_config: Any, **options: Any) -> None:
-        self.options = MimOptions(**options)
-        self.encoder_config = encoder_config
+    def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
+        super().__init__(encoder_config, labels, **options)
         if self.options.mask_patch_size % encoder_config.patch_size:
             raise ValueError(
                 f"objective.mask_patch_size: expected a multiple of model.patch_size "
@@ -105,6 +105,13 @@ class MaskedImageModeling:
             "norm_target: predictions are in units of the mean and deviation around each pixel; for pictures and "
             "errors in data units those of the true image are put back in, which favours the model"
         )
+
+    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
+        """l1: the error per hidden value, in units of the data where their scale is given."""
+        assert output.prediction is not None and output.num_targets is not None
+        error = (output.prediction.float() - batch["patches"].float()).abs()[batch["mask"]]
+        error = error if scale is None else error * scale.to(error.device)
+        return {"l1": torch.stack([error.double().sum(), output.num_targets.double()])}
 
     def build_head(self) -> "PixelHead":
         """Mask token and decoder."""

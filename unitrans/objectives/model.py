@@ -1,5 +1,7 @@
 """One model for every (domain, objective) pair: an encoder and the model half of an objective."""
 
+import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -7,8 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
-from unitrans.objectives.base import Objective, SignalOutput
-from unitrans.objectives.registry import get_objective
+from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.registry import make_objective
 
 
 class MaskedSignalConfig(PreTrainedConfig):
@@ -18,6 +20,7 @@ class MaskedSignalConfig(PreTrainedConfig):
         encoder: configuration of the encoder, as a dict with its model_type.
         objective: name of the objective.
         objective_options: its options.
+        labels: what the labels of the training data mean (`Labels` as a dict); None for an objective without.
     """
 
     model_type = "unitrans-masked-signal"
@@ -25,6 +28,7 @@ class MaskedSignalConfig(PreTrainedConfig):
     encoder: dict[str, Any] | None = None
     objective: str = "mim"
     objective_options: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = None
 
     @property
     def encoder_config(self) -> PreTrainedConfig:
@@ -37,28 +41,33 @@ class MaskedSignalModel(PreTrainedModel):
     """Hide part of the signal, predict it.
 
     Example:
-        >>> objective = get_objective("mim")(SwinConfig(image_size=64), mask_patch_size=32)
+        >>> objective = make_objective("mim", SwinConfig(image_size=64), {"mask_patch_size": 32})
         >>> model = MaskedSignalModel.create(SwinConfig(image_size=64), objective)
     """
 
     config_class = MaskedSignalConfig
-    main_input_name = "patches"
 
     def __init__(self, config: MaskedSignalConfig) -> None:
         super().__init__(config)
         encoder_config = config.encoder_config
         self.encoder = AutoModel.from_config(encoder_config)
-        self.objective = get_objective(config.objective)(encoder_config, **(config.objective_options or {}))
+        self.main_input_name = self.encoder.input_names[0]
+        labels = None if config.labels is None else Labels.from_dict(config.labels)
+        self.objective = make_objective(
+            config.objective, encoder_config, config.objective_options or {}, labels
+        )
         self.head: nn.Module = self.objective.build_head()
         self.post_init()
 
     @classmethod
     def create(cls, encoder_config: PreTrainedConfig, objective: Objective) -> "MaskedSignalModel":
         """A freshly initialised model for this encoder and objective."""
-        options = objective.options.model_dump()
         return cls(
             MaskedSignalConfig(
-                encoder=encoder_config.to_dict(), objective=objective.name, objective_options=options
+                encoder=encoder_config.to_dict(),
+                objective=objective.name,
+                objective_options=objective.options.model_dump(),
+                labels=None if objective.labels is None else dataclasses.asdict(objective.labels),
             )
         )
 
@@ -78,3 +87,9 @@ class MaskedSignalModel(PreTrainedModel):
     def forward(self, **batch: Any) -> SignalOutput:
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
         return self.head(self.encoder, **batch)
+
+    def batch_keys(self) -> frozenset[str]:
+        """The keys of a batch that forward takes; the others (ids, grids) are for people and pictures."""
+        parameters = inspect.signature(self.head.forward).parameters.values()
+        names = {p.name for p in parameters if p.kind != p.VAR_KEYWORD} - {"encoder"}
+        return frozenset(names) | frozenset(self.encoder.input_names)

@@ -1,11 +1,15 @@
 """The names of the objectives."""
 
 import difflib
+from typing import Any
 
-from unitrans.objectives.base import Objective
+from unitrans.objectives.base import Labels, Objective
 from unitrans.objectives.mim import MaskedImageModeling
+from unitrans.objectives.supervised import Classification, Regression
 
-OBJECTIVES: dict[str, type[Objective]] = {MaskedImageModeling.name: MaskedImageModeling}
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective for objective in (MaskedImageModeling, Classification, Regression)
+}
 
 
 def get_objective(name: str) -> type[Objective]:
@@ -20,3 +24,20 @@ def get_objective(name: str) -> type[Objective]:
     nearest = difflib.get_close_matches(name, OBJECTIVES, 1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"objective: expected one of {known}, got {name!r}{hint}")
+
+
+def make_objective(
+    name: str, encoder_config: Any, options: dict[str, Any], labels: Labels | None = None
+) -> Objective:
+    """The objective of that name for an encoder, its options and the labels of the data.
+
+    Raises:
+        ValueError: no such objective, options that do not fit, or labels of another kind.
+    """
+    cls = get_objective(name)
+    if cls.label_kinds and (labels is None or labels.kind not in cls.label_kinds):
+        found = "none" if labels is None else f"{labels.kind} labels"
+        raise ValueError(
+            f"objective {name}: expected labels of kind {' or '.join(cls.label_kinds)}, got {found}"
+        )
+    return cls(encoder_config, labels if cls.label_kinds else None, **options)

@@ -106,10 +106,18 @@ class ProgressBar(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """What the held-out samples say."""
-        best = state.best_metric is None or metrics["eval_loss"] < state.best_metric
-        error = f", L1 {metrics['eval_l1']:.4f} in data units" if "eval_l1" in metrics else ""
+        value, greater = metrics[f"eval_{args.metric_for_best_model}"], args.greater_is_better
+        best = state.best_metric is None or (
+            value > state.best_metric if greater else value < state.best_metric
+        )
+        hidden = ("eval_loss", "eval_samples", "eval_seconds")
+        figures = "".join(
+            f", {name.removeprefix('eval_')} {value:.4f}"
+            for name, value in metrics.items()
+            if name.startswith("eval_") and name not in hidden
+        )
         mark = " (best so far)" if best else ""
-        self.say(f"update {state.global_step}: held-out loss {metrics['eval_loss']:.4f}{error}{mark}")
+        self.say(f"update {state.global_step}: held-out loss {metrics['eval_loss']:.4f}{figures}{mark}")
 
     def close(self) -> None:
         """Leaves the bar on the screen; what is printed next gets a line of its own."""

@@ -49,11 +49,15 @@ class RunConfig:
         """The model's own configuration object. ValueError where its values do not go together."""
         return _model_class(self.model["name"])(**_without_name(self.model))
 
-    def make_objective(self, model_config: Any) -> Any:
-        """The objective for this encoder. ValueError where the two do not fit."""
-        return _objective_class(self.objective["name"], self.domain)(
-            model_config, **_without_name(self.objective)
-        )
+    def objective_class(self) -> Any:
+        """The class of the objective."""
+        return _objective_class(self.objective["name"], self.domain)
+
+    def make_objective(self, model_config: Any, labels: Any) -> Any:
+        """The objective for this encoder and these labels. ValueError where they do not fit."""
+        from unitrans.objectives import make_objective
+
+        return make_objective(self.objective["name"], model_config, _without_name(self.objective), labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML values."""
@@ -73,7 +77,7 @@ class RunConfig:
         classes: dict[str, type] = {
             "data": self.get_domain().DataConfig,
             "model": _model_class(self.model["name"]),
-            "objective": _objective_class(self.objective["name"], self.domain).Options,
+            "objective": self.objective_class().Options,
             "train": train_config_class(),
         }
         fields = parameters_of(classes[section]).model_fields

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -47,24 +48,35 @@ class CorruptedSamples(Dataset[Sample | Skipped]):
         training = epoch != VALIDATION
         turn = sample.get("epoch", epoch) if training else None
         sample = self.source.augment(sample, sample_rng(self.seed, turn, sample["id"], "augment"), training)
-        return dict(self.objective.corrupt(sample, sample_rng(self.seed, turn, sample["id"], "mask")))
+        sample = self.objective.corrupt(sample, sample_rng(self.seed, turn, sample["id"], "mask"))
+        return {**sample, "epoch": turn}
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Packs samples into a batch, or only the list of skipped ones when none is left."""
+    """Packs samples into a batch, or only the list of skipped ones when none is left.
+
+    mix: ``Source.mix`` of the training data, drawing from (seed, epoch and id of the first sample); None: no mixing.
+    """
 
     domain: Domain
     model_config: Any
+    seed: int = 0
+    mix: Callable[[list[Sample], np.random.Generator], list[Sample]] | None = None
 
     def __call__(self, samples: Sequence[Sample | Skipped]) -> Batch:
         skipped = [sample for sample in samples if isinstance(sample, Skipped)]
-        packed = self.domain.collate(
-            [None if isinstance(s, Skipped) else s for s in samples], self.model_config
-        )
+        good = [sample for sample in samples if not isinstance(sample, Skipped)]
+        if self.mix is not None and good:
+            good = self.mix(good, sample_rng(self.seed, good[0]["epoch"], good[0]["id"], "mix"))
+        packed = self.domain.collate([*good, *[None] * len(skipped)], self.model_config)
         batch: Batch = {} if packed is None else packed
         batch["skipped"] = skipped
         return batch
+
+    def for_validation(self) -> Collate:
+        """The same without mixing."""
+        return replace(self, mix=None)
 
 
 class _Chunks(Sampler[list[Key]]):

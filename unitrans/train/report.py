@@ -37,7 +37,7 @@ def report(
     result: dict[str, Any] = {"step": step}
     if metrics is None:
         say(
-            "\nNothing was held out (data.validation=none), so there is no figure for images it has not seen."
+            "\nNothing was held out (data.validation=none), so there is no figure for samples it has not seen."
         )
     else:
         result |= _compare(session, metrics, say)
@@ -62,25 +62,20 @@ def report(
 
 def _compare(session: Session, metrics: dict[str, float], say: Callable[[str], None]) -> dict[str, Any]:
     """The model beside the simple predictors of its domain."""
-    error = metrics["eval_l1"]
-    seed = session.settings["seed"]
+    seed, objective = session.settings["seed"], session.objective
+    figures = {name.removeprefix("eval_"): value for name, value in metrics.items() if name != "eval_seconds"}
     baselines = session.domain.baselines(
         session.train_source,
         session.validation_source,
-        session.objective,
+        objective,
         session.model_config,
         lambda sample_id: sample_rng(seed, None, sample_id, "mask"),
     )
-    say("\n" + session.domain.summary(error, baselines))
-    if session.objective.note:
-        say(f"Note: {session.objective.note}.")
-    predictors = [{"name": b.name, "l1": b.error, "note": b.note} for b in baselines]
-    return {
-        "loss": metrics["eval_loss"],
-        "l1": error,
-        "samples": metrics["eval_samples"],
-        "predictors": predictors,
-    }
+    say("\n" + session.domain.summary(figures, baselines, objective))
+    if objective.note:
+        say(f"Note: {objective.note}.")
+    predictors = [{"name": b.name, objective.headline: b.value, "note": b.note} for b in baselines]
+    return {**figures, "predictors": predictors}
 
 
 @torch.no_grad()
@@ -90,7 +85,7 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
     They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
     """
     source = session.validation_source or session.train_source
-    data, collate = session.data(source), trainer.data_collator
+    data, collate = session.data(source), trainer.data_collator.for_validation()
     trainer.model.eval()
     samples, predictions = [], []
     last = min(len(data), PICTURES) if source.in_order else len(data)
@@ -102,4 +97,4 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
             samples.append(sample)
             _, output = trainer.run_model(trainer.model, collate([sample]))
             predictions.append(output["prediction"].float().cpu())
-    return session.domain.report(run, source, samples, predictions, session.model_config)
+    return session.domain.report(run, source, samples, predictions, session.objective, session.model_config)

@@ -109,14 +109,17 @@ def open_session(config: RunConfig) -> Session:
     with user_errors():
         domain = config.get_domain()
         model_config = config.model_config()
-        objective = config.make_objective(model_config)
-        train_source, validation_source = domain.open(config.data_config(), model_config, train["seed"])
+        train_source, validation_source = domain.open(
+            config.data_config(), model_config, train["seed"], config.objective_class().label_kinds
+        )
+        objective = config.make_objective(model_config, train_source.labels)
         sampler = UpdateSampler(
             len(train_source),
             per_device_batch_size=train["per_device_train_batch_size"],
             accumulation_steps=accumulation_steps(train, world_size()),
             world_size=world_size(),
             seed=train["seed"],
+            num_tokens=train_source.num_tokens,
             in_order=train_source.in_order,
         )
         max_steps = train["max_steps"]
@@ -176,7 +179,7 @@ def sharding(train: dict[str, Any]) -> dict[str, Any]:
 
 def training_arguments(session: Session, folder: Path, *, evaluate: bool = True) -> TrainingArguments:
     """TrainingArguments for the honoured names, and what this trainer decides itself."""
-    train = session.settings
+    train, objective = session.settings, session.objective
     honoured = set(TrainingArguments.__dataclass_fields__) - set(_NOT_PASSED)
     passed = {key: value for key, value in train.items() if key in honoured}
     with user_errors():
@@ -189,8 +192,8 @@ def training_arguments(session: Session, folder: Path, *, evaluate: bool = True)
                 "use_cpu": train["use_cpu"] or not torch.cuda.is_available(),
                 "eval_strategy": "steps" if evaluate and session.validation_source is not None else "no",
                 "save_strategy": "steps" if evaluate else "no",
-                "metric_for_best_model": "loss",
-                "greater_is_better": False,
+                "metric_for_best_model": objective.best,
+                "greater_is_better": objective.best != "loss" and objective.greater_is_better,
                 "logging_nan_inf_filter": False,
                 "report_to": "none",
                 "disable_tqdm": True,
@@ -217,7 +220,12 @@ def make_trainer(session: Session, folder: Path, run: Path | None) -> UnitransTr
         schedule=session.schedule,
         train_data=session.data(session.train_source),
         validation_data=None if validation is None else session.data(validation),
-        collate=Collate(session.domain, session.model_config),
+        collate=Collate(
+            session.domain,
+            session.model_config,
+            session.settings["seed"],
+            getattr(session.train_source, "mix", None),
+        ),
         run=run,
         scale=session.domain.data_unit_scale(session.train_source, session.model_config),
     )

@@ -8,7 +8,6 @@ groups, schedule, evaluation and checkpoints.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import time
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from unitrans.domains.base import Batch
+from unitrans.objectives import MaskedSignalModel
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.data import Collate, CorruptedSamples, Skipped, make_loader, validation_batches
 from unitrans.train.errors import NonFiniteError, RunError
@@ -36,13 +36,6 @@ from unitrans.train.switches import AveragedWeights, compile_model, recompute_bl
 
 MAX_UNREADABLE = 1000  # samples in a row after which a run gives up
 MAX_NAMED_SAMPLES = 32  # in the message of a non-finite loss; the file beside it has them all
-
-
-def model_inputs(model: nn.Module) -> frozenset[str]:
-    """The keys of a batch that the model takes; the others (ids, grids) are for people and pictures."""
-    module = getattr(model, "head", model)
-    names = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind != p.VAR_KEYWORD]
-    return frozenset(names) - {"encoder"}
 
 
 class Clock:
@@ -70,8 +63,7 @@ class UnitransTrainer(Saving, Trainer):
     """Trains a model whose forward returns ``loss_sum`` and ``num_targets``.
 
     args: from :func:`unitrans.train.run.training_arguments`. settings: the ``train`` section. sampler, schedule: what
-    and how fast. run: where checkpoints go, None for none. scale: see ``Domain.data_unit_scale``; with it the
-    evaluation also reports ``eval_l1``, the mean error per hidden value in data units.
+    and how fast. run: where checkpoints go, None for none. scale: see ``Domain.data_unit_scale``.
     """
 
     model: Any
@@ -83,7 +75,7 @@ class UnitransTrainer(Saving, Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MaskedSignalModel,
         args: TrainingArguments,
         *,
         settings: dict[str, Any],
@@ -105,7 +97,7 @@ class UnitransTrainer(Saving, Trainer):
             data_collator=collate,
         )
         if not had_use_cache and hasattr(getattr(model, "config", None), "use_cache"):
-            del model.config.use_cache  # type: ignore[union-attr]
+            del model.config.use_cache
         self.remove_callback(PrinterCallback)
         for callback in callbacks or []:
             self.add_callback(callback)
@@ -116,7 +108,7 @@ class UnitransTrainer(Saving, Trainer):
             run,
             scale,
         )
-        self.inputs = model_inputs(model)
+        self.inputs = model.batch_keys()
         self.notify: Callable[[str], None] = print  # how a sentence reaches the screen
         self.stop_signal: int | None = None  # set by a signal handler; acted on at the end of the update
         self.start_update = 0
@@ -323,53 +315,69 @@ class UnitransTrainer(Saving, Trainer):
     def judge(self) -> dict[str, float]:
         """Sums over all held-out samples for the model as it is, with masks that never change.
 
-        ``eval_loss`` in the loss's unit and, with ``scale``, ``eval_l1`` in data units. {} when a signal asks to
-        stop first.
+        ``eval_loss`` in the loss's unit, and the metrics and figures of the objective. {} when a signal asks to stop
+        first.
         """
         start = time.perf_counter()
         # With FSDP all processes must call the model equally often: each judges everything.
         rank, processes = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
-        batches = validation_batches(len(self.eval_dataset), self.args.eval_batch_size, rank, processes)
+        batches = validation_batches(
+            len(self.eval_dataset), self.args.per_device_eval_batch_size, rank, processes
+        )
         loader = make_loader(
             self.eval_dataset,
             batches,
-            self.data_collator,
+            self.data_collator.for_validation(),
             seed=self.args.seed,
             num_workers=self.args.dataloader_num_workers,
         )
         self.model.eval()
-        totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)  # loss, targets, error, samples
+        names = self.model.objective.metric_names
+        totals = torch.zeros(2 * len(names) + 3, dtype=torch.float64, device=self.args.device)
+        collected: list[dict[str, Tensor]] = []
         for batch in loader:
             if self.stop_signal is not None and self.args.world_size == 1:
                 return {}
-            totals += self._judge(batch)
+            totals += self._judge(batch, collected)
         if processes > 1:
             dist.all_reduce(totals)
-        loss, targets, error, samples = totals.tolist()
+            parts: list[Any] = [None] * processes
+            dist.all_gather_object(parts, collected)
+            collected = [batch for part in parts for batch in part]
+        loss, targets, samples, *sums = totals.tolist()
         if not samples:
             raise RunError(f"none of the {len(self.eval_dataset):,} held-out samples can be read")
         metrics = {"eval_loss": loss / max(targets, 1)}
-        if self.scale is not None:
-            metrics["eval_l1"] = error / max(targets, 1)
+        for name, total, count in zip(names, sums[::2], sums[1::2], strict=True):
+            metrics[f"eval_{name}"] = total / max(count, 1)
+        if collected:
+            together = {key: torch.cat([batch[key] for batch in collected]) for key in collected[0]}
+            figures = self.model.objective.figures(together)
+            metrics |= {f"eval_{name}": value for name, value in figures.items()}
         return metrics | {"eval_samples": int(samples), "eval_seconds": round(time.perf_counter() - start, 3)}
 
-    def _judge(self, batch: Batch) -> Tensor:
-        """[sum of the loss, targets, sum of the error in data units, samples] of a batch."""
+    def _judge(self, batch: Batch, collected: list[dict[str, Tensor]]) -> Tensor:
+        """[sum of the loss, targets, samples, then sum and count of each metric] of a batch."""
+        objective = self.model.objective
         if not batch.get("sample_ids"):
             for sample in batch["skipped"]:
                 self._note_skipped(sample)
-            return torch.zeros(4, dtype=torch.float64, device=self.args.device)
+            return torch.zeros(
+                2 * len(objective.metric_names) + 3, dtype=torch.float64, device=self.args.device
+            )
         inputs, output = self.run_model(self.model, batch)
-        error = torch.zeros((), dtype=torch.float64)
-        if self.scale is not None:
-            difference = (output["prediction"].float() - inputs[self._main_input()].float()).abs()
-            hidden = difference[inputs["mask"]] * self.scale.to(difference.device)
-            error = hidden.double().sum()
-        parts = (output["loss_sum"], output["num_targets"], error, torch.tensor(len(batch["sample_ids"])))
-        return torch.stack([part.double().to(self.args.device) for part in parts])
+        kept = objective.collect(inputs, output)
+        if kept:
+            collected.append({key: tensor.cpu() for key, tensor in kept.items()})
+        metrics = objective.metrics(inputs, output, self.scale)
+        head = (output["loss_sum"], output["num_targets"], torch.tensor(len(batch["sample_ids"])))
+        first = torch.stack([part.double().to(self.args.device) for part in head])
+        return torch.cat(
+            [first, *(metrics[name].double().to(first.device) for name in objective.metric_names)]
+        )
 
     def _main_input(self) -> str:
-        return str(getattr(self.model, "main_input_name", "patches"))
+        return str(self.model.main_input_name)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if not metrics:  # interrupted: to be done first when the run goes on

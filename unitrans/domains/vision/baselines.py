@@ -9,7 +9,7 @@ as the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -191,24 +191,3 @@ def _gaussian(statistics: Statistics, held_out: Callable[[], Masked]) -> tuple[L
     step = math.ceil(statistics.stored.numel() / MAX_COVARIANCE_VALUES)
     fitted_on = statistics.stored[::step]
     return LinearGaussian(fitted_on), f"{len(fitted_on):,} training images"
-
-
-def summary(error: float, baselines: Sequence[Baseline]) -> str:
-    """The model's error beside the baselines in a small table, and one sentence."""
-    rows = [("this model", error, ""), *((b.name, b.error, b.note) for b in baselines)]
-    width = max(len(name) for name, _, _ in rows)
-    lines = [
-        "Mean error (L1) per hidden pixel of the held-out images, on a scale from 0 (black) to 1 (white):"
-    ]
-    for name, value, note in rows:
-        figure = "-" if value is None else f"{value:.4f}"
-        lines.append(f"  {name:<{width}}  {figure:^6}" + (f"  ({note})" if note else ""))
-    known = [(b.error, b.name) for b in baselines if b.error is not None]
-    beaten = [name for value, name in known if error < value]
-    ahead = [f"{name} ({value:.4f})" for value, name in sorted(known) if value <= error]
-    lines.append(
-        f"The model is off by {error:.3f} on average "
-        f"and beats {len(beaten)} of {len(known)} simple predictors"
-        + (f"; not yet {', '.join(ahead)}." if ahead else ".")
-    )
-    return "\n".join(line.rstrip() for line in lines)

@@ -33,6 +33,11 @@ class DataConfig(BaseModel):
     image_column: str | None = Field(
         None, description="The column with the images, where a data set has several. null: the only one."
     )
+    label_column: str | None = Field(
+        None,
+        description="Supervised training: the column with the class, where a data set has several. null: the only one "
+        "of type ClassLabel, or one named label. In a folder of images the first folder of a path names the class.",
+    )
     revision: str | None = Field(
         None, description="Commit, tag or branch of a data set of the hub. null: its newest commit."
     )
@@ -101,6 +106,39 @@ class DataConfig(BaseModel):
         (3 / 4, 4 / 3), description="Range of width / height of the random crop."
     )
     flip: bool = Field(True, description="Training mirrors half of the images left to right.")
+    eval_crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Held-out images are cut to this part of the largest centred box, on each side (0.875 in the "
+        "recipes at 224 px).",
+    )
+    rand_augment: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Supervised training: magnitude of RandAugment, two operations an image (9 in the recipes of "
+        "Swin). 0: off.",
+    )
+    rand_augment_std: float = Field(0.5, ge=0, description="Standard deviation of that magnitude.")
+    random_erase: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Supervised training: this part of the images gets a rectangle of noise.",
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        description="Supervised training: images and labels of a batch are blended by a factor drawn from "
+        "Beta(mixup, mixup). 0: off. With cutmix too, chance decides for every batch.",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="Supervised training: a rectangle is taken from another image of the batch, its share drawn from "
+        "Beta(cutmix, cutmix), and labels are blended likewise. 0: off.",
+    )
 
     @field_validator("validation", mode="before")
     @classmethod

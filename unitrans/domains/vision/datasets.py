@@ -19,12 +19,14 @@ import torch
 
 from unitrans.domains.base import nearest_name
 from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.labels import class_name, label_column
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, read_image
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 _PROBE_SECONDS = 10.0
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
 _SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+SPLIT_WORDS = tuple(_SPLITS)
 _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])")
 _SUFFIX_OF = ((b"\x93NUMPY", ".npy"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
 
@@ -34,7 +36,7 @@ class TableReader:
     """Images in ``column`` of an Arrow table, read by row.
 
     table: a datasets.Dataset whose image column is not decoded. folder: where relative paths in the table start.
-    split: the one this is. splits: the names of all splits of the data set.
+    split: the one this is. splits: the names of all splits of the data set. labels, class_names: as in ``Reader``.
     """
 
     table: Any
@@ -45,6 +47,8 @@ class TableReader:
     channels: int
     value_range: ValueRange
     ids: list[str] = field(default_factory=list)
+    labels: list[Any] | None = None
+    class_names: list[str] | None = None
 
     def read(self, index: int) -> torch.Tensor:
         """The image in row ``index``; see ``read_record``."""
@@ -61,6 +65,8 @@ class RecordReader:
     folder: Path
     channels: int
     value_range: ValueRange
+    labels: list[Any] | None = None
+    class_names: list[str] | None = None
 
     def read(self, index: int) -> torch.Tensor:
         """Image ``index``; see ``read_record``."""
@@ -175,11 +181,11 @@ def _kind(feature: Any) -> str:
     return str(feature.dtype) if kind == "Value" else kind
 
 
-def undecoded(table: Any, column: str) -> Any:
-    """The table (or stream) with ``column`` alone, as records."""
+def undecoded(table: Any, column: str, *others: str) -> Any:
+    """The table (or stream) with ``column``, as records, and the others alone."""
     import datasets
 
-    table = table.select_columns([column]).with_format(None)
+    table = table.select_columns([column, *others]).with_format(None)
     if isinstance(table.features[column], datasets.Image):
         table = table.cast_column(column, datasets.Image(decode=False))
     return table
@@ -210,7 +216,9 @@ def is_table(root: Path) -> bool:
     return saved or (root / "dataset_dict.json").is_file()
 
 
-def open_table(root: Path, path: str, data: DataConfig, key: str) -> tuple[TableReader, list[str]]:
+def open_table(
+    root: Path, path: str, data: DataConfig, key: str, labels: bool
+) -> tuple[TableReader, list[str]]:
     """The reader of a saved data set, a parquet file, or a folder of parquet files, and sentences to show."""
     where = f"{key}: {path!r}"
     if root.is_dir() and is_table(root):
@@ -222,15 +230,17 @@ def open_table(root: Path, path: str, data: DataConfig, key: str) -> tuple[Table
             saved = datasets.load_from_disk(str(root))
         tables = dict(saved) if isinstance(saved, dict) else {str(saved.split or "train"): saved}
         split = choose_split(list(tables), data.split, where)
-        return _reader(tables[split], split, list(tables), root, data, where), []
+        return _reader(tables[split], split, list(tables), root, data, where, labels), []
     builder, notes = parquet_builder(root, path, where)
-    return _prepare(builder, data, where, root if root.is_dir() else root.parent), notes
+    return _prepare(builder, data, where, root if root.is_dir() else root.parent, labels), notes
 
 
-def open_hub(path: str, data: DataConfig, key: str, embedded: Iterable[str]) -> tuple[TableReader, list[str]]:
+def open_hub(
+    path: str, data: DataConfig, key: str, embedded: Iterable[str], labels: bool
+) -> tuple[TableReader, list[str]]:
     """The reader of a data set of the hub, downloaded into the cache of ``datasets``, and sentences to show."""
     builder, note = hub_builder(path, data, key, embedded)
-    return _prepare(builder, data, f"{key}: {path!r}", Path()), [note]
+    return _prepare(builder, data, f"{key}: {path!r}", Path(), labels), [note]
 
 
 def parquet_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -348,27 +358,37 @@ def _is_cached(name: str) -> bool:
     return (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
 
 
-def _prepare(builder: Any, data: DataConfig, where: str, folder: Path) -> TableReader:
+def _prepare(builder: Any, data: DataConfig, where: str, folder: Path, labels: bool) -> TableReader:
     with readable(where):
         builder.download_and_prepare()
         splits = [str(name) for name in builder.info.splits]
     split = choose_split(splits, data.split, where)
     with readable(where):
         table = builder.as_dataset(split=split)
-    return _reader(table, split, splits, folder, data, where)
+    return _reader(table, split, splits, folder, data, where, labels)
 
 
 def _reader(
-    table: Any, split: str, splits: list[str], folder: Path, data: DataConfig, where: str
+    table: Any, split: str, splits: list[str], folder: Path, data: DataConfig, where: str, labels: bool
 ) -> TableReader:
-    """Reads the names of all rows; nothing else is read yet."""
+    """Reads the names of all rows, and the labels if they are wanted; nothing else is read yet."""
     if not len(table):
         raise ValueError(f"{where} has no rows")
     column = image_column(table.features, data.image_column, where)
+    values, names = _labels(table, data, where) if labels else (None, None)
     table = undecoded(table, column)
-    reader = TableReader(table, column, folder, split, splits, data.channels, data.value_range)
+    reader = TableReader(
+        table, column, folder, split, splits, data.channels, data.value_range, [], values, names
+    )
     reader.ids = sample_ids(_paths(table, column), split)
     return reader
+
+
+def _labels(table: Any, data: DataConfig, where: str) -> tuple[list[Any], list[str] | None]:
+    """The class of every row, by name where the table declares names, and those names."""
+    column, names = label_column(table.features, data.label_column, where)
+    values = list(table.with_format(None)[column])
+    return [class_name(value, names) for value in values], names
 
 
 def _paths(table: Any, column: str) -> Iterator[str | None]:

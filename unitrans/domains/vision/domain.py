@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from unitrans.domains.base import Baseline, Batch, Sample
+from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.split import split
 from unitrans.domains.vision import baselines as predictors
-from unitrans.domains.vision import config
-from unitrans.domains.vision.datasets import TableReader
+from unitrans.domains.vision import classification, config
+from unitrans.domains.vision.augment import check_augmentation
+from unitrans.domains.vision.datasets import SPLIT_WORDS, TableReader
 from unitrans.domains.vision.pictures import draw_reconstructions
 from unitrans.domains.vision.source import (
     EMBEDDED,
@@ -25,6 +26,7 @@ from unitrans.domains.vision.source import (
 )
 from unitrans.domains.vision.stream import open_stream
 from unitrans.nn import patchify
+from unitrans.objectives.base import LabelKind
 
 
 class VisionDomain:
@@ -35,7 +37,11 @@ class VisionDomain:
     embedded = frozenset(EMBEDDED)
 
     def open(
-        self, data: config.DataConfig, model_config: Any, seed: int
+        self,
+        data: config.DataConfig,
+        model_config: Any,
+        seed: int,
+        label_kinds: Sequence[LabelKind] = (),
     ) -> tuple[VisionSource, VisionSource | None]:
         """The training images and the held-out ones (None for data.validation=none or 0).
 
@@ -43,9 +49,19 @@ class VisionDomain:
         ValueError in one sentence for whatever cannot be used.
         """
         _check_model(data, model_config)
+        labels = bool(label_kinds)
+        if labels and "class" not in label_kinds:
+            raise ValueError(f"the domain vision has classes, not labels of kind {' or '.join(label_kinds)}")
+        if labels and data.rand_augment:
+            check_augmentation(data.channels)
+        for name in () if labels else ("rand_augment", "random_erase", "mixup", "cutmix"):
+            if getattr(data, name):
+                raise ValueError(
+                    f"data.{name} is for supervised training, and no labels are learned: set it to 0"
+                )
         if data.streaming:
-            return _open_streaming(data, seed)
-        reader, notes, unreadable = open_reader(data.path, data, "data.path")
+            return _open_streaming(data, seed, labels)
+        reader, notes, unreadable = open_reader(data.path, data, "data.path", labels)
         everything: Sequence[int] = range(len(reader.ids))
         first_readable(reader, everything, "data.path", data.path)
         validation: VisionSource | None = None
@@ -56,10 +72,12 @@ class VisionDomain:
             train = VisionSource(reader, chosen, data)
             validation = VisionSource(reader, held_out, data)
         else:
-            train, validation = _open_validation(reader, data, data.validation)
+            train, validation = _open_validation(reader, data, data.validation, labels)
         train.notes[:0] = notes
         for folder, reason in unreadable:
             train.skip(folder + "/", f"folder cannot be listed: {reason}")
+        if labels:
+            _set_labels(train, validation, data)
         train.set_normalization()
         if validation is not None:
             validation.set_normalization(like=train)
@@ -69,7 +87,8 @@ class VisionDomain:
         """Packs images into one stream of patches.
 
         Returns {"patches": float32 [T, C*p*p], "mask": bool [T] or None, "plans", "grids": [(h, w)],
-        "sample_ids", "num_skipped": how many samples were None}, or None when all of them were.
+        "sample_ids", "num_skipped": how many samples were None, and "labels" of samples with labels}, or None when
+        all of them were.
         """
         good = [sample for sample in samples if sample is not None]
         if not good:
@@ -85,6 +104,7 @@ class VisionDomain:
             "grids": grids,
             "sample_ids": [sample["id"] for sample in good],
             "num_skipped": len(samples) - len(good),
+            **stack_labels(good),
         }
 
     def data_unit_scale(self, source: VisionSource, model_config: Any) -> torch.Tensor:
@@ -99,7 +119,10 @@ class VisionDomain:
         model_config: Any,
         rng_for: Callable[[str], np.random.Generator],
     ) -> list[Baseline]:
-        """Five simple predictors of the hidden pixels; see ``unitrans.domains.vision.baselines``."""
+        """Simple predictors of the hidden pixels (``unitrans.domains.vision.baselines``) or of the class
+        (``unitrans.domains.vision.classification``)."""
+        if objective.label_kinds:
+            return classification.baselines(train_source, validation_source)
 
         def held_out() -> predictors.Masked:
             for index in range(len(validation_source)):
@@ -121,17 +144,33 @@ class VisionDomain:
         source: VisionSource,
         samples: Sequence[Sample],
         predictions: Sequence[torch.Tensor],
+        objective: Any,
         model_config: Any,
     ) -> list[Path]:
-        """reconstructions.png: original | masked | predicted, one row or block per corrupted sample."""
-        path = Path(directory) / "reconstructions.png"
-        draw_reconstructions(path, samples, predictions, source.mean, source.std, model_config.patch_size)
+        """reconstructions.png: original | masked | predicted, one row or block per corrupted sample; or, with classes,
+        predictions.png: what images were taken for."""
+        mean, std = source.mean, source.std
+        if source.labels is not None:
+            path = Path(directory) / "predictions.png"
+            classification.draw_predictions(path, samples, predictions, source.labels.names, mean, std)
+        else:
+            path = Path(directory) / "reconstructions.png"
+            draw_reconstructions(path, samples, predictions, mean, std, model_config.patch_size)
         return [path]
 
-    def summary(self, error: float, baselines: Sequence[Baseline]) -> str:
-        """The model's mean |error| per hidden value (pixels in [0, 1]) beside the simple predictors, as a
-        table and one sentence."""
-        return predictors.summary(error, baselines)
+    def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
+        """The model beside the simple predictors, as a table and one sentence."""
+        title = (
+            "Mean error (L1) per hidden pixel of the held-out images, on a scale from 0 (black) to 1 (white)"
+        )
+        if objective.label_kinds:
+            others = ", ".join(
+                f"{name} {metrics[name]:.4f}" for name in ("loss", "macro_f1", "roc_auc") if name in metrics
+            )
+            title = f"Accuracy on {metrics['samples']:,.0f} held-out images ({others})"
+        return compare(
+            title, metrics[objective.headline], baselines, greater_is_better=objective.greater_is_better
+        )
 
 
 def _check_model(data: config.DataConfig, model_config: Any) -> None:
@@ -150,16 +189,41 @@ def _check_model(data: config.DataConfig, model_config: Any) -> None:
         )
 
 
-def _open_streaming(data: config.DataConfig, seed: int) -> tuple[VisionSource, VisionSource | None]:
+def _set_labels(train: VisionSource, validation: VisionSource | None, data: config.DataConfig) -> None:
+    """Gives the samples their classes: those that are declared, else those of all samples of the data set."""
+    names: Sequence[str] | None = train.reader.class_names
+    if isinstance(train.reader, FolderReader):
+        folders = {str(label).lower() for label in train.reader.labels or ()}
+        if len(folders) > 1 and folders <= set(SPLIT_WORDS):
+            raise ValueError(
+                f"data.path: the folders of {data.path!r} are called {', '.join(sorted(folders))}, which are "
+                "splits and no classes: name one as --data and another as data.validation="
+            )
+    if names is None and validation is not None and validation.reader is train.reader:
+        both = VisionSource(train.reader, [*train.indices, *validation.indices], data)
+        both.set_labels(None, f"data.path: {data.path!r}")
+        assert both.labels is not None
+        names = both.labels.names
+    train.set_labels(names, f"data.path: {data.path!r}")
+    assert train.labels is not None
+    if validation is not None:
+        validation.set_labels(train.labels.names, f"data.validation: {data.validation!r}")
+
+
+def _open_streaming(
+    data: config.DataConfig, seed: int, labels: bool
+) -> tuple[VisionSource, VisionSource | None]:
     """``VisionDomain.open`` for data.streaming=true."""
-    train, validation, other = open_stream(data, seed)
+    train, validation, other = open_stream(data, seed, labels)
     if other is not None:
         elsewhere = data.model_copy(update={"split": None, "revision": None})
-        reader, notes, _ = open_reader(other, elsewhere, "data.validation")
+        reader, notes, _ = open_reader(other, elsewhere, "data.validation", labels)
         validation = VisionSource(reader, range(len(reader.ids)), data)
         validation.notes += notes
     if validation is not None:
         first_readable(validation.reader, range(len(validation)), "data.validation", data.path)
+    if validation is not None and train.labels is not None:
+        validation.set_labels(train.labels.names, f"data.validation: {data.validation!r}")
     train.set_normalization()
     if validation is not None:
         validation.set_normalization(like=train)
@@ -167,19 +231,22 @@ def _open_streaming(data: config.DataConfig, seed: int) -> tuple[VisionSource, V
 
 
 def _open_held_out(
-    reader: Reader, data: config.DataConfig, path: str
+    reader: Reader, data: config.DataConfig, path: str, labels: bool
 ) -> tuple[Reader, list[str], list[tuple[str, str]]]:
     """What data.validation names: another split of the data set that is trained on, or any other place."""
     if isinstance(reader, TableReader) and path in reader.splits and not Path(path).expanduser().exists():
         if path == reader.split:
             raise ValueError(f"data.validation={path} is the split that is trained on: name another")
-        return open_reader(data.path, data.model_copy(update={"split": path}), "data.validation")
-    return open_reader(path, data.model_copy(update={"split": None, "revision": None}), "data.validation")
+        return open_reader(data.path, data.model_copy(update={"split": path}), "data.validation", labels)
+    elsewhere = data.model_copy(update={"split": None, "revision": None})
+    return open_reader(path, elsewhere, "data.validation", labels)
 
 
-def _open_validation(reader: Reader, data: config.DataConfig, path: str) -> tuple[VisionSource, VisionSource]:
+def _open_validation(
+    reader: Reader, data: config.DataConfig, path: str, labels: bool
+) -> tuple[VisionSource, VisionSource]:
     """Held-out images from another place; those that lie inside the training folder are not trained on."""
-    held_out, notes, unreadable = _open_held_out(reader, data, path)
+    held_out, notes, unreadable = _open_held_out(reader, data, path, labels)
     first_readable(held_out, range(len(held_out.ids)), "data.validation", path)
     if path in EMBEDDED and path == data.path:
         raise ValueError(

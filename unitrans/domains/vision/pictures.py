@@ -84,12 +84,12 @@ def _triple(
     hidden = pixel_mask(mask, patch_size)
     error = float((guess - original).abs()[:, hidden].mean()) if hidden.any() else 0.0
     predicted = torch.where(hidden, guess, original)
-    masked = _rgb(original)
+    masked = rgb_picture(original)
     masked[hidden.numpy()] = HIDDEN_COLOUR
-    return [_rgb(original), masked, _rgb(predicted)], error
+    return [rgb_picture(original), masked, rgb_picture(predicted)], error
 
 
-def _rgb(image: torch.Tensor) -> Any:
+def rgb_picture(image: torch.Tensor) -> Any:
     """[C, H, W] to a fresh float array [H, W, 3] in [0, 1]."""
     image = image[:3] if len(image) >= 3 else image[:1].repeat(3, 1, 1)
     return image.clamp(0, 1).permute(1, 2, 0).numpy().copy()

@@ -7,24 +7,35 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from unitrans.domains.base import Sample
+from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from unitrans.domains.vision.datasets import is_table, open_hub, open_table
+from unitrans.domains.vision.labels import class_labels, folder_label, numbered
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
+from unitrans.objectives.base import Labels
 
 MAX_STATISTICS_IMAGES = 2000  # read to compute mean and std; their error is then far below 1 % of the std
 
 
 class Reader(Protocol):
-    """Names images and reads them; raises BrokenImageError for one that cannot be used."""
+    """Names images and reads them; raises BrokenImageError for one that cannot be used.
+
+    labels: the class of every image (None: it has none), or None where classes are not known or were not asked for.
+    class_names: the classes, where the data set declares them.
+    """
 
     ids: list[str]
+    class_names: list[str] | None
+
+    @property
+    def labels(self) -> Sequence[Any] | None: ...
 
     def read(self, index: int) -> torch.Tensor: ...
 
@@ -38,6 +49,12 @@ class FolderReader:
     paths: list[str]
     channels: int
     value_range: ValueRange
+    class_names: list[str] | None = None
+
+    @property
+    def labels(self) -> list[Any]:
+        """The first folder of every path."""
+        return [folder_label(name) for name in self.ids]
 
     def read(self, index: int) -> torch.Tensor:
         return read_image(self.root / self.paths[index], self.channels, self.value_range)
@@ -50,31 +67,35 @@ class ArrayReader:
     ids: list[str]
     images: torch.Tensor
     channels: int
+    labels: list[Any] | None
+    class_names: list[str] | None = None
 
     def read(self, index: int) -> torch.Tensor:
         image = self.images[index]
         return image if image.shape[0] == self.channels else image.expand(self.channels, -1, -1).contiguous()
 
 
-def _digits() -> torch.Tensor:
-    """scikit-learn's handwritten digits: 1797 grey images of 8 x 8 px, stored as 0 .. 16."""
+def _digits() -> tuple[torch.Tensor, list[Any]]:
+    """scikit-learn's handwritten digits: 1797 grey images of 8 x 8 px, stored as 0 .. 16, and which digits they are."""
     from sklearn.datasets import load_digits
 
-    return torch.from_numpy(load_digits().images.astype(np.float32) / 16.0).unsqueeze(1)
+    digits = load_digits()
+    return torch.from_numpy(digits.images.astype(np.float32) / 16.0).unsqueeze(1), digits.target.tolist()
 
 
-EMBEDDED: dict[str, Callable[[], torch.Tensor]] = {"digits": _digits}
+EMBEDDED: dict[str, Callable[[], tuple[torch.Tensor, list[Any]]]] = {"digits": _digits}
 
 
 class VisionSource:
     """Images of one side of the split, read one by one.
 
-    ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size}, or None if the file turned
-    out to be broken; ``skipped`` then names it. ``augment`` makes it what the model sees. mean, std: one
-    value per channel.
+    ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size} and, after ``set_labels``, "label",
+    or None if the file turned out to be broken; ``skipped`` then names it. ``augment`` makes it what the model sees.
+    mean, std: one value per channel.
     """
 
     in_order = False
+    num_tokens = None
 
     def __init__(self, reader: Reader, indices: Sequence[int], data: DataConfig) -> None:
         self.reader = reader
@@ -84,6 +105,8 @@ class VisionSource:
         self.notes: list[str] = []
         self.mean = [0.0] * data.channels
         self.std = [1.0] * data.channels
+        self.labels: Labels | None = None
+        self._numbers: list[int] = []
         self._skipped: dict[str, str] = {}
 
     @property
@@ -108,21 +131,34 @@ class VisionSource:
         except BrokenImageError as error:
             self.skip(self.ids[index], str(error))
             return None
-        return {"id": self.ids[index], "image": image}
+        sample = {"id": self.ids[index], "image": image}
+        return sample | {"label": self._numbers[index]} if self._numbers else sample
 
     def name(self, index: int) -> str:
         """The id of the sample, readable or not."""
         return self.ids[index]
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop and
-        mirroring drawn from ``rng`` alone; otherwise, or where the config turns them off, the centre crop
-        (no randomness).
+        """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop, mirroring,
+        RandAugment and erasing drawn from ``rng`` alone; otherwise, or where the config turns them off, the centre
+        crop (no randomness).
         """
-        image = self._geometry(sample["image"], rng if training else None)
+        data, image = self.data, self._geometry(sample["image"], rng if training else None)
+        if training and data.rand_augment:
+            image = rand_augment(image, data.rand_augment, rng, std=data.rand_augment_std, fill=self.mean)
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
-        return {**sample, "image": (image - mean) / std}
+        image = (image - mean) / std
+        if training and data.random_erase and rng.random() < data.random_erase:
+            image = random_erase(image, rng)
+        return {**sample, "image": image}
+
+    def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+        """The samples of a training batch, blended as data.mixup and data.cutmix say."""
+        data = self.data
+        if self.labels is None or not (data.mixup or data.cutmix):
+            return samples
+        return mix(samples, len(self.labels.names), rng, mixup=data.mixup, cutmix=data.cutmix)
 
     def unit_image(self, sample: Sample) -> torch.Tensor:
         """What held-out images look like before mean and std: float32 [C, *data.size] in [0, 1]."""
@@ -134,11 +170,19 @@ class VisionSource:
         if rng is not None and self.data.crop_scale is not None:
             box = random_box(height, width, self.data.crop_scale, self.data.crop_ratio, rng)
         else:
-            box = centre_box(height, width, size[1] / size[0])
+            box = centre_box(height, width, size[1] / size[0], self.data.eval_crop)
         image = crop_resize(image, box, size)
         if rng is not None and self.data.flip and rng.random() < 0.5:
             image = image.flip(-1)
         return image
+
+    def set_labels(self, names: Sequence[str] | None, where: str) -> None:
+        """Gives every sample its class. names: the classes, None to find them. ValueError for a sample without one."""
+        if self.reader.labels is None:
+            raise ValueError(f"{where} has no classes")
+        values = [self.reader.labels[index] for index in self.indices]
+        self._numbers, found = numbered(values, self.ids, names, where)
+        self.labels = class_labels(found, self._numbers)
 
     def set_normalization(self, like: VisionSource | None = None) -> None:
         """Resolves data.mean and data.std into numbers, those of ``like`` or of this source's images."""
@@ -175,37 +219,44 @@ class VisionSource:
 
     def unit_images(self, limit: int | None = None) -> Iterator[torch.Tensor]:
         """``unit_image`` of every readable sample, or of at most ``limit`` evenly spaced ones."""
+        return (self.unit_image(sample) for sample in self.readable(limit))
+
+    def readable(self, limit: int | None = None) -> Iterator[Sample]:
+        """Every sample that can be read, or at most ``limit`` evenly spaced ones."""
         count = len(self) if limit is None else min(limit, len(self))
         for index in np.linspace(0, len(self) - 1, count).round().astype(int).tolist():
             sample = self.load(index)
             if sample is not None:
-                yield self.unit_image(sample)
+                yield sample
 
 
 def _numbers(values: Sequence[float]) -> str:
     return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
 
 
-def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str], list[tuple[str, str]]]:
+def open_reader(
+    path: str, data: DataConfig, key: str, labels: bool = False
+) -> tuple[Reader, list[str], list[tuple[str, str]]]:
     """The reader of what ``path`` names, sentences to show, and (folder, reason) of what could not be listed.
 
     In this order: an embedded data set; a file or folder of this machine (a saved data set, images, parquet files); a
-    data set of the hub. ``key`` names the option in errors. ValueError in one sentence if there is nothing to read."""
+    data set of the hub. ``key`` names the option in errors; labels: whether classes are wanted. ValueError in one
+    sentence if there is nothing to read."""
     if path in EMBEDDED:
-        images = EMBEDDED[path]()
+        images, values = EMBEDDED[path]()
         if images.shape[1] != data.channels and images.shape[1] != 1:
             raise ValueError(
                 f"{path} has {images.shape[1]} channels, data.channels is {data.channels}: set it to that"
             )
         digits = len(str(len(images) - 1))
         ids = [f"{path}/{index:0{digits}}" for index in range(len(images))]
-        return ArrayReader(ids, images, data.channels), [], []
+        return ArrayReader(ids, images, data.channels, values), [], []
     root = Path(os.path.expanduser(path))  # an unknown ~user is left as it is and not found
     try:
         if not root.exists():
-            return *open_hub(path, data, key, EMBEDDED), []
+            return *open_hub(path, data, key, EMBEDDED, labels), []
         if is_table(root):
-            return *open_table(root, path, data, key), []
+            return *open_table(root, path, data, key, labels), []
         if not root.is_dir():
             raise ValueError(
                 f"{key}: {path!r} is a file, expected a folder of images or a .parquet file: name the folder it is in"
@@ -215,7 +266,7 @@ def open_reader(path: str, data: DataConfig, key: str) -> tuple[Reader, list[str
         raise ValueError(f"{key}: the folder {path!r} cannot be read: {error.strerror}") from None
     listing = find_images(root)
     if not listing.ids and ".parquet" in listing.ignored:
-        return *open_table(root, path, data, key), listing.unreadable
+        return *open_table(root, path, data, key, labels), listing.unreadable
     if not listing.ids:
         raise ValueError(f"{key}: there is no image in {path!r}{_found_instead(listing.ignored)}")
     notes = []

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from unitrans.domains.base import Sample
 from unitrans.domains.split import hash_fraction, units_of
 from unitrans.domains.vision import datasets
 from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.labels import class_name, label_column
 from unitrans.domains.vision.reading import BrokenImageError
 from unitrans.domains.vision.source import EMBEDDED, Reader, VisionSource
+from unitrans.objectives.base import Labels
 
-Row = tuple[str, Any]  # id, record
+Row = tuple[str, Any, Any]  # id, record, name of the class
 READ_ROWS = 16  # at a time, from the table that is being read
 NAMES_LOOKED_AT = 1000  # to see whether names repeat
 VALIDATION_FILES = 16  # that held-out images are taken from
@@ -34,36 +35,49 @@ VALIDATION_FILES = 16  # that held-out images are taken from
 class Rows:
     """The rows of a streamed split, file by file.
 
-    files: how many there are. size: how many rows, None if unknown.
+    files: how many there are. size: how many rows, None if unknown. label_column, class_names: where the classes are
+    and what they are called, None where none were asked for.
     """
 
-    def __init__(self, stream: Any, column: str, split: str, size: int | None) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        column: str,
+        split: str,
+        size: int | None,
+        label_column: str | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
         self.stream, self.column, self.split, self.size = stream, column, split, size
+        self.label_column, self.class_names = label_column, class_names
         self.files = int(stream.num_shards)
         names = [datasets.short_name(path) for path in self._first_paths()]
         self.numbered = len(set(names)) < len(names)
 
     def _first_paths(self) -> list[str]:
         paths = []
-        for count, record in enumerate(self._records(0)):
+        for count, (record, _) in enumerate(self._records(0)):
             if count == NAMES_LOOKED_AT:
                 break
             if isinstance(record, dict) and record.get("path"):
                 paths.append(record["path"])
         return paths
 
-    def _records(self, file: int) -> Iterator[Any]:
+    def _records(self, file: int) -> Iterator[tuple[Any, Any]]:
         # Not iter(stream): inside a loader worker that gives each worker a part of the files.
         for batch in self.stream.shard(self.files, file).iter(batch_size=READ_ROWS):
-            yield from batch[self.column]
+            records = batch[self.column]
+            labels = [None] * len(records) if self.label_column is None else batch[self.label_column]
+            yield from zip(records, (class_name(label, self.class_names) for label in labels), strict=True)
 
     def of_file(self, file: int) -> Iterator[Row]:
-        """(id, record) of one file. The id is the name of the record (``NAME#FILE.ROW`` if names repeat at the front of
-        the stream), or ``SPLIT#FILE.ROW`` where it has none."""
-        for row, record in enumerate(self._records(file)):
+        """(id, record, class) of one file. The id is the name of the record (``NAME#FILE.ROW`` if names repeat at the
+        front of the stream), or ``SPLIT#FILE.ROW`` where it has none."""
+        for row, (record, label) in enumerate(self._records(file)):
             name = datasets.short_name(record.get("path")) if isinstance(record, dict) else None
             place = f"#{file}.{row}"
-            yield (f"{self.split}{place}" if name is None else name + place * self.numbered), record
+            sample_id = f"{self.split}{place}" if name is None else name + place * self.numbered
+            yield sample_id, record, label
 
 
 class StreamedImages(VisionSource):
@@ -89,7 +103,7 @@ class StreamedImages(VisionSource):
         self._rows: Iterator[Row] | None = None
         self._process = os.getpid()
         self._epoch, self._next, self._epoch_start = 0, 0, 0
-        self._name, self._record = "", None
+        self._name, self._record, self._label = "", None, None
 
     def held_out(self, name: str) -> bool:
         """Whether the row with this id is never trained on."""
@@ -122,7 +136,13 @@ class StreamedImages(VisionSource):
         except BrokenImageError as error:
             self.skip(self._name, str(error))
             return None
-        return {"id": self._name, "image": image, "epoch": self._epoch}
+        sample = {"id": self._name, "image": image, "epoch": self._epoch}
+        if self.labels is None:
+            return sample
+        if self._label is None:
+            self.skip(self._name, "the table has no class in this row")
+            return None
+        return sample | {"label": self.labels.names.index(self._label)}
 
     def name(self, index: int) -> str:
         """The id of the sample loaded last."""
@@ -141,7 +161,7 @@ class StreamedImages(VisionSource):
             if row is None:
                 self._end_of_epoch()
             else:
-                self._name, self._record = row
+                self._name, self._record, self._label = row
                 self._next += 1
 
     def _start(self, index: int) -> None:
@@ -163,17 +183,20 @@ class StreamedImages(VisionSource):
         self._epoch_size, self._rows = size, None
         self._epoch_start = self._next
 
-    def unit_images(self, limit: int | None = None) -> Iterator[torch.Tensor]:
-        """``unit_image`` of the readable ones among the first ``limit`` rows of the first epoch."""
-        for count, (name, record) in enumerate(self.epoch(0)):
+    def readable(self, limit: int | None = None) -> Iterator[Sample]:
+        """The readable ones among the first ``limit`` rows of the first epoch."""
+        for count, (name, record, label) in enumerate(self.epoch(0)):
             if count == limit:
                 return
             reader = datasets.RecordReader(
-                [name], [record], self.folder, self.data.channels, self.data.value_range
+                [name], [record], self.folder, self.data.channels, self.data.value_range, [label]
             )
-            sample = VisionSource(reader, [0], self.data).load(0)
+            source = VisionSource(reader, [0], self.data)
+            if self.labels is not None:
+                source.set_labels(self.labels.names, "data.path")
+            sample = source.load(0)
             if sample is not None:
-                yield self.unit_image(sample)
+                yield sample
 
     def kept_validation(self) -> Reader:
         """The first held-out rows of some files, evenly spaced, data.stream_validation_samples in all."""
@@ -189,11 +212,15 @@ def _some_rows(rows: Rows, data: DataConfig, folder: Path, wanted: Any) -> datas
         if quota:
             chosen = (row for row in rows.of_file(file) if wanted(row[0]))
             kept += [row for _, row in zip(range(quota), chosen, strict=False)]
-    ids, records = [name for name, _ in kept], [record for _, record in kept]
-    return datasets.RecordReader(ids, records, folder, data.channels, data.value_range)
+    ids, records, labels = (list(part) for part in zip(*kept, strict=True)) if kept else ([], [], [])
+    return datasets.RecordReader(
+        ids, records, folder, data.channels, data.value_range, labels, rows.class_names
+    )
 
 
-def _open_rows(builder: Any, data: DataConfig, split: str | None, where: str) -> tuple[Rows, list[str]]:
+def _open_rows(
+    builder: Any, data: DataConfig, split: str | None, where: str, labels: bool
+) -> tuple[Rows, list[str]]:
     """The rows of a split, and the names of all splits."""
     if hasattr(builder.config, "decode_num_threads"):
         builder.config.decode_num_threads = 0  # else every image is decoded, those that are skipped too
@@ -204,8 +231,17 @@ def _open_rows(builder: Any, data: DataConfig, split: str | None, where: str) ->
     with datasets.readable(where):
         stream = streams[split]
     column = datasets.image_column(stream.features or {}, data.image_column, where)
+    classes: tuple[str | None, list[str] | None] = (None, None)
+    if labels:
+        classes = label_column(stream.features or {}, data.label_column, where)
+        if classes[1] is None:
+            raise ValueError(
+                f"{where}: data.label_column={classes[0]} does not declare its classes, and a stream is not read to "
+                "find them: use a column of type ClassLabel, or leave data.streaming out"
+            )
     with datasets.readable(where):
-        return Rows(datasets.undecoded(stream, column), column, split, _size(builder, split)), names
+        stream = datasets.undecoded(stream, column, *[name for name in classes[:1] if name is not None])
+        return Rows(stream, column, split, _size(builder, split), *classes), names
 
 
 def _size(builder: Any, split: str) -> int | None:
@@ -226,18 +262,22 @@ def _size(builder: Any, split: str) -> int | None:
     return total
 
 
-def open_stream(data: DataConfig, seed: int) -> tuple[StreamedImages, VisionSource | None, str | None]:
+def open_stream(
+    data: DataConfig, seed: int, labels: bool
+) -> tuple[StreamedImages, VisionSource | None, str | None]:
     """The training stream; the held-out images when they come from the same data set; and the path that
     data.validation names otherwise. ValueError in one sentence for what cannot be streamed."""
     root = Path(os.path.expanduser(data.path))
     where = f"data.path: {data.path!r}"
     builder, notes = _builder(root, data, where)
-    rows, splits = _open_rows(builder, data, data.split, where)
+    rows, splits = _open_rows(builder, data, data.split, where, labels)
     if rows.size is None and data.stream_samples is None:
         raise ValueError(f"{where} does not say how many rows it has: give the number as data.stream_samples")
     folder = root if root.is_dir() else root.parent
     fraction = data.validation if isinstance(data.validation, float) else 0.0
     train = StreamedImages(rows, data, folder, seed, fraction)
+    if rows.class_names is not None:
+        train.labels = Labels("class", tuple(rows.class_names))
     train.notes += [
         *notes,
         f"streamed from {rows.files:,} files through a buffer of {data.shuffle_buffer:,}; about {len(train):,} "
@@ -256,7 +296,7 @@ def open_stream(data: DataConfig, seed: int) -> tuple[StreamedImages, VisionSour
     elif other in splits and not Path(os.path.expanduser(other)).exists():
         if other == rows.split:
             raise ValueError(f"data.validation={other} is the split that is trained on: name another")
-        held_out, _ = _open_rows(builder, data, other, f"data.validation: {other!r}")
+        held_out, _ = _open_rows(builder, data, other, f"data.validation: {other!r}", labels)
         with datasets.readable(where):
             reader, other = _some_rows(held_out, data, folder, lambda name: True), None
     validation = None if reader is None else VisionSource(reader, range(len(reader.ids)), data)

@@ -32,10 +32,10 @@ def random_box(
     return centre_box(height, width, min(max(width / height, ratio[0]), ratio[1]))
 
 
-def centre_box(height: int, width: int, aspect: float) -> Box:
-    """The largest centred box with width / height = ``aspect``, to the nearest pixel."""
-    h = min(height, max(1, round(width / aspect)))
-    w = min(width, max(1, round(height * aspect)))
+def centre_box(height: int, width: int, aspect: float, part: float = 1.0) -> Box:
+    """The largest centred box with width / height = ``aspect``, times ``part`` on each side, to the nearest pixel."""
+    h = max(1, round(part * min(height, max(1, round(width / aspect)))))
+    w = max(1, round(part * min(width, max(1, round(height * aspect)))))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

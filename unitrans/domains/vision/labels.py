@@ -1,0 +1,105 @@
+"""Classes of images: from the folders they lie in, from a column of a table, or with an embedded data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unitrans.domains.base import nearest_name
+from unitrans.objectives.base import Labels
+
+_USUAL = ("label", "labels", "class", "target", "fine_label", "y")
+
+
+def label_column(features: Mapping[str, Any], asked: str | None, where: str) -> tuple[str, list[str] | None]:
+    """The column that holds the class, and the names of the classes where the table declares them.
+
+    ``asked``, else the only one of type ClassLabel, else the first with a usual name. ValueError names the columns when
+    there is none or a choice."""
+    import datasets
+
+    listed = ", ".join(features)
+    if asked is not None and asked not in features:
+        raise ValueError(
+            f"data.label_column={asked!r} is not a column of {where}: expected one of {listed}"
+            f"{nearest_name(asked, features)}"
+        )
+    declared = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if asked is None and len(declared) > 1:
+        raise ValueError(
+            f"{where} has several columns of classes ({', '.join(declared)}): choose one with "
+            f"data.label_column={declared[0]}"
+        )
+    found = [asked] if asked is not None else declared or [name for name in _USUAL if name in features]
+    if not found:
+        raise ValueError(
+            f"{where} has no column of classes: expected one of type ClassLabel or one named "
+            f"{' or '.join(_USUAL)}, got {listed}; name it with data.label_column"
+        )
+    feature = features[found[0]]
+    if isinstance(feature, datasets.ClassLabel):
+        return found[0], list(feature.names)
+    if getattr(feature, "dtype", "") not in ("string", "large_string", "bool") and not getattr(
+        feature, "dtype", ""
+    ).startswith(("int", "uint")):
+        raise ValueError(
+            f"data.label_column={found[0]!r} of {where} holds {getattr(feature, 'dtype', feature)}: expected "
+            "classes, as text or whole numbers"
+        )
+    return found[0], None
+
+
+def class_name(value: Any, names: Sequence[str] | None) -> Any:
+    """What a table says about the class of a row: its name where names are declared, None where there is none."""
+    if names is None or value is None:
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def folder_label(sample_id: str) -> str | None:
+    """The class of a file: the first folder of its path below the data folder; None for a file that is in none."""
+    folder, slash, _ = sample_id.partition("/")
+    return folder if slash else None
+
+
+def numbered(
+    values: Sequence[Any], ids: Sequence[str], names: Sequence[str] | None, where: str
+) -> tuple[list[int], tuple[str, ...]]:
+    """The number of every label, and the names of the classes.
+
+    Args:
+        values: one label per sample: the name or number of a class; None: there is none.
+        ids: of the samples.
+        names: classes that are known already (declared, or those of the training data); None: those found, sorted,
+            numbers by their size.
+        where: what the labels belong to, for errors.
+
+    Raises:
+        ValueError: a sample without a label, or with one that is not among the names.
+    """
+    for name, value in zip(ids, values, strict=True):
+        if value is None or value == "":
+            raise ValueError(
+                f"{where}: {name} has no class; put images into one folder per class, or give the column of a table "
+                "with data.label_column"
+            )
+    if names is None:
+        found = sorted(set(values))
+        texts = tuple(str(value) for value in found)
+        number = {value: place for place, value in enumerate(found)}
+        return [number[value] for value in values], texts
+    place = {name: number for number, name in enumerate(names)}
+    for name, value in zip(ids, values, strict=True):
+        if str(value) not in place:
+            raise ValueError(
+                f"{where}: {name} is of class {str(value)!r}, which the training data do not have: expected one of "
+                f"{', '.join(list(names)[:10])}{', ...' if len(names) > 10 else ''}"
+            )
+    return [place[str(value)] for value in values], tuple(names)
+
+
+def class_labels(names: Sequence[str], numbers: Sequence[int]) -> Labels:
+    """The meaning of class labels, with the number of training samples of each."""
+    counts = Counter(numbers)
+    return Labels("class", tuple(names), tuple(counts[number] for number in range(len(names))))
