@@ -28,7 +28,10 @@ Sample = dict[str, Any]
 Batch = dict[str, Any]
 Corrupt = Callable[[Sample, np.random.Generator], Sample]
 
-_DOMAINS = {"vision": "unitrans.domains.vision:VisionDomain"}
+_DOMAINS = {
+    "text": "unitrans.domains.text:TextDomain",
+    "vision": "unitrans.domains.vision:VisionDomain",
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,20 @@ class Domain(Protocol):
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """A few plain sentences: the model's figures (of ``objective.metrics`` and ``figures``) beside the
         baselines."""
+        ...
+
+    # A domain whose runs own more than a configuration (a tokenizer) has these three too.
+
+    def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
+        """Sections of settings that follow from those given so far (defaults included); they beat the defaults."""
+        ...
+
+    def keep(self, run: Path, source: Any) -> None:
+        """Writes into the folder of a new run what ``resumed`` needs."""
+        ...
+
+    def resumed(self, data: Mapping[str, Any], run: Path) -> dict[str, Any]:
+        """The ``data`` section with which a run goes on."""
         ...
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitrans.models.bert import IGNORED
-from unitrans.objectives.base import SignalOutput
-from unitrans.objectives.mlm import token_accuracy, token_output
+from unitrans.objectives.base import Labels, SignalOutput
+from unitrans.objectives.mlm import TokenObjective, token_output
 
 
 class ClmOptions(pydantic.BaseModel):
@@ -19,7 +19,7 @@ class ClmOptions(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
 
-class CausalLanguageModeling:
+class CausalLanguageModeling(TokenObjective):
     """Predict the next token.
 
     Args:
@@ -30,14 +30,10 @@ class CausalLanguageModeling:
     """
 
     name = "clm"
-    domains: tuple[str, ...] = ("text",)
-    note: str | None = None
-
     Options: ClassVar[type[pydantic.BaseModel]] = ClmOptions
 
-    def __init__(self, encoder_config: Any, **options: Any) -> None:
-        self.options = ClmOptions(**options)
-        self.encoder_config = encoder_config
+    def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
+        super().__init__(encoder_config, labels, **options)
         if not encoder_config.causal:
             raise ValueError(
                 "objective clm: expected a causal encoder such as gpt2, got "
@@ -52,11 +48,6 @@ class CausalLanguageModeling:
     def build_head(self) -> nn.Module:
         """A head without parameters: the last layer is the encoder's table of tokens."""
         return ClmHead()
-
-    @staticmethod
-    def metrics(batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
-        """accuracy: share of the tokens that were the likeliest ones."""
-        return {"accuracy": token_accuracy(output.prediction, batch["labels"])}
 
 
 class ClmHead(nn.Module):

@@ -4,6 +4,7 @@ Some tokens are chosen; most of them are replaced by the mask token, some by a r
 says for each of the chosen which token it was. The vocabulary projection and the loss run on these rows only.
 """
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unitrans.models.bert import IGNORED, MaskedLMHead
-from unitrans.objectives.base import SignalOutput
+from unitrans.objectives.base import Labels, Objective, SignalOutput
 
 CANDIDATES = 5  # tokens that are kept of every prediction, likeliest first
 
@@ -25,13 +26,19 @@ class MlmOptions(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     mlm_probability: float = Field(
-        0.15, gt=0, lt=1, description="Share of tokens that are hidden and predicted; special tokens never are."
+        0.15,
+        gt=0,
+        lt=1,
+        description="Share of tokens that are hidden and predicted; special tokens never are.",
     )
     mask_replace_prob: float = Field(
         0.8, ge=0, le=1, description="Share of the hidden tokens that are replaced by the mask token."
     )
     random_replace_prob: float = Field(
-        0.1, ge=0, le=1, description="Share of the hidden tokens that are replaced by a random token; the rest stays."
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the hidden tokens that are replaced by a random token; the rest stays.",
     )
     whole_word_mask: bool = Field(
         False, description="Hide whole words instead of single tokens (their tokens stand or fall together)."
@@ -52,7 +59,30 @@ class MlmOptions(pydantic.BaseModel):
         return self
 
 
-class MaskedLanguageModeling:
+class TokenObjective(Objective):
+    """What the objectives share that predict tokens of text: accuracy and perplexity."""
+
+    domains = ("text",)
+    metric_names = ("accuracy",)
+    headline = "accuracy"
+    greater_is_better = True
+
+    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
+        """accuracy: share of the predicted tokens whose likeliest candidate is right."""
+        return {"accuracy": token_accuracy(output.prediction, batch["labels"])}
+
+    def collect(self, batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
+        """The loss and its targets, of a batch."""
+        assert output.loss_sum is not None and output.num_targets is not None
+        return {"nats": output.loss_sum.double().view(1), "tokens": output.num_targets.view(1)}
+
+    def figures(self, collected: dict[str, Tensor]) -> dict[str, float]:
+        """perplexity: the exponential of the mean loss per predicted token."""
+        mean = float(collected["nats"].sum()) / max(int(collected["tokens"].sum()), 1)
+        return {"perplexity": math.exp(min(mean, 700.0))}
+
+
+class MaskedLanguageModeling(TokenObjective):
     """Hide tokens, predict them.
 
     Args:
@@ -64,14 +94,10 @@ class MaskedLanguageModeling:
     """
 
     name = "mlm"
-    domains: tuple[str, ...] = ("text",)
-    note: str | None = None
-
     Options: ClassVar[type[pydantic.BaseModel]] = MlmOptions
 
-    def __init__(self, encoder_config: Any, **options: Any) -> None:
-        self.options = MlmOptions(**options)
-        self.encoder_config = encoder_config
+    def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
+        super().__init__(encoder_config, labels, **options)
         if encoder_config.causal:
             raise ValueError(
                 f"objective mlm: expected an encoder that sees both sides such as bert, got "
@@ -96,7 +122,9 @@ class MaskedLanguageModeling:
         fate, drawn = rng.random(len(ids)), rng.integers(0, self.encoder_config.vocab_size, len(ids))
         by_mask, by_random = self.options.mask_replace_prob, self.options.random_replace_prob
         if by_mask and self.encoder_config.mask_token_id is None:
-            raise ValueError("model.mask_token_id: mlm needs the token that stands for a hidden one, got none")
+            raise ValueError(
+                "model.mask_token_id: mlm needs the token that stands for a hidden one, got none"
+            )
         corrupted = np.where(chosen & (fate < by_mask), self.encoder_config.mask_token_id, ids)
         corrupted = np.where(chosen & (fate >= by_mask) & (fate < by_mask + by_random), drawn, corrupted)
         return sample | {"input_ids": corrupted.astype(np.int64), "labels": labels}
@@ -118,10 +146,11 @@ class MaskedLanguageModeling:
             return np.zeros(len(ids), dtype=bool)
         if options.exact_count:
             wanted = max(1, round(float(size.sum()) * options.mlm_probability))
-            order, taken, hidden = rng.permutation(len(units)), 0, []
-            for place in order:
+            taken = 0
+            hidden: list[int] = []
+            for place in rng.permutation(len(units)):
                 if taken + size[place] <= wanted or not hidden:
-                    hidden.append(place)
+                    hidden.append(int(place))
                     taken += int(size[place])
             picked = units[hidden]
         else:
@@ -132,11 +161,6 @@ class MaskedLanguageModeling:
         """The layers behind the encoder; the last one is its table of tokens."""
         config = self.encoder_config
         return MlmHead(config.num_features, config.vocab_size, config.activation, config.layer_norm_eps)
-
-    @staticmethod
-    def metrics(batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
-        """accuracy: share of the predicted tokens whose likeliest candidate is right."""
-        return {"accuracy": token_accuracy(output.prediction, batch["labels"])}
 
 
 class MlmHead(MaskedLMHead):

@@ -4,11 +4,22 @@ import difflib
 from typing import Any
 
 from unitrans.objectives.base import Labels, Objective
+from unitrans.objectives.clm import CausalLanguageModeling
 from unitrans.objectives.mim import MaskedImageModeling
+from unitrans.objectives.mlm import MaskedLanguageModeling
 from unitrans.objectives.supervised import Classification, Regression
+from unitrans.objectives.tokens import TokenClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (MaskedImageModeling, Classification, Regression)
+    objective.name: objective
+    for objective in (
+        MaskedImageModeling,
+        MaskedLanguageModeling,
+        CausalLanguageModeling,
+        Classification,
+        Regression,
+        TokenClassification,
+    )
 }
 
 

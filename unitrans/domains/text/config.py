@@ -35,7 +35,8 @@ class DataConfig(BaseModel):
         None, description="The column of a table with the text. null: text, or the only column of text."
     )
     label_column: str | None = Field(
-        None, description="The column of a table with the label. null: label, labels or target, where a label is asked."
+        None,
+        description="The column of a table with the label. null: label, labels or target, where a label is asked.",
     )
     pattern: str | None = Field(
         None,
@@ -59,7 +60,9 @@ class DataConfig(BaseModel):
         "into memory: for what is larger than that.",
     )
     shuffle_buffer: int = Field(
-        10_000, ge=1, description="Streaming: samples among which the next one is drawn, in the memory of every process."
+        10_000,
+        ge=1,
+        description="Streaming: samples among which the next one is drawn, in the memory of every process.",
     )
     stream_samples: int | None = Field(
         None,
@@ -90,13 +93,16 @@ class DataConfig(BaseModel):
         description="Which kind is trained: wordpiece (BERT), bpe (byte-level, GPT-2), or auto: bpe for causal models.",
     )
     vocab_size: int = Field(
-        8000, ge=300, description="Tokens of the tokenizer that is trained; fewer where the text does not give them."
+        8000,
+        ge=300,
+        description="Tokens of the tokenizer that is trained; fewer where the text does not give them.",
     )
     lowercase: bool = Field(
         True, description="The tokenizer that is trained ignores case and accents (wordpiece only)."
     )
     added_tokens: list[str] = Field(
-        [], description="Words that are added to the tokenizer, each as one token; the embedding grows by them."
+        [],
+        description="Words that are added to the tokenizer, each as one token; the embedding grows by them.",
     )
     max_length: int | None = Field(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +22,7 @@ from unitrans.domains.text.reading import (
     suffix_of,
 )
 from unitrans.domains.vision.datasets import is_table
+from unitrans.objectives.base import LabelKind
 
 EMBEDDED = ("pydoc",)
 
@@ -63,43 +65,47 @@ class EmbeddedText:
         import io
 
         name, text = self.topics[file]
-        yield from split_documents(io.StringIO(text), f"pydoc/{name}", self.data.document, self.data.group == "file")
+        yield from split_documents(
+            io.StringIO(text), f"pydoc/{name}", self.data.document, self.data.group == "file"
+        )
 
 
-def open_documents(path: str, data: DataConfig, task: str, key: str = "data.path") -> Documents:
+def open_documents(path: str, data: DataConfig, kind: LabelKind | None, key: str = "data.path") -> Documents:
     """The documents that ``path`` names. ValueError in one sentence if there is nothing to read.
 
-    task: "" (text alone), "classes", "values" or "tokens": whether rows need labels, and of what.
+    kind: of the labels that every document needs; None: the text is all.
     """
     if path in EMBEDDED:
-        _no_task(task, f"{key}: {path!r}")
+        _no_labels(kind, f"{key}: {path!r}")
         return EmbeddedText(data)
     root = Path(os.path.expanduser(path))
     where = f"{key}: {path!r}"
     try:
         if not root.exists():
-            return tables.open_hub(path, data, task, key, EMBEDDED)
+            return tables.open_hub(path, data, kind, key, EMBEDDED)
         if root.is_dir() and is_table(root):
-            return tables.open_saved(root, data, task, key)
+            return tables.open_saved(root, data, kind, key)
         files, problems = ([root], []) if root.is_file() else list_files(root)
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}") from None
     if root.is_file() and suffix_of(root) not in tables.KINDS:
-        _no_task(task, where)
+        _no_labels(kind, where)
         return _text_files(root.parent, [root], data)
-    chosen, others = choose_text(files, data.pattern) if root.is_dir() else ([], {})
-    if chosen and not task:
+    chosen, others = choose_text(files, data.pattern) if root.is_dir() else ([], Counter[str]())
+    if chosen and not kind:
         found = _text_files(root, chosen, data)
         found.notes += problems
         if others:
             kinds = ", ".join(f"{suffix} ({count:,})" for suffix, count in others.most_common(6))
-            found.notes.append(f"ignored files in {path} that are not text: {kinds} (data.pattern takes others)")
+            found.notes.append(
+                f"ignored files in {path} that are not text: {kinds} (data.pattern takes others)"
+            )
         return found
     if any(suffix_of(file) in tables.KINDS for file in files):
-        return tables.open_table(root, files, data, task, key)
+        return tables.open_table(root, files, data, kind, key)
     if chosen:
-        _no_task(task, where)
-    held = ", ".join(f"{suffix} ({count:,})" for suffix, count in getattr(others, "most_common", dict)(4)) if others else ""
+        _no_labels(kind, where)
+    held = ", ".join(f"{suffix} ({count:,})" for suffix, count in others.most_common(4))
     raise ValueError(
         f"{where}: there is no text in it ({'it holds ' + held if held else 'it is empty'}); expected "
         f"{', '.join(SUFFIXES)} files ({', '.join(COMPRESSIONS)} too), tables, or files that data.pattern names"
@@ -111,9 +117,11 @@ def _text_files(root: Path, files: list[Path], data: DataConfig) -> TextFiles:
     return TextFiles(files, names, data.document, data.encoding, by_file=data.group == "file")
 
 
-def _no_task(task: str, where: str) -> None:
-    if task:
-        raise ValueError(f"{where} is plain text without labels: expected a table (CSV, JSON lines, parquet, a hub name)")
+def _no_labels(kind: LabelKind | None, where: str) -> None:
+    if kind:
+        raise ValueError(
+            f"{where} is plain text without labels: expected a table (CSV, JSON lines, parquet, a hub name)"
+        )
 
 
 def nothing_usable(documents: Documents, where: str) -> ValueError:

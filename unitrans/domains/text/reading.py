@@ -87,7 +87,7 @@ def unusable(text: str) -> str | None:
     escaped = re.search("[\udc80-\udcff]", text)
     if escaped:
         byte = ord(escaped.group()) - 0xDC00
-        return f"byte {byte:#04x} is not valid in its encoding: give the right one as data.encoding (cp1252 for example)"
+        return f"byte {byte:#04x} is not valid in its encoding: give the right one as data.encoding, such as cp1252"
     return None
 
 
@@ -126,7 +126,9 @@ class _Readable(io.RawIOBase):
         super().close()
 
 
-def split_documents(stream: TextIO, name: str, boundary: Boundary, by_file: bool = False) -> Iterator[Document]:
+def split_documents(
+    stream: TextIO, name: str, boundary: Boundary, by_file: bool = False
+) -> Iterator[Document]:
     """The documents of a stream; empty ones do not count. At most MAX_CHARACTERS are in memory: a longer document
     comes in pieces, cut at white space where there is some."""
     number, piece, text, key = 0, 0, "", ""

@@ -13,37 +13,58 @@ from unitrans.domains.base import Sample
 from unitrans.domains.text.documents import Documents
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.tokenizer import Encoded, TextTokenizer
+from unitrans.objectives.base import LabelKind, Labels
 
 BATCH = 256  # documents that are tokenised at a time
 IGNORED = -100
-Task = str  # "", "classes", "values" or "tokens"
 
 
-@dataclass
-class Labels:
-    """What labels mean. names: of the classes, None for numbers. task: "classes", "values" or "tokens"."""
-
-    task: Task
-    names: list[str] | None = None
-
-    def encode(self, label: Any) -> Any:
-        """The number of a class, or the value; None for a class that is not known."""
-        if self.task == "values":
-            return np.atleast_1d(np.asarray(label, dtype=np.float32))
-        assert self.names is not None
-        if isinstance(label, (bool, int, np.integer)) and str(int(label)) not in self.names:
-            return int(label) if 0 <= int(label) < len(self.names) else None
-        name = str(int(label)) if isinstance(label, (bool, np.bool_)) else str(label)
-        return self.names.index(name) if name in self.names else None
+Rule = Callable[[Document, str], bool]  # document and id of one of its samples -> whether it is held out
 
 
-def class_names(labels: Iterable[Any], task: Task) -> list[str]:
-    """The names of the classes that occur, numbers in their order, others by name."""
-    flat = (one for label in labels for one in (label if task == "tokens" else [label]))
-    found = {int(one) if isinstance(one, (bool, np.bool_)) else one for one in flat}
-    if all(isinstance(one, (int, np.integer)) for one in found):
-        return [str(one) for one in sorted(found)]
+def find_labels(documents: Documents, kind: LabelKind, held_out: Rule) -> Labels:
+    """What the labels of the training documents mean: their classes, or mean and deviation of their values."""
+    found = [document.label for document in all_documents(documents) if not held_out(document, document.id)]
+    if not found:
+        raise ValueError("data.path: none of the documents to train on has a label")
+    if kind == "value":
+        try:
+            values = np.asarray(found, dtype=np.float64).reshape(len(found), -1)
+        except (ValueError, TypeError):
+            raise ValueError(f"data.label_column: expected numbers, got {found[0]!r} for example") from None
+        std = values.std(0)
+        names = tuple(
+            f"value {place}" if values.shape[1] > 1 else "value" for place in range(values.shape[1])
+        )
+        return Labels("value", names, mean=tuple(values.mean(0)), std=tuple(np.where(std > 0, std, 1.0)))
+    flat = [one for label in found for one in label] if kind == "token" else found
+    names = tuple(documents.label_names or class_names(flat))
+    counts = np.bincount(
+        [n for n in (class_number(one, names) for one in flat) if n is not None], minlength=len(names)
+    )
+    return Labels(kind, names, tuple(counts.tolist()))
+
+
+def class_names(labels: Sequence[Any]) -> list[str]:
+    """The names of the classes that occur: whole numbers by their size, others as text. ValueError for fractions."""
+    found = {int(one) if isinstance(one, (bool, np.bool_)) else one for one in labels}
+    fraction = next((one for one in found if isinstance(one, float) and one != int(one)), None)
+    if fraction is not None:
+        raise ValueError(
+            f"data.label_column: expected classes, got {fraction}; use objective regression for numbers"
+        )
+    if all(isinstance(one, (int, float, np.integer)) for one in found):
+        return [str(one) for one in sorted({int(one) for one in found})]
     return sorted(str(one) for one in found)
+
+
+def class_number(label: Any, names: Sequence[str]) -> int | None:
+    """The number of a class from its name, or from its number where the names are others; None if it is unknown."""
+    is_number = isinstance(label, (bool, int, float, np.integer))
+    name = str(int(label)) if is_number else str(label)
+    if name in names:
+        return list(names).index(name)
+    return int(label) if is_number and 0 <= label < len(names) else None
 
 
 @dataclass
@@ -64,11 +85,13 @@ class Cutter:
         self.special = np.asarray(self.tokenizer.special_ids, dtype=np.int64)
         room = self.limit - (0 if self.causal else len(self.tokenizer.prefix) + len(self.tokenizer.suffix))
         if room < 2:
-            raise ValueError(f"data.max_length: expected room for two tokens and the special ones, got {self.limit}")
+            raise ValueError(
+                f"data.max_length: expected room for two tokens and the special ones, got {self.limit}"
+            )
 
     def samples(self, documents: Sequence[Document]) -> Iterator[tuple[Document, list[Sample] | str]]:
         """Every document with its samples, or with the reason why there are none."""
-        words = self.labels is not None and self.labels.task == "tokens"
+        words = self.labels is not None and self.labels.kind == "token"
         texts: Any = [d.words if words else d.text for d in documents]
         for document, encoded in zip(documents, self.tokenizer.encode(texts, words=words), strict=True):
             yield document, self._of(document, encoded)
@@ -88,18 +111,21 @@ class Cutter:
                 label = self._label(document, word_start, word)
                 if label is None:
                     return f"its label {document.label!r} is not among those of training"
-                sample["labels"] = label
+                sample["labels" if self.labels.kind == "token" else "label"] = label
             samples.append(sample)
         return samples
 
     def _label(self, document: Document, word_start: np.ndarray, word: np.ndarray) -> Any:
         assert self.labels is not None
-        if self.labels.task != "tokens":
-            return self.labels.encode(document.label)
-        known = [self.labels.encode(label) for label in document.label]
+        if self.labels.kind == "value":
+            value = np.atleast_1d(np.asarray(document.label, dtype=np.float64))
+            return ((value - self.labels.mean) / np.asarray(self.labels.std)).astype(np.float32)
+        if self.labels.kind == "class":
+            return class_number(document.label, self.labels.names)
+        known = [class_number(label, self.labels.names) for label in document.label]
         if None in known:
             return None
-        asked = word_start & (word >= 0)
+        asked = word_start & (word >= 0)  # a word is judged by its first token
         return np.where(asked, np.asarray(known, dtype=np.int64)[np.maximum(word, 0)], IGNORED)
 
     def _cut(self, encoded: Encoded) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -157,27 +183,29 @@ class _Growing:
     ids: list[str] = field(default_factory=list)
     tokens: list[np.ndarray] = field(default_factory=list)
     starts: list[np.ndarray] = field(default_factory=list)
-    labels: list[Any] = field(default_factory=list)
+    targets: list[Sample] = field(default_factory=list)
 
     def add(self, sample: Sample) -> None:
         self.ids.append(sample["id"])
         self.tokens.append(sample["input_ids"])
         self.starts.append(sample["word_start"])
-        if "labels" in sample:
-            self.labels.append(sample["labels"])
+        label: Sample = {key: sample[key] for key in ("label", "labels") if key in sample}
+        if label:
+            self.targets.append(label)
 
 
 class TextSource:
     """Samples of one side of the split, in memory as tokens.
 
     ``source[i]`` is {"id", "input_ids" int64 [n], "special" bool [n], "word_start" bool [n]} and, where labels are
-    asked, "labels": a number, float32 [K], or int64 [n]. num_tokens: int64, tokens of every sample.
+    asked, "label": a class or float32 [K], or "labels": int64 [n], a class for the first token of every word and -100
+    elsewhere. num_tokens: int64, tokens of every sample.
     """
 
     in_order = False
 
     def __init__(self, samples: _Growing, cutter: Cutter) -> None:
-        self.ids, self.labels, self.cutter = samples.ids, samples.labels, cutter
+        self.ids, self.targets, self.cutter = samples.ids, samples.targets, cutter
         self.num_tokens = np.asarray([len(tokens) for tokens in samples.tokens], dtype=np.int64)
         self.ends = np.cumsum(self.num_tokens)
         self.tokens = _flat(samples.tokens, np.int32)
@@ -191,9 +219,9 @@ class TextSource:
         return self.cutter.tokenizer
 
     @property
-    def label_names(self) -> list[str] | None:
-        """Names of the classes."""
-        return None if self.cutter.labels is None else self.cutter.labels.names
+    def labels(self) -> Labels | None:
+        """What the labels mean."""
+        return self.cutter.labels
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -215,9 +243,7 @@ class TextSource:
         stop = int(self.ends[index])
         here = slice(stop - int(self.num_tokens[index]), stop)
         sample = {"id": self.ids[index], "input_ids": self.tokens[here], "word_start": self.starts[here]}
-        if self.labels:
-            sample["labels"] = self.labels[index]
-        return complete(sample, self.cutter)
+        return complete(sample | (self.targets[index] if self.targets else {}), self.cutter)
 
     def name(self, index: int) -> str:
         """The id of a sample."""
@@ -238,9 +264,7 @@ def complete(sample: Sample, cutter: Cutter) -> Sample:
     return sample | {"input_ids": ids, "special": cutter.is_special(ids)}
 
 
-def build_sources(
-    documents: Documents, cutter: Cutter, held_out: Callable[[Document], bool]
-) -> tuple[TextSource, TextSource]:
+def build_sources(documents: Documents, cutter: Cutter, held_out: Rule) -> tuple[TextSource, TextSource]:
     """All documents as samples: those to train on and those held out."""
     sides = (_Growing(), _Growing())
     reasons: dict[str, str] = {}
@@ -249,9 +273,8 @@ def build_sources(
             if isinstance(samples, str):
                 reasons.setdefault(document.id, samples)
                 continue
-            side = sides[held_out(document)]
             for sample in samples:
-                side.add(sample)
+                sides[held_out(document, sample["id"])].add(sample)
     train, validation = (TextSource(side, cutter) for side in sides)
     for name, reason in (documents.skipped | reasons).items():
         train.skip(name, reason)

@@ -18,8 +18,9 @@ from unitrans.domains.ordered import Endless
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import Documents
 from unitrans.domains.text.reading import Document
-from unitrans.domains.text.source import Cutter, TextSource, _Growing, batches, complete
+from unitrans.domains.text.source import Cutter, Rule, TextSource, _Growing, batches, complete
 from unitrans.domains.text.tokenizer import TextTokenizer
+from unitrans.objectives.base import Labels
 
 BATCH = 64  # documents that are tokenised at a time
 VALIDATION_FILES = 16  # that held-out samples are taken from
@@ -32,10 +33,16 @@ class StreamedText(Endless[Sample]):
     in_order = True
 
     def __init__(
-        self, documents: Documents, cutter: Cutter, data: DataConfig, seed: int, held_out: Callable[[Document], bool]
+        self, documents: Documents, cutter: Cutter, data: DataConfig, seed: int, held_out: Rule
     ) -> None:
         super().__init__()
-        self.documents, self.cutter, self.data, self.seed, self.held_out = documents, cutter, data, seed, held_out
+        self.documents, self.cutter, self.data, self.seed, self.held_out = (
+            documents,
+            cutter,
+            data,
+            seed,
+            held_out,
+        )
         self.ids: list[str] = []
         self.notes: list[str] = []
         self.num_tokens = None
@@ -48,9 +55,9 @@ class StreamedText(Endless[Sample]):
         return self.cutter.tokenizer
 
     @property
-    def label_names(self) -> list[str] | None:
-        """Names of the classes."""
-        return None if self.cutter.labels is None else self.cutter.labels.names
+    def labels(self) -> Labels | None:
+        """What the labels mean."""
+        return self.cutter.labels
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -65,9 +72,14 @@ class StreamedText(Endless[Sample]):
         size, seen, count = self.documents.size(), 0, 0
         for document, samples in self._first():
             if isinstance(samples, list):
-                seen, count = seen + len(document.text.encode("utf-8", "surrogateescape")) + 2, count + len(samples)
+                seen, count = (
+                    seen + len(document.text.encode("utf-8", "surrogateescape")) + 2,
+                    count + len(samples),
+                )
         if not count:
-            raise ValueError(f"data.path: none of the first documents of {self.data.path!r} can be trained on")
+            raise ValueError(
+                f"data.path: none of the first documents of {self.data.path!r} can be trained on"
+            )
         if not size:
             raise ValueError(
                 f"data.path: {self.data.path!r} does not say how large it is: give the training samples of an epoch as "
@@ -76,7 +88,7 @@ class StreamedText(Endless[Sample]):
         return max(1, round(size * count / seen))
 
     def _first(self) -> Iterator[tuple[Document, list[Sample] | str]]:
-        chosen = (d for d in self.documents.of_file(0) if not self.held_out(d))
+        chosen = (d for d in self.documents.of_file(0) if not self.held_out(d, d.id))
         for batch in batches(islice(chosen, LOOKED_AT), BATCH):
             yield from self.cutter.samples(batch)
 
@@ -94,7 +106,7 @@ class StreamedText(Endless[Sample]):
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
         buffer: list[Sample] = []
         for file in rng.permutation(self.documents.files):
-            for sample in self.of_file(int(file), lambda document: not self.held_out(document)):
+            for sample in self.of_file(int(file), lambda d: not self.held_out(d, d.id)):
                 if len(buffer) < self.data.shuffle_buffer:
                     buffer.append(sample)
                     continue
@@ -127,7 +139,7 @@ class StreamedText(Endless[Sample]):
         kept, count = _Growing(), 0
         for number, file in enumerate(chosen.tolist()):
             quota = math.ceil((limit - count) / (len(chosen) - number))
-            for sample in islice(self.of_file(file, self.held_out), quota):
+            for sample in islice(self.of_file(file, lambda d: self.held_out(d, d.id)), quota):
                 kept.add(sample)
                 count += 1
         return TextSource(kept, self.cutter)

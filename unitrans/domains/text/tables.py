@@ -12,8 +12,16 @@ from unitrans.domains.base import nearest_name
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import COMPRESSIONS, Document, suffix_of, unusable
 from unitrans.domains.vision.datasets import choose_split, hub_builder, parquet_files, readable
+from unitrans.objectives.base import LabelKind
 
-KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
+KINDS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
 _LABELS = ("label", "labels", "target")
 _WORDS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "pos_tags", "labels", "label")
@@ -76,7 +84,11 @@ class TableRows:
         if not isinstance(text, str) or not text.strip():
             return None, "it has no text"
         reason = unusable(text)
-        if reason is None and self.label and (label is None or (isinstance(label, float) and math.isnan(label))):
+        if (
+            reason is None
+            and self.label
+            and (label is None or (isinstance(label, float) and math.isnan(label)))
+        ):
             reason = "it has no label"
         return (Document(name, text.strip(), text.strip(), label), "") if reason is None else (None, reason)
 
@@ -86,7 +98,9 @@ def table_files(root: Path, files: Sequence[Path], where: str) -> tuple[str, dic
     tables = [path for path in files if suffix_of(path) in KINDS]
     kinds = {KINDS[suffix_of(path)] for path in tables}
     if len(kinds) > 1:
-        raise ValueError(f"{where} holds tables of several kinds ({', '.join(sorted(kinds))}): name one file or folder")
+        raise ValueError(
+            f"{where} holds tables of several kinds ({', '.join(sorted(kinds))}): name one file or folder"
+        )
     kind = kinds.pop()
     if any(COMPRESSIONS.get(path.suffix.lower()) == "zstd" for path in tables):
         import importlib.util
@@ -95,26 +109,34 @@ def table_files(root: Path, files: Sequence[Path], where: str) -> tuple[str, dic
             raise ValueError(f"{where}: tables in .zst need the package zstandard: pip install zstandard")
     if kind == "parquet":
         splits, unused = parquet_files(root)
-        return kind, splits, [f"ignored {len(unused)} parquet files that belong to no split"] if unused else []
+        return (
+            kind,
+            splits,
+            [f"ignored {len(unused)} parquet files that belong to no split"] if unused else [],
+        )
     return kind, {"train": [str(path) for path in tables]}, []
 
 
-def open_table(root: Path, files: Sequence[Path], data: DataConfig, task: str, key: str) -> TableRows:
+def open_table(
+    root: Path, files: Sequence[Path], data: DataConfig, kind: LabelKind | None, key: str
+) -> TableRows:
     """The rows of a table file, or of the table files below a folder."""
     import datasets
 
     where = f"{key}: {str(root)!r}"
-    kind, splits, notes = table_files(root, files, where)
-    options = {"sep": "\t"} if kind == "csv" and suffix_of(Path(splits["train"][0])) == ".tsv" else {}
+    form, splits, notes = table_files(root, files, where)
+    options: dict[str, Any] = (
+        {"sep": "\t"} if form == "csv" and suffix_of(Path(splits["train"][0])) == ".tsv" else {}
+    )
     with readable(where):
-        builder = datasets.load_dataset_builder(kind, data_files=splits, **options)
-    rows = _of_builder(builder, data, task, where)
+        builder = datasets.load_dataset_builder(form, data_files=splits, **options)
+    rows = _of_builder(builder, data, kind, where)
     rows.notes += notes
     rows.bytes = sum(Path(name).stat().st_size for name in splits[rows.split])
     return rows
 
 
-def open_saved(root: Path, data: DataConfig, task: str, key: str) -> TableRows:
+def open_saved(root: Path, data: DataConfig, kind: LabelKind | None, key: str) -> TableRows:
     """The rows of a data set that ``datasets`` has saved."""
     import datasets
 
@@ -123,18 +145,20 @@ def open_saved(root: Path, data: DataConfig, task: str, key: str) -> TableRows:
         saved = datasets.load_from_disk(str(root))
     tables = dict(saved) if isinstance(saved, dict) else {str(saved.split or "train"): saved}
     split = choose_split(list(tables), data.split, where)
-    return _rows(tables[split], split, list(tables), data, task, where)
+    return _rows(tables[split], split, list(tables), data, kind, where)
 
 
-def open_hub(path: str, data: DataConfig, task: str, key: str, embedded: Sequence[str]) -> TableRows:
+def open_hub(
+    path: str, data: DataConfig, kind: LabelKind | None, key: str, embedded: Sequence[str]
+) -> TableRows:
     """The rows of a data set of the hub."""
     builder, note = hub_builder(path, data, key, embedded)  # type: ignore[arg-type]
-    rows = _of_builder(builder, data, task, f"{key}: {path!r}")
+    rows = _of_builder(builder, data, kind, f"{key}: {path!r}")
     rows.notes.insert(0, note)
     return rows
 
 
-def _of_builder(builder: Any, data: DataConfig, task: str, where: str) -> TableRows:
+def _of_builder(builder: Any, data: DataConfig, kind: LabelKind | None, where: str) -> TableRows:
     import datasets
 
     datasets.disable_progress_bars()
@@ -148,17 +172,19 @@ def _of_builder(builder: Any, data: DataConfig, task: str, where: str) -> TableR
     split = choose_split(names, data.split, where)
     with readable(where):
         table = tables[split] if data.streaming else builder.as_dataset(split=split)
-    return _rows(table, split, names, data, task, where)
+    return _rows(table, split, names, data, kind, where)
 
 
-def _rows(table: Any, split: str, splits: list[str], data: DataConfig, task: str, where: str) -> TableRows:
+def _rows(
+    table: Any, split: str, splits: list[str], data: DataConfig, kind: LabelKind | None, where: str
+) -> TableRows:
     features = table.features
     if features is None:  # a stream whose columns are known only from its rows
         with readable(where):
             features = table._resolve_features().features
-    words = task == "tokens"
+    words = kind == "token"
     text = _text_column(features, data.text_column, words, where)
-    label = _label_column(features, data.label_column, _TAGS if words else _LABELS, where) if task else None
+    label = _label_column(features, data.label_column, _TAGS if words else _LABELS, where) if kind else None
     columns = [text, *([label] if label else [])]
     table = table.select_columns(columns)
     names = _class_names(features[label]) if label else None
@@ -166,7 +192,9 @@ def _rows(table: Any, split: str, splits: list[str], data: DataConfig, task: str
 
 
 def _listed(features: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} ({getattr(feature, 'dtype', type(feature).__name__)})" for name, feature in features.items())
+    return ", ".join(
+        f"{name} ({getattr(feature, 'dtype', type(feature).__name__)})" for name, feature in features.items()
+    )
 
 
 def _is_text(feature: Any) -> bool:

@@ -127,7 +127,9 @@ class TextTokenizer:
             config.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
 
 
-def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int, lowercase: bool, longest: int) -> TextTokenizer:
+def train_tokenizer(
+    texts: Iterable[str], kind: str, vocab_size: int, lowercase: bool, longest: int
+) -> TextTokenizer:
     """A tokenizer made for these texts.
 
     Args:
@@ -196,7 +198,11 @@ def load_tokenizer(name: str, added: tuple[str, ...] = ()) -> TextTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
     except Exception as error:  # whatever transformers, tokenizers and transports raise
         first = " ".join(str(error).split())[:200] or type(error).__name__
-        what = "the folder has no tokenizer that can be read" if folder.is_dir() else "there is no such folder or name"
+        what = (
+            "the folder has no tokenizer that can be read"
+            if folder.is_dir()
+            else "there is no such folder or name"
+        )
         raise ValueError(f"data.tokenizer: {name!r}: {what} ({first})") from None
     if added:
         tokenizer.add_tokens(list(added))
