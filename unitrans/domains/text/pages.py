@@ -38,7 +38,7 @@ def write_predictions(
             for s, p in zip(samples, predictions, strict=True)
         ]
         if objective.name == "mlm":
-            title = "Hidden tokens and what the model says: [its token] where it is right, [its token|the true one] else"
+            title = "Hidden tokens: [what the model says] where it is right, [what it says|the true one] elsewhere"
         else:
             title = (
                 "The likeliest next tokens: [the model's] where it is right, [the model's|the true one] else"
