@@ -272,7 +272,7 @@ DATA: list[tuple[str, Callable[[], None], list[str], str]] = [
     (
         "other channels",
         two,
-        ["data.channels=4"],
+        ["data.channels=4", "data.mean=imagenet"],
         "data.mean=imagenet has 3 channels, data.channels is 4: use auto or a list of 4",
     ),
 ]

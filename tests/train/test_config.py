@@ -1,18 +1,17 @@
 """Precedence, round trips, and one clear sentence for everything that can be given wrong."""
 
 import dataclasses
-import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from transformers import TrainingArguments
 
+from unitrans.objectives import Labels
 from unitrans.train import yaml12
 from unitrans.train.arguments import refusal, train_config_class
 from unitrans.train.config import resolve, shipped_configurations
 from unitrans.train.errors import ConfigError
-from unitrans.train.run import Session, accumulation_steps
+from unitrans.train.run import accumulation_steps
 
 
 def test_settings_beat_the_file_and_the_file_beats_the_defaults(tmp_path: Path) -> None:
@@ -57,49 +56,12 @@ def test_channels_and_size_of_the_model_follow_the_data() -> None:
 @pytest.mark.parametrize("name", sorted(shipped_configurations()))
 def test_shipped_configurations_are_complete(name: str) -> None:
     config = resolve(config=name)
-    config.make_objective(config.model_config())
-
-
-# name: layers of the encoder, width of its last rows, published updates' samples, peak rate, epochs, epoch of the drop
-RECIPES = {
-    "simmim-swin-base-100ep": (24, 1024, 2048, 8e-4, 100, None),
-    "simmim-swin-base-800ep": (24, 1024, 2048, 4e-4, 800, 700),
-    "simmim-swin-large-800ep": (24, 1536, 2048, 4e-4, 800, 700),
-    "simmim-swinv2-base-800ep": (24, 1024, 2048, 4e-4, 800, 700),
-    "simmim-vit-base-800ep": (12, 768, 2048, 4e-4, 800, 700),
-}
-
-
-def test_every_recipe_is_checked() -> None:
-    recipes = {name.removeprefix("recipes/") for name in shipped_configurations() if "/" in name}
-    assert recipes == set(RECIPES)
-
-
-@pytest.mark.parametrize("processes", [1, 16])
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_as_published(name: str, processes: int) -> None:
-    """For ImageNet-1k's 1,281,167 images, whatever the number of processes."""
-    layers, width, batch, rate, epochs, drop = RECIPES[name]
-    config = resolve(config=f"recipes/{name}", data="imagenet")
-    model, train = config.model_config(), config.train
-    assert sum(getattr(model, "depths", [getattr(model, "depth", 0)])) == layers
-    assert model.num_features == width and config.objective["mask_ratio"] == 0.6
-    steps = accumulation_steps(train, processes)
-    assert steps * processes * train["per_device_train_batch_size"] == batch
-    updates = math.ceil(epochs * 1_281_167 / batch)
-    sampler = SimpleNamespace(global_batch_size=batch)
-    session = Session(config, *[None] * 5, sampler, updates, None)  # type: ignore[list-item, arg-type]
-    schedule, epoch = session.schedule, updates / epochs
-    assert schedule(0) == schedule(1) == pytest.approx(train["warmup_learning_rate"] * batch / 512)
-    assert schedule.base == pytest.approx(rate)
-    assert schedule.warmup == pytest.approx(10 * epoch, abs=1)
-    if drop is None:
-        assert schedule(updates + 1) == pytest.approx(4e-5)
-    else:
-        first, last = round(drop * epoch) - 2, round(drop * epoch) + 3
-        assert schedule(first) == pytest.approx(rate) and schedule(last) == pytest.approx(rate / 10)
-    # SimMIM decays its tables (its exclusion never matches); 1-D parameters never are.
-    assert train["decay_bias_tables"] and train["max_grad_norm"] == 5.0 and train["weight_decay"] == 0.05
+    kinds = {
+        "class": Labels("class", ("cat", "dog")),
+        "value": Labels("value", ("x",), mean=(0.0,), std=(1.0,)),
+    }
+    wanted = config.objective_class().label_kinds
+    config.make_objective(config.model_config(), kinds[wanted[0]] if wanted else None)
 
 
 def test_accumulation_follows_from_the_global_batch() -> None:
@@ -232,7 +194,7 @@ def test_wrong_flags(tmp_path: Path) -> None:
         ({"config": "vision-mimm"}, "did you mean 'vision-mim'"),
         ({"config": str(tmp_path)}, "is a folder, expected a YAML file such as"),
         ({"data": "digits", "settings": ["data.path=digits"]}, "--data and data.path= are both given"),
-        ({"objective": "mlm"}, "objective: expected one of 'mim'"),
+        ({"objective": "mlmm"}, "objective: expected one of 'classification', 'mim'"),
         ({"domain": "audio"}, "unknown domain 'audio'"),
     ):
         with pytest.raises(ConfigError, match=".") as caught:

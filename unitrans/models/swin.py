@@ -309,6 +309,23 @@ class SwinModel(SwinPreTrainedModel):
         self.remember_plans()
         self.post_init()
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that `layer_id` tells apart."""
+        return sum(self.config.depths) + 2
+
+    def layer_id(self, name: str) -> int:
+        """The layer of a parameter as in SimMIM's fine-tuning: patch embedding 0, block i is i + 1, a merge belongs to
+        the block before it, the rest to the last."""
+        if name.startswith("patch_embed."):
+            return 0
+        if not name.startswith("layers."):
+            return self.num_layers - 1
+        _, stage, part, block, *_ = name.split(".")
+        if part == "downsample":
+            return sum(self.config.depths[: int(stage) + 1])
+        return sum(self.config.depths[: int(stage)]) + int(block) + 1
+
     def embed(self, patches: Tensor) -> Tensor:
         """patches [T, in_chans*p*p] as `patchify` makes them -> rows [T, C]."""
         return self.patch_embed(patches)

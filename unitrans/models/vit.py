@@ -231,6 +231,18 @@ class VitModel(VitPreTrainedModel):
         config = self.config
         return RelativePositionBias(config.grid, config.num_heads, cls_token=config.cls_token)
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that `layer_id` tells apart."""
+        return int(self.config.depth) + 2
+
+    def layer_id(self, name: str) -> int:
+        """The layer of a parameter as in BEiT's and SimMIM's fine-tuning: embeddings 0, block i is i + 1, the rest the
+        last."""
+        if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
+            return 0
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else self.num_layers - 1
+
     def embed(self, patches: Tensor) -> Tensor:
         """patches [T, in_chans*p*p] as `patchify` makes them -> rows [T, C]."""
         return self.patch_embed(patches)

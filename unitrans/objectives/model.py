@@ -84,6 +84,18 @@ class MaskedSignalModel(PreTrainedModel):
         """Parts of parameter names that are not decayed, beside biases and norms."""
         return tuple(self.encoder.no_weight_decay_keywords())
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that `layer_id` tells apart: the embedding, every block, and what follows."""
+        return int(self.encoder.num_layers)
+
+    def layer_id(self, name: str) -> int:
+        """The layer of a parameter, from 0 (embeddings, mask token) to num_layers - 1 (final norm, head)."""
+        part, _, rest = name.partition(".")
+        if part == "encoder":
+            return int(self.encoder.layer_id(rest))
+        return 0 if rest == "mask_token" else self.num_layers - 1
+
     def forward(self, **batch: Any) -> SignalOutput:
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
         return self.head(self.encoder, **batch)

@@ -111,6 +111,13 @@ class _Ours(BaseModel):
         description="true: weight decay also acts on relative position tables and their like, as in official "
         "SimMIM pretraining. false: it does not, as in official Swin training and fine-tuning.",
     )
+    layer_decay: Float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Fine-tuning: each layer below the last has this times the rate of the one above it. 1: all layers "
+        "have the same rate.",
+    )
     ema_decay: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Keep an exponential moving average of the weights with this decay, (1 + update) / (10 + update) "
@@ -226,5 +233,5 @@ def train_config_class() -> type[BaseModel]:
         if name == "gradient_accumulation_steps":
             order |= {key: ours.pop(key) for key in ("global_batch_size",)}
         if name == "weight_decay":
-            order |= {key: ours.pop(key) for key in ("decay_bias_tables",)}
+            order |= {key: ours.pop(key) for key in ("decay_bias_tables", "layer_decay")}
     return create_model("TrainConfig", __config__=ConfigDict(extra="forbid"), **order, **ours)

@@ -53,7 +53,7 @@ class RunConfig:
         """The class of the objective."""
         return _objective_class(self.objective["name"], self.domain)
 
-    def make_objective(self, model_config: Any, labels: Any) -> Any:
+    def make_objective(self, model_config: Any, labels: Any = None) -> Any:
         """The objective for this encoder and these labels. ValueError where they do not fit."""
         from unitrans.objectives import make_objective
 
@@ -134,7 +134,9 @@ def shipped_configurations() -> dict[str, Path]:
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """A configuration file, or a shipped one by name. ConfigError for one that cannot be used."""
+    """A configuration file, or a shipped one by name. ``base: NAME`` in it takes another one as its defaults.
+
+    ConfigError for one that cannot be used."""
     shipped = shipped_configurations()
     file = Path(path).expanduser()
     if not file.exists() and path in shipped:
@@ -154,7 +156,25 @@ def read_file(path: str) -> dict[str, Any]:
             "it is not text in UTF-8" if isinstance(error, UnicodeError) else " ".join(str(error).split())
         )
         raise ConfigError(f"--config {path} cannot be read as YAML: {reason}") from None
-    return _checked_layer({} if content is None else content, f"--config {path}")
+    base = content.pop("base", None) if isinstance(content, dict) else None
+    layer = _checked_layer({} if content is None else content, f"--config {path}")
+    return layer if base is None else _merge(_base_of(base, file, path), layer)
+
+
+def _base_of(base: Any, file: Path, path: str) -> dict[str, Any]:
+    """The configuration that a file builds on: a shipped one, or a file beside it."""
+    if not isinstance(base, str):
+        raise ConfigError(
+            f"--config {path}: base: expected the name of a configuration, got {dump_value(base)}"
+        )
+    beside = file.parent / base
+    name = str(beside) if beside.is_file() else base
+    if beside.is_file() and beside.samefile(file):
+        raise ConfigError(f"--config {path}: base: {base} is the file itself")
+    try:
+        return read_file(name)
+    except RecursionError:
+        raise ConfigError(f"--config {path}: base: the files build on each other in a circle") from None
 
 
 def _checked_layer(content: Any, where: str) -> dict[str, Any]:
@@ -282,7 +302,7 @@ def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, 
     folder = configs_folder()
     for file in (folder / f"{domain}-{objective}-{path}.yaml", folder / f"{domain}-{objective}.yaml"):
         if file.parent == folder and file.is_file():
-            return _checked_layer(load(file.read_text(encoding="utf-8")), str(file))
+            return read_file(str(file))
     return {}
 
 

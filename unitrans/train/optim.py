@@ -14,21 +14,31 @@ def is_decayed(name: str, parameter: nn.Parameter, skip: set[str], keywords: set
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, *, decay_bias_tables: bool = False
+    model: nn.Module, weight_decay: float, *, decay_bias_tables: bool = False, layer_decay: float = 1.0
 ) -> list[dict[str, object]]:
-    """Two optimizer groups (decayed, not decayed) of (name, parameter) pairs; frozen parameters are left out.
+    """Optimizer groups of (name, parameter) pairs, decayed and not; frozen parameters are left out.
 
     Names come from ``model.no_weight_decay()`` (exact) and ``model.no_weight_decay_keywords()`` (part of a name:
     relative position tables and the like). ``decay_bias_tables`` ignores the keywords, as official SimMIM
-    pretraining does in effect.
+    pretraining does in effect. With ``layer_decay`` below 1 there are two groups for each of ``model.num_layers``
+    layers, and the rate of layer ``model.layer_id(name)`` is multiplied by layer_decay ** (num_layers - 1 - layer)
+    (Clark et al., 2020, arXiv:2003.10555; BEiT and SimMIM for images).
     """
     skip = set(getattr(model, "no_weight_decay", set)())
     keywords = set() if decay_bias_tables else set(getattr(model, "no_weight_decay_keywords", set)())
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [(name, p) for name, p in named if is_decayed(name, p, skip, keywords)]
-    others = [(name, p) for name, p in named if not is_decayed(name, p, skip, keywords)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    members: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            layer = 0 if layer_decay == 1.0 else model.layer_id(name)  # type: ignore[operator]
+            key = layer, not is_decayed(name, parameter, skip, keywords)
+            members.setdefault(key, []).append((name, parameter))
+    groups: list[dict[str, object]] = []
+    for (layer, spared), parameters in sorted(members.items(), key=lambda item: item[0]):
+        group: dict[str, object] = {"params": parameters, "weight_decay": 0.0 if spared else weight_decay}
+        if layer_decay != 1.0:
+            group["lr_scale"] = layer_decay ** (model.num_layers - 1 - layer)  # type: ignore[operator]
+        groups.append(group)
+    return groups
 
 
 def make_adamw(

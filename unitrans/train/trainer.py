@@ -288,6 +288,7 @@ class UnitransTrainer(Saving, Trainer):
                 self.model if model is None else model,
                 self.args.weight_decay,
                 decay_bias_tables=self.settings["decay_bias_tables"],
+                layer_decay=self.settings["layer_decay"],
             )
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = make_adamw(groups, lr=self.schedule(0), betas=betas, eps=self.args.adam_epsilon)
@@ -299,6 +300,10 @@ class UnitransTrainer(Saving, Trainer):
             self.lr_scheduler = UpdateScheduler(optimizer or self.optimizer, self.schedule)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _get_learning_rate(self) -> float:
+        """The rate that is logged: with train.layer_decay that of the last layer."""
+        return float(max(self.lr_scheduler.get_last_lr()))
 
     # ---- evaluation ---------------------------------------------------------------------------------------------
 

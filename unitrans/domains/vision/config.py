@@ -113,6 +113,11 @@ class DataConfig(BaseModel):
         description="Held-out images are cut to this part of the largest centred box, on each side (0.875 in the "
         "recipes at 224 px).",
     )
+    eval_fit: Literal["crop", "stretch"] = Field(
+        "crop",
+        description="Held-out images of another shape: crop takes the largest centred box of the shape of image_size; "
+        "stretch takes all of the image and distorts it (the published evaluation at 384 px).",
+    )
     rand_augment: float = Field(
         0.0,
         ge=0,

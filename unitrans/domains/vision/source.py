@@ -170,7 +170,8 @@ class VisionSource:
         if rng is not None and self.data.crop_scale is not None:
             box = random_box(height, width, self.data.crop_scale, self.data.crop_ratio, rng)
         else:
-            box = centre_box(height, width, size[1] / size[0], self.data.eval_crop)
+            aspect = width / height if self.data.eval_fit == "stretch" else size[1] / size[0]
+            box = centre_box(height, width, aspect, self.data.eval_crop)
         image = crop_resize(image, box, size)
         if rng is not None and self.data.flip and rng.random() < 0.5:
             image = image.flip(-1)
