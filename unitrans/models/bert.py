@@ -50,22 +50,43 @@ class MaskedLMHead(nn.Module):
     Args:
         dim: C.
         vocab_size: V.
-        activation, eps: of the encoder.
+        activation, eps, std: of the encoder.
     """
 
     def __init__(
-        self, dim: int, vocab_size: int, activation: Activation = "gelu", eps: float = 1e-12
+        self,
+        dim: int,
+        vocab_size: int,
+        activation: Activation = "gelu",
+        eps: float = 1e-12,
+        std: float = 0.02,
     ) -> None:
         super().__init__()
         self.dense = nn.Linear(dim, dim)
         self.act = activation_function(activation)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.output_bias = nn.Parameter(torch.zeros(vocab_size))
-        draw_head(self)
+        draw_head(self, std)
 
     def forward(self, rows: Tensor, table: Tensor) -> Tensor:
         """Rows [P, C] and the table of tokens [V, C] -> scores [P, V]."""
         return F.linear(self.norm(self.act(self.dense(rows))), table, self.output_bias)
+
+
+def masked_lm_head(config: BertConfig) -> MaskedLMHead:
+    """The masked-language head of an encoder with this configuration."""
+    return MaskedLMHead(*head_arguments(config))
+
+
+def head_arguments(config: TextConfig) -> tuple[int, int, Activation, float, float]:
+    """What `MaskedLMHead` is made from."""
+    return (
+        config.embed_dim,
+        config.vocab_size,
+        config.activation,
+        config.layer_norm_eps,
+        config.initializer_range,
+    )
 
 
 class BertHeadModel(PreTrainedModel):
@@ -87,9 +108,7 @@ class BertForMaskedLM(BertHeadModel):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.head = MaskedLMHead(
-            config.embed_dim, config.vocab_size, config.activation, config.layer_norm_eps
-        )
+        self.head = masked_lm_head(config)
         self.post_init()
 
     def forward(
@@ -123,9 +142,7 @@ class BertForPreTraining(BertHeadModel):
         super().__init__(config)
         if config.pooling != "pooler":
             raise ValueError(f"pooling: the next-sentence head expects 'pooler', got {config.pooling!r}")
-        self.head = MaskedLMHead(
-            config.embed_dim, config.vocab_size, config.activation, config.layer_norm_eps
-        )
+        self.head = masked_lm_head(config)
         self.nsp = nn.Linear(config.embed_dim, 2)
         draw_head(self.nsp)
         self.post_init()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unitrans.models.bert import BertConfig
-from unitrans.models.convert_text_config import TEXT_FAMILIES, text_config_from
+from unitrans.models.convert_text_config import TEXT_FAMILIES, text_config_from, text_config_to_hf
 from unitrans.models.gpt2 import Gpt2Config
 from unitrans.models.images import pair
 from unitrans.models.swin import SwinConfig
@@ -201,3 +201,50 @@ def _stages(theirs: Mapping[str, Any]) -> list[int] | None:
     if any(index == 0 for index in indices):
         raise ValueError("out_indices: expected stages, 1 or more, got 0, the patch embedding")
     return [index - 1 if index > 0 else index for index in indices]
+
+
+def config_to_hf(config: Config, architecture: str) -> dict[str, Any]:
+    """The config.json of transformers for a configuration of ours.
+
+    Args:
+        config: of an encoder.
+        architecture: the name of their class.
+
+    Raises:
+        ValueError: a configuration that their models cannot compute.
+    """
+    if isinstance(config, (BertConfig, Gpt2Config)):
+        return text_config_to_hf(config, architecture)
+    family = config.model_type.removeprefix("unitrans-")
+    names = _NAMES["hf"]["vit" if family == "vit" else "swin"]
+    theirs = {
+        name: getattr(config, ours)
+        for name, ours in names.items()
+        if ours != "num_labels" and hasattr(config, ours)
+    }
+    theirs |= {"architectures": [architecture], "model_type": family, "hidden_act": "gelu"}
+    if isinstance(config, VitConfig):
+        needed = {"cls_token": True, "ape": True, "relative_position": "none", "layer_scale": None}
+        needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None}
+        theirs["intermediate_size"] = int(config.embed_dim * config.mlp_ratio + 1e-6)
+    else:
+        height, width = pair(config.image_size, "image_size")
+        theirs |= {"image_size": height, "encoder_stride": config.total_stride}
+        if height != width:
+            raise ValueError(f"image_size: models of transformers are square, got {config.image_size}")
+        needed = {"qk_scale": None, "patch_norm": True}
+        divisible = all(
+            side % config.window_size == 0
+            for stage in range(len(config.depths))
+            for side in [height // config.patch_size // 2**stage]
+            if side > config.window_size
+        )
+        if not divisible:  # where windows do not fit the map, code bases differ
+            needed["pad_mode"] = "pad_then_roll"
+            needed["window_clamp"] = "per_axis" if isinstance(config, Swinv2Config) else "min"
+    for name, value in needed.items():
+        if hasattr(config, name) and getattr(config, name) != value:
+            raise ValueError(
+                f"{name}: models of transformers compute {value!r} only, got {getattr(config, name)!r}"
+            )
+    return theirs

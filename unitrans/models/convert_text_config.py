@@ -141,11 +141,10 @@ def text_config_to_hf(config: BertConfig | Gpt2Config, architecture: str) -> dic
             f"position_offset: expected pad_token_id + 1 as in RoBERTa, got {config.position_offset} with "
             f"pad_token_id {config.pad_token_id}"
         )
-    if not config.type_vocab_size:
-        raise ValueError("type_vocab_size: their models have a table of segments, expected 1 or more, got 0")
     positions = config.max_position_embeddings + config.position_offset
     return theirs | {
         "hidden_act": activation,
+        "type_vocab_size": max(config.type_vocab_size, 1),  # they always have a table of segments
         "intermediate_size": hidden,
         "max_position_embeddings": positions,
     }

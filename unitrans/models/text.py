@@ -34,6 +34,7 @@ class TextConfig(PreTrainedConfig):
         pooling: one vector for a document: the mean of its rows, its first or last row, or pooler: a layer with
             tanh on the first (BERT).
         layer_norm_eps: of all LayerNorms.
+        initializer_range: deviation of fresh weights; narrow models learn faster with more, about dim ** -0.5.
         pad_token_id: the token that padding consists of; it is not needed for packed input.
         mask_token_id: the token that stands for a hidden one; in a run that of the tokenizer.
     """
@@ -54,13 +55,14 @@ class TextConfig(PreTrainedConfig):
     attn_drop_rate: float = 0.1
     pooling: TextPooling = "mean"
     layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
     pad_token_id: int | None = 0
     mask_token_id: int | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         check_sizes(self, "vocab_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-        check_sizes(self, "max_position_embeddings")
+        check_sizes(self, "max_position_embeddings", "initializer_range")
         for name in ("type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
@@ -147,17 +149,18 @@ class TextEncoder(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal of .02 for matrices and tables; in pre-norm models the last layer of every branch is smaller by
-        the root of the number of branches (Radford et al. 2019, section 2.3)."""
+        """Normal of initializer_range for matrices and tables; in pre-norm models the last layer of every branch
+        is smaller by the root of the number of branches (Radford et al. 2019, section 2.3)."""
+        std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, Block) and module.norm == "pre":
             for layer in (module.attn.proj, module.mlp.fc2):
-                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * self.config.depth))
+                nn.init.normal_(layer.weight, std=std / math.sqrt(2 * self.config.depth))
 
     @staticmethod
     def no_weight_decay_keywords() -> tuple[str, ...]:
@@ -306,10 +309,10 @@ def padded_like(rows: Tensor, input_ids: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw_head(module: nn.Module) -> None:
-    """The published initialisation of the layers of a head: normal of .02, biases 0."""
+def draw_head(module: nn.Module, std: float = 0.02) -> None:
+    """The published initialisation of the layers of a head: normal, biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=0.02)
+            nn.init.normal_(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

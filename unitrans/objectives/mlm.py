@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unitrans.models.bert import IGNORED, MaskedLMHead
+from unitrans.models.bert import IGNORED, MaskedLMHead, head_arguments
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 
 CANDIDATES = 5  # tokens that are kept of every prediction, likeliest first
@@ -159,8 +159,7 @@ class MaskedLanguageModeling(TokenObjective):
 
     def build_head(self) -> nn.Module:
         """The layers behind the encoder; the last one is its table of tokens."""
-        config = self.encoder_config
-        return MlmHead(config.num_features, config.vocab_size, config.activation, config.layer_norm_eps)
+        return MlmHead(*head_arguments(self.encoder_config))
 
 
 class MlmHead(MaskedLMHead):
