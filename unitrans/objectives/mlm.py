@@ -104,6 +104,10 @@ class MaskedLanguageModeling(TokenObjective):
                 f"{encoder_config.model_type.removeprefix('unitrans-')}; use objective clm"
             )
         mask = encoder_config.mask_token_id
+        if mask is None and self.options.mask_replace_prob:
+            raise ValueError(
+                "model.mask_token_id: mlm needs the token that stands for a hidden one, and this tokenizer has none"
+            )
         if mask is not None and not 0 <= mask < encoder_config.vocab_size:
             raise ValueError(
                 f"model.mask_token_id: expected a token from 0 to {encoder_config.vocab_size - 1}, got {mask}"
