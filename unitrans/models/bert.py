@@ -69,6 +69,10 @@ class MaskedLMHead(nn.Module):
         draw_head(self, std)
 
     def forward(self, rows: Tensor, table: Tensor) -> Tensor:
+        """As `scores`."""
+        return self.scores(rows, table)
+
+    def scores(self, rows: Tensor, table: Tensor) -> Tensor:
         """Rows [P, C] and the table of tokens [V, C] -> scores [P, V]."""
         return F.linear(self.norm(self.act(self.dense(rows))), table, self.output_bias)
 

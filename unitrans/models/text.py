@@ -13,6 +13,7 @@ from unitrans.nn import Activation, Block, TokenEmbed
 from unitrans.nn.block import NormPlacement
 
 TextPooling = Literal["mean", "first", "last", "pooler"]
+PositionInit = Literal["normal", "sinusoidal"]
 
 
 class TextConfig(PreTrainedConfig):
@@ -35,6 +36,8 @@ class TextConfig(PreTrainedConfig):
             tanh on the first (BERT).
         layer_norm_eps: of all LayerNorms.
         initializer_range: deviation of fresh weights; narrow models learn faster with more, about dim ** -0.5.
+        position_init: fresh position embeddings: normal as the others, or sinusoidal (Vaswani et al. 2017, section
+            3.5, of the same mean square), with which neighbours are found after few updates.
         pad_token_id: the token that padding consists of; it is not needed for packed input.
         mask_token_id: the token that stands for a hidden one; in a run that of the tokenizer.
     """
@@ -56,6 +59,7 @@ class TextConfig(PreTrainedConfig):
     pooling: TextPooling = "mean"
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
+    position_init: PositionInit = "normal"
     pad_token_id: int | None = 0
     mask_token_id: int | None = None
 
@@ -73,7 +77,11 @@ class TextConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"
             )
-        for name, kind in (("activation", Activation), ("pooling", TextPooling)):
+        for name, kind in (
+            ("activation", Activation),
+            ("pooling", TextPooling),
+            ("position_init", PositionInit),
+        ):
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
@@ -158,6 +166,9 @@ class TextEncoder(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
+        elif isinstance(module, TokenEmbed) and self.config.position_init == "sinusoidal":
+            table = module.position_embeddings.weight
+            table.copy_(sinusoids(*table.shape) * (std * math.sqrt(2)))
         elif isinstance(module, Block) and module.norm == "pre":
             for layer in (module.attn.proj, module.mlp.fc2):
                 nn.init.normal_(layer.weight, std=std / math.sqrt(2 * self.config.depth))
@@ -306,6 +317,13 @@ def padded_like(rows: Tensor, input_ids: Tensor, index: Tensor) -> Tensor:
         return rows
     padded = rows.new_zeros(input_ids.numel(), rows.shape[1]).index_copy(0, index, rows)
     return padded.view(*input_ids.shape, -1)
+
+
+def sinusoids(places: int, dim: int) -> Tensor:
+    """fp32 [places, dim]: sines in the even and cosines in the odd columns, of wavelengths from 2 pi to 20000 pi."""
+    rates = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)
+    angles = torch.arange(places, dtype=torch.float64, device="cpu")[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim].float()
 
 
 @torch.no_grad()

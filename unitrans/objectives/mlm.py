@@ -74,7 +74,7 @@ class TokenObjective(Objective):
     def collect(self, batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
         """The loss and its targets, of a batch."""
         assert output.loss_sum is not None and output.num_targets is not None
-        return {"nats": output.loss_sum.double().view(1), "tokens": output.num_targets.view(1)}
+        return {"nats": output.loss_sum.detach().double().view(1), "tokens": output.num_targets.view(1)}
 
     def figures(self, collected: dict[str, Tensor]) -> dict[str, float]:
         """perplexity: the exponential of the mean loss per predicted token."""
@@ -196,7 +196,7 @@ class MlmHead(MaskedLMHead):
         if predicted is None:
             every = torch.arange(len(input_ids), device=rows.device)
             predicted = every if labels is None else (labels != IGNORED).nonzero().squeeze(1)
-        logits = super().forward(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
+        logits = self.scores(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
         targets = None if labels is None else labels.index_select(0, predicted)
         return token_output(logits, targets, predicted, len(input_ids), with_candidates=not self.training)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class TextDomain:
         """
         kind = _kind(label_kinds)
         documents = open_documents(data.path, data, kind)
-        rule = _by_document(data.validation)
+        rule = HeldOut(data.validation if isinstance(data.validation, float) else 0.0)
         tokenizer, notes = _tokenizer(data, model_config, documents, rule)
         notes = [*documents.notes, *notes]
         labels = None if kind is None else find_labels(documents, kind, rule)
@@ -162,14 +163,21 @@ def _kind(label_kinds: Sequence[LabelKind]) -> LabelKind | None:
     return next((kind for kind in ("class", "value", "token") if kind in label_kinds), None)
 
 
-def _by_document(validation: float | str) -> Rule:
-    """Held out by a hash of the document's text, or of its file's name (data.group)."""
-    fraction = validation if isinstance(validation, float) else 0.0
-    return lambda document, sample: fraction > 0 and hash_fraction(document.key) < fraction
+@dataclass(frozen=True)
+class HeldOut:
+    """Whether a sample is held out: by a hash of its document's text or file (data.group), or of its own name.
 
+    fraction: of the documents or samples. by_sample: where there are too few documents. only: this sample alone.
+    """
 
-def _by_sample(fraction: float) -> Rule:
-    return lambda document, sample: hash_fraction(sample) < fraction
+    fraction: float
+    by_sample: bool = False
+    only: str | None = None
+
+    def __call__(self, document: Document, sample: str) -> bool:
+        if self.only is not None:
+            return sample == self.only
+        return self.fraction > 0 and hash_fraction(sample if self.by_sample else document.key) < self.fraction
 
 
 def _tokenizer(
@@ -224,10 +232,10 @@ def _sources(
         return train, None
     fraction, count = data.validation, len(train) + len(validation)
     if not len(train) or not len(validation):  # few documents: parts of them are held out
-        train, validation = build_sources(documents, cutter, _by_sample(fraction))
+        train, validation = build_sources(documents, cutter, HeldOut(fraction, by_sample=True))
         if not len(validation) and count > 1:
             smallest = min(train.ids, key=hash_fraction)
-            train, validation = build_sources(documents, cutter, lambda document, sample: sample == smallest)
+            train, validation = build_sources(documents, cutter, HeldOut(fraction, only=smallest))
         if not len(train) or not len(validation):
             raise ValueError(
                 f"data.validation={fraction:g} cannot hold anything out: there is only one sample; set "
@@ -256,8 +264,7 @@ def _elsewhere(
         )
     elsewhere = data.model_copy(update=changes | {"streaming": False})
     found = open_documents(path, elsewhere, kind, "data.validation")
-    every: Callable[[Document, str], bool] = lambda document, sample: True  # noqa: E731
-    rest, validation = build_sources(found, cutter, every)
+    rest, validation = build_sources(found, cutter, HeldOut(1.0))
     for name, reason in rest.skipped:
         validation.skip(name, reason)
     validation.notes += found.notes

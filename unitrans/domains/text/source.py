@@ -133,7 +133,7 @@ class Cutter:
         t = self.tokenizer
         ids, start, word = encoded.ids, encoded.word_start, encoded.word
         if self.causal:
-            ids, start, word = _around(t.begin, t.end, ids, start, word)
+            ids, start, word = around(t.begin, t.end, ids, start, word)
             room, before, after = self.limit, [], []
         else:
             before, after = t.prefix, t.suffix
@@ -143,14 +143,14 @@ class Cutter:
             parts = [tuple(x[:room] for x in (ids, start, word)), (ids[room:],) * 3]
         else:
             parts = list(zip(*(np.array_split(x, chunks) for x in (ids, start, word)), strict=True))
-        return [_around(before, after, *part) for part in parts]
+        return [around(before, after, *part) for part in parts]
 
     def is_special(self, ids: np.ndarray) -> np.ndarray:
         """bool [n]: which tokens are no part of the text."""
         return np.isin(ids, self.special)
 
 
-def _around(
+def around(
     before: Sequence[int], after: Sequence[int], ids: np.ndarray, start: np.ndarray, word: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     def join(a: Any, x: np.ndarray, b: Any) -> np.ndarray:

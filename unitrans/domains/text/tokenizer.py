@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import string
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -140,50 +143,76 @@ def train_tokenizer(
         lowercase: ignore case and accents (wordpiece only).
         longest: tokens of the longest sample, for whoever opens it later.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    if kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token=UNK, max_input_chars_per_word=100))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            limit_alphabet=min(1000, vocab_size // 2),
-            special_tokens=list(WORDPIECE_SPECIALS),
-            show_progress=False,
-        )
-        names = {"unk_token": UNK, "pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=[END_OF_TEXT],
-            show_progress=False,
-        )
-        names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    tokenizer.train_from_iterator(texts, trainer)
-    if kind == "wordpiece":
-        pair = [(name, WORDPIECE_SPECIALS.index(name)) for name in (CLS, SEP)]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B:1 {SEP}:1", special_tokens=pair
-        )
+    tokenizer, names = (
+        _wordpiece(list(texts), vocab_size, lowercase) if kind == "wordpiece" else _bpe(texts, vocab_size)
+    )
+    inputs = ["input_ids", "attention_mask"]
     return TextTokenizer(
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             model_max_length=longest,
             model_input_names=["input_ids", "token_type_ids", "attention_mask"]
             if kind == "wordpiece"
-            else ["input_ids", "attention_mask"],
+            else inputs,
             **names,
         )
     )
+
+
+def _wordpiece(texts: list[str], vocab_size: int, lowercase: bool) -> tuple[Any, dict[str, str]]:
+    """The trainer numbers pieces inside words by chance, and breaks ties by these numbers: so they are given to it in
+    order, as if they were special tokens, and the tokenizer is built anew from the vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    most = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[
+        : min(1000, vocab_size // 4)
+    ]
+    inside = sorted(c for c in most if unicodedata.category(c)[0] != "P" and c not in string.punctuation)
+    given = [*WORDPIECE_SPECIALS, *("##" + c for c in inside)]
+    trained = Tokenizer(models.WordPiece(unk_token=UNK))
+    trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=sorted(most),
+        limit_alphabet=len(most),
+        special_tokens=given,
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    vocabulary = trained.get_vocab(with_added_tokens=True)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=100))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    pair = [(name, vocabulary[name]) for name in (CLS, SEP)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B:1 {SEP}:1", special_tokens=pair
+    )
+    names = {"unk_token": UNK, "pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+    return tokenizer, names
+
+
+def _bpe(texts: Iterable[str], vocab_size: int) -> tuple[Any, dict[str, str]]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer, dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
 
 
 @lru_cache(maxsize=4)
