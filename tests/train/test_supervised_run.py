@@ -89,8 +89,24 @@ def test_a_pretrained_run_starts_a_supervised_one(tiny: Tiny, workdir: Path) -> 
     config = resolve(settings=[*same, *SHORT, "objective.mask_patch_size=2"])
     run = running.train(config, "pretrained")
     session = running.open_new_session(resolve(objective="classification", init=str(run), settings=[*MODEL]))
-    assert "objective mim there, classification here: its head starts afresh" in " ".join(session.init_notes)
+    notes = " ".join(session.init_notes)
+    assert "objective mim there, objective classification of 10 class labels (0, 1, 2, ...) here" in notes
     stored = load_file(run / "checkpoints" / "best" / "model.safetensors")
     own = session.model.state_dict()
     name = "encoder.blocks.1.attn.qkv.weight"
     assert torch.equal(own[name], stored[name]) and "head.linear.weight" in own
+
+
+def test_other_classes_start_with_a_new_head(workdir: Path) -> None:
+    session = running.open_session(supervised())
+    torch.nn.init.ones_(session.model.head.linear.weight)
+    session.model.save_pretrained("weights")
+    again = running.open_new_session(resolve(objective="classification", init="weights", settings=[*MODEL]))
+    assert "head starts afresh" not in " ".join(again.init_notes)
+    assert torch.equal(again.model.head.linear.weight, session.model.head.linear.weight)
+    config = json.loads(Path("weights/config.json").read_text())
+    config["labels"]["names"][9] = "nine"
+    Path("weights/config.json").write_text(json.dumps(config))
+    again = running.open_new_session(resolve(objective="classification", init="weights", settings=[*MODEL]))
+    assert "head starts afresh" in " ".join(again.init_notes)
+    assert not torch.equal(again.model.head.linear.weight, session.model.head.linear.weight)

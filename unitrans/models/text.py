@@ -183,6 +183,17 @@ class TextEncoder(PreTrainedModel):
         """No parameter by name, likewise."""
         return set()
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that `layer_id` tells apart."""
+        return int(self.config.depth) + 2
+
+    def layer_id(self, name: str) -> int:
+        """The layer of a parameter: embeddings 0, block i is i + 1, the rest the last."""
+        if name.startswith("embeddings."):
+            return 0
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else self.num_layers - 1
+
     def get_input_embeddings(self) -> nn.Embedding:
         """The table of tokens."""
         return self.embeddings.word_embeddings
