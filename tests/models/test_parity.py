@@ -290,7 +290,7 @@ def test_switches_of_a_code_base(source: str, theirs: Any, family: Any, expected
     ("source", "theirs", "message"),
     [
         ("keras", {}, "source: expected one of"),
-        ("hf5", {"model_type": "bert"}, "family: expected one of"),
+        ("hf5", {"model_type": "resnet"}, "family: expected one of"),
         ("timm", {"windows": 7}, "windows: expected an argument of the timm swin"),
         ("hf5", {"model_type": "vit", "hidden_act": "relu"}, "hidden_act: expected 'gelu', got 'relu'"),
         ("timm", {"depth": 2, "global_pool": "map"}, "global_pool: expected 'token' or 'avg'"),

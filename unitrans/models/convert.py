@@ -122,6 +122,17 @@ def _joined(
         if layout.is_derived(name):
             report.derived.append(name)
             continue
+        source = _tied_source(layout, name, weights)
+        if source is not None:
+            if torch.equal(tensor, weights[source]):
+                report.derived.append(name)
+            else:
+                report.unexpected.append(
+                    f"{name} {list(tensor.shape)}: differs from {source}, which it is here"
+                )
+            continue
+        if layout.is_transposed(name):
+            tensor = tensor.t()
         target = layout.ours(name)
         if target.name not in own:
             target = Target(prefix + target.name, target.part, target.parts)
@@ -146,6 +157,15 @@ def _joined(
     return found
 
 
+def _tied_source(layout: Layout, name: str, weights: Mapping[str, Tensor]) -> str | None:
+    """The parameter of theirs in these weights that this one of theirs is; None for one of its own."""
+    source = layout.tied.get(name)
+    for candidate in () if source is None else (source, source.removeprefix(layout.prefix)):
+        if candidate in weights:
+            return candidate
+    return None
+
+
 def export_weights(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
     """A model's parameters under the names and in the shapes of another code base.
 
@@ -165,7 +185,7 @@ def export_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], target
             for pattern, sides in layout.sides:
                 if search(pattern, their_name):
                     rows = rows.reshape([1 if side is None else rows.shape[side] for side in sides])
-            exported[their_name] = rows
+            exported[their_name] = rows.t().contiguous() if layout.is_transposed(their_name) else rows
     return _fuse_bias(exported) if layout.fused_bias else exported
 
 
@@ -199,7 +219,7 @@ def _fuse_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def layout_for(model: PreTrainedModel, name: str) -> Layout:
     """The table for a model; ValueError names the known ones."""
     config = getattr(model.config, "encoder_config", model.config)
-    family = config.model_type.removeprefix("unitrans-")
+    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
     if (family, name) not in LAYOUTS:
         known = ", ".join(repr(layout) for kind, layout in LAYOUTS if kind == family)
         raise ValueError(f"layout: for {family} expected one of {known}, got {name!r}")

@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unitrans.models.bert import BertConfig
 from unitrans.models.convert_graphormer import graphormer_config
+from unitrans.models.convert_text_config import TEXT_FAMILIES, text_config_from, text_config_to_hf
+from unitrans.models.gpt2 import Gpt2Config
 from unitrans.models.graphormer import GraphormerConfig
 from unitrans.models.images import pair
 from unitrans.models.swin import SwinConfig
 from unitrans.models.swinv2 import Swinv2Config
 from unitrans.models.vit import VitConfig
 
-Config = SwinConfig | Swinv2Config | VitConfig | GraphormerConfig
+ImageConfig = SwinConfig | Swinv2Config | VitConfig
+Config = ImageConfig | BertConfig | Gpt2Config | GraphormerConfig
 
 _SAME = "patch_size in_chans embed_dim num_heads mlp_ratio qkv_bias attn_drop_rate drop_path_rate".split()
 _CONSTRUCTOR = {"img_size": "image_size", "num_classes": "num_labels", "norm_eps": "layer_norm_eps"}
@@ -100,15 +104,17 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
         source: "official", "timm" or "torchvision", whose constructor arguments are given; "hf4" or "hf5", whose
             config.json is; "v1" or "v2", the published versions of Graphormer, whose arguments are.
         theirs: their arguments; what is left out has their default.
-        family: "swin", "swinv2" or "vit"; None: told by model_type, or by arguments that only one family has.
+        family: "swin", "swinv2" or "vit", and of transformers "bert", "roberta" or "gpt2"; None: told by
+            model_type, or by arguments that only one family has.
         changes: fields of ours that are set in the end.
 
     Returns:
-        SwinConfig, Swinv2Config, VitConfig or GraphormerConfig. pad_mode and window_clamp are set as that code base
-        computes: official none and min (pad_then_roll and never in its backbone for detection and segmentation, which is told
-        by pretrain_img_size), timm roll_then_pad and per_axis, transformers pad_then_roll with min (V1),
-        per_axis_floor (V2) or never (its backbone of V1), torchvision pad_then_roll and padded. timm and
-        torchvision leave out what does not fill a patch: images have to be cut accordingly.
+        SwinConfig, Swinv2Config, VitConfig, BertConfig, Gpt2Config or GraphormerConfig. pad_mode and window_clamp of
+        Swin are set as that code base computes: official none and min (pad_then_roll and never in its backbone for
+        detection and segmentation, which is told by pretrain_img_size), timm roll_then_pad and per_axis,
+        transformers pad_then_roll with min (V1), per_axis_floor (V2) or never (its backbone of V1), torchvision
+        pad_then_roll and padded. timm and torchvision leave out what does not fill a patch: images have to be cut
+        accordingly.
 
     Raises:
         ValueError: an unknown source, family or argument, or one whose value our models do not have.
@@ -121,6 +127,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
             f"source: expected one of 'official', 'timm', 'torchvision', 'hf4', 'hf5', 'v1', 'v2', got {source!r}"
         )
     family = family or _family_of(theirs)
+    if family in TEXT_FAMILIES and base == "hf":
+        return text_config_from(theirs, family, **changes)
     known = ("swin", "swinv2") if base == "torchvision" else ("swin", "swinv2", "vit")
     if family not in known:
         raise ValueError(f"family: expected one of {', '.join(map(repr, known))}, got {family!r}")
@@ -140,7 +148,7 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
                 f"{unknown[0]}: expected an argument of the {source} {family}, got an unknown one"
             )
         fields |= _from_constructor(base, theirs, family, fields)
-    classes: dict[str, type[Config]] = {"swin": SwinConfig, "swinv2": Swinv2Config, "vit": VitConfig}
+    classes: dict[str, type[ImageConfig]] = {"swin": SwinConfig, "swinv2": Swinv2Config, "vit": VitConfig}
     if family == "swin":
         fields.pop("pretrained_window_sizes", None)
     if fields.get("num_labels") == 0:
@@ -256,3 +264,50 @@ def _stages(theirs: Mapping[str, Any]) -> list[int] | None:
     if any(index == 0 for index in indices):
         raise ValueError("out_indices: expected stages, 1 or more, got 0, the patch embedding")
     return [index - 1 if index > 0 else index for index in indices]
+
+
+def config_to_hf(config: Config, architecture: str) -> dict[str, Any]:
+    """The config.json of transformers for a configuration of ours.
+
+    Args:
+        config: of an encoder.
+        architecture: the name of their class.
+
+    Raises:
+        ValueError: a configuration that their models cannot compute.
+    """
+    if isinstance(config, (BertConfig, Gpt2Config)):
+        return text_config_to_hf(config, architecture)
+    family = config.model_type.removeprefix("unitrans-")
+    names = _NAMES["hf"]["vit" if family == "vit" else "swin"]
+    theirs = {
+        name: getattr(config, ours)
+        for name, ours in names.items()
+        if ours != "num_labels" and hasattr(config, ours)
+    }
+    theirs |= {"architectures": [architecture], "model_type": family, "hidden_act": "gelu"}
+    if isinstance(config, VitConfig):
+        needed = {"cls_token": True, "ape": True, "relative_position": "none", "layer_scale": None}
+        needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None}
+        theirs["intermediate_size"] = int(config.embed_dim * config.mlp_ratio + 1e-6)
+    else:
+        height, width = pair(config.image_size, "image_size")
+        theirs |= {"image_size": height, "encoder_stride": config.total_stride}
+        if height != width:
+            raise ValueError(f"image_size: models of transformers are square, got {config.image_size}")
+        needed = {"qk_scale": None, "patch_norm": True}
+        divisible = all(
+            side % config.window_size == 0
+            for stage in range(len(config.depths))
+            for side in [height // config.patch_size // 2**stage]
+            if side > config.window_size
+        )
+        if not divisible:  # where windows do not fit the map, code bases differ
+            needed["pad_mode"] = "pad_then_roll"
+            needed["window_clamp"] = "per_axis_floor" if isinstance(config, Swinv2Config) else "min"
+    for name, value in needed.items():
+        if hasattr(config, name) and getattr(config, name) != value:
+            raise ValueError(
+                f"{name}: models of transformers compute {value!r} only, got {getattr(config, name)!r}"
+            )
+    return theirs

@@ -6,8 +6,8 @@ their rows one after the other are ours (separate projections of queries, keys a
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Rename = tuple[str | tuple[str, ...], str]
@@ -33,6 +33,9 @@ class Layout:
         backbone_prefix: the same in their backbones, where that differs.
         derived: regular expressions of their buffers that we compute ourselves.
         sides: (regular expression of their names, sides): their shape in terms of ours, None is a side of 1.
+        tied: their parameter that is another of theirs by construction -> that other one, full names.
+        synonyms: (ending of an older name, ending of the name that is meant).
+        transposed: regular expressions of their matrices that are ours transposed.
         fused_bias: their one bias of queries, keys and values is our two, as that of the keys is always zero.
     """
 
@@ -43,10 +46,16 @@ class Layout:
     backbone_prefix: str | None = None
     derived: Sequence[str] = ()
     sides: Sequence[tuple[str, tuple[int | None, ...]]] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    synonyms: Sequence[tuple[str, str]] = ()
+    transposed: Sequence[str] = ()
     fused_bias: bool = False
 
     def ours(self, name: str) -> Target:
         """Where their parameter goes; names of the encoder are those of the bare one."""
+        for older, meant in self.synonyms:
+            if name.endswith(older):
+                name = name.removesuffix(older) + meant
         found = _to_ours(name, self.heads)
         if found is not None:
             return found
@@ -68,6 +77,10 @@ class Layout:
     def is_derived(self, name: str) -> bool:
         """Whether this is a buffer of theirs that carries no information."""
         return any(re.search(pattern, name) for pattern in self.derived)
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether this matrix of theirs is ours transposed."""
+        return any(re.search(pattern, name) for pattern in self.transposed)
 
 
 _FIELD = re.compile(r"\{(\d*)([a-z]+)([+-]\d+)?\}")
@@ -320,6 +333,69 @@ def _graph_v1(*head: str) -> Layout:
     )
 
 
+_BERT_BLOCK: tuple[Rename, ...] = (
+    (tuple(name + ".{rest}" for name in _HF4_NAMES), "attn.qkv.{rest}"),
+    ("attention.output.LayerNorm.{rest}", "norm1.{rest}"),
+    ("output.LayerNorm.{rest}", "norm2.{rest}"),
+    *_HF4_MLP,
+)
+
+
+def _bert(base: str, transform: str, norm: str, head: str) -> Layout:
+    """BERT or RoBERTa: the encoder's names are the same, those of the masked-language head are not."""
+    return Layout(
+        renames=(
+            *_under("encoder.layer.{b}.", "blocks.{b}.", _BERT_BLOCK),
+            ("embeddings.LayerNorm.{rest}", "embeddings.norm.{rest}"),
+            ("pooler.dense.{rest}", "pooler.{rest}"),
+        ),
+        heads=(
+            (transform + ".{rest}", "head.dense.{rest}"),
+            (norm + ".{rest}", "head.norm.{rest}"),
+            (head + "bias", "head.output_bias"),
+            ("cls.seq_relationship.{rest}", "nsp.{rest}"),
+            ("classifier.weight", "head.weight"),
+            ("classifier.bias", "head.bias"),
+        ),
+        prefix=base,
+        derived=(r"position_ids$", r"embeddings\.token_type_ids$"),
+        tied={
+            head + "decoder.weight": base + "embeddings.word_embeddings.weight",
+            head + "decoder.bias": head + "bias",
+        },
+        synonyms=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+    )
+
+
+_BERT = _bert(
+    "bert.", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions."
+)
+_ROBERTA = _bert("roberta.", "lm_head.dense", "lm_head.layer_norm", "lm_head.")
+_GPT2 = Layout(
+    renames=(
+        *_under(
+            "h.{b}.",
+            "blocks.{b}.",
+            (
+                ("ln_1.{rest}", "norm1.{rest}"),
+                ("ln_2.{rest}", "norm2.{rest}"),
+                ("attn.c_attn.{rest}", "attn.qkv.{rest}"),
+                ("attn.c_proj.{rest}", "attn.proj.{rest}"),
+                ("mlp.c_fc.{rest}", "mlp.fc1.{rest}"),
+                ("mlp.c_proj.{rest}", "mlp.fc2.{rest}"),
+            ),
+        ),
+        ("wte.weight", "embeddings.word_embeddings.weight"),
+        ("wpe.weight", "embeddings.position_embeddings.weight"),
+        ("ln_f.{rest}", "norm.{rest}"),
+    ),
+    heads=(("score.weight", "head.weight"),),
+    prefix="transformer.",
+    derived=(r"\.attn\.bias$", r"\.attn\.masked_bias$"),
+    tied={"lm_head.weight": "transformer.wte.weight"},
+    transposed=(r"(c_attn|c_proj|c_fc)\.weight$",),
+)
+
 #: (model family, layout) -> table. "official" also serves SimMIM checkpoints (encoder.*, decoder.0.*); "hf4" is
 #: the layout of the files on the hub, "hf5" what transformers 5 holds in memory.
 LAYOUTS: dict[tuple[str, str], Layout] = {
@@ -348,6 +424,12 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
         ),
         derived=_DERIVED,
     ),
+    ("bert", "hf4"): _BERT,
+    ("bert", "hf5"): _BERT,
+    ("roberta", "hf4"): _ROBERTA,
+    ("roberta", "hf5"): _ROBERTA,
+    ("gpt2", "hf4"): _GPT2,
+    ("gpt2", "hf5"): _GPT2,
     ("vit", "hf4"): _hf("vit.", "encoder.layer.{b}.", _VIT_BLOCK, _HF_VIT4_BLOCK, pos_embed="pos_embed"),
     ("vit", "hf5"): _hf("vit.", "layers.{b}.", _VIT_BLOCK, _HF5_BLOCK, pos_embed="pos_embed"),
     ("graphormer", "v2"): _GRAPH_V2,

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from unitrans.models.channels import average_channels, inflate_channels
 from unitrans.models.convert import blocks_sharing
+from unitrans.models.files import read_config
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError
+from unitrans.train.init_hf import WORD_ROWS, grown_rows, init_hf
 
 WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
@@ -41,8 +43,12 @@ def init_weights(model: Any, name: str) -> list[str]:
     """Fills a MaskedSignalModel with the weights of a run and returns what a person should know.
 
     Everything must fit, except: other input channels (patch embedding and pixel decoder are adapted), other windows
-    and image sizes (tables are resized), another objective (its head starts afresh). ConfigError names what differs.
+    and image sizes (tables are resized), words added to the vocabulary, another objective (its head starts afresh).
+    ConfigError names what differs. A model folder of transformers is taken too; see `init_hf`.
     """
+    theirs = read_config(Path(name).expanduser())
+    if theirs is not None:
+        return init_hf(model, Path(name).expanduser(), theirs)
     folder = init_folder(name)
     if (folder / ckpt.MANIFEST).is_file():
         ckpt.verify(folder)
@@ -177,6 +183,8 @@ def _fit(
             return None
         tensor = inflate_channels(tensor, new) if embed else average_channels(tensor, old, new)
         return tensor if tensor.shape == shape else None
+    if key.endswith(WORD_ROWS):
+        return grown_rows(tensor, shape)
     return fit_shape(key, tensor, shape, rule, grid)
 
 
