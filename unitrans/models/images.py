@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from unitrans.models.swin_plans import Grid
-from unitrans.nn import patchify
+from unitrans.models.whole import Grid
+from unitrans.nn import gather_rows, patchify
 
 
 @dataclass
@@ -64,6 +64,11 @@ class ImageEncoder(PreTrainedModel):
         if patches is None or plans is None:
             raise ValueError("expected pixel_values, or patches together with plans")
         return patches, plans
+
+    @staticmethod
+    def visible(patches: Tensor, plans: Any) -> Tensor:
+        """Those patches [T, in_chans*p*p] of whole images that the plans are made for."""
+        return patches if plans.visible is None else gather_rows(patches, plans.visible)
 
 
 def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:

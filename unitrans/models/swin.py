@@ -29,6 +29,7 @@ from unitrans.models.swin_plans import (
     SwinPlans,
     WindowClamp,
     batch_plans,
+    batch_visible_plans,
     half,
     image_plans,
 )
@@ -175,18 +176,23 @@ class SwinConfig(PreTrainedConfig):
         """The plans of one image of this many patches per column and row."""
         return image_plans(grid, self.window_rules, self.pad_mode)
 
-    def plans(self, grids: Sequence[Grid]) -> SwinPlans:
+    def plans(self, grids: Sequence[Grid], visible: Sequence[Tensor] | None = None) -> SwinPlans:
         """The plans of a batch of images, in the order of the stream.
 
         Args:
             grids: (h, w) of each image in patches.
+            visible: bool [h, w] of each image: only these patches exist, the others are neither embedded nor
+                attended to. They come in whole units of total_stride pixels. None: all.
 
         Raises:
-            ValueError: an image of another size than image_size where absolute positions fix it.
+            ValueError: an image of another size than image_size where absolute positions fix it; parts of units.
         """
         for grid in grids:
             self.check_grid(grid)
-        return batch_plans(tuple((int(h), int(w)) for h, w in grids), self.window_rules, self.pad_mode)
+        grids = tuple((int(h), int(w)) for h, w in grids)
+        if visible is not None:
+            return batch_visible_plans(grids, visible, self.window_rules, self.pad_mode)
+        return batch_plans(grids, self.window_rules, self.pad_mode)
 
     def block_options(self, stage: int) -> dict[str, Any]:
         """What makes the blocks of a stage those of V1: arguments of `Block`, a bias module for each."""
@@ -338,6 +344,10 @@ class SwinModel(SwinPreTrainedModel):
         """Embedded rows [T, C] through all stages and the final norm -> [T_last, num_features]."""
         return self.norm(self.encode_stages(x, plans)[-1])
 
+    def encode_rows(self, x: Tensor, plans: SwinPlans) -> Tensor:
+        """The same: all rows are those of patches."""
+        return self.encode(x, plans)
+
     def encode_stages(self, x: Tensor, plans: SwinPlans) -> list[Tensor]:
         """Embedded rows [T, C] -> the rows [T_s, C_s] of every stage, before its merge and without final norm."""
         if self.absolute_pos_embed is not None:
@@ -382,7 +392,8 @@ class SwinModel(SwinPreTrainedModel):
 
         Args:
             pixel_values: [B, in_chans, H, W], sides multiples of patch_size unless pad_mode fills them up.
-            patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`.
+            patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`; with plans of
+                visible patches all patches are given and these are taken.
 
         Returns:
             last_hidden_state [T_last, C] (after the final norm) and pooler_output [B, C], its mean per image.
@@ -393,7 +404,7 @@ class SwinModel(SwinPreTrainedModel):
 
     def features(self, patches: Tensor, plans: SwinPlans) -> Tensor:
         """patches [T, in_chans*p*p] -> rows [T_last, C] behind the final norm, as `pool` takes them."""
-        return self.encode(self.embed(patches), plans)
+        return self.encode(self.embed(self.visible(patches, plans)), plans)
 
     def pool(self, x: Tensor, plans: SwinPlans) -> Tensor:
         """Rows [T_last, C] -> their mean per image [B, C]."""

@@ -15,10 +15,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from unitrans.models.whole import Grid, WholePlans, cat_maps, kept_rows, stacked
 from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan
 
-Grid = tuple[int, int]
 PadMode = Literal["none", "pad_then_roll", "roll_then_pad"]
 WindowClamp = Literal["min", "per_axis", "per_axis_floor", "padded", "never"]
 
@@ -56,8 +56,10 @@ class SwinPlans:
         sample_index: per stage int64 [T_s], the image of every row.
         token_counts: int64 [B], rows per image after the last stage.
         cover: the map from the k * k sub-patches of every last-stage row (k = 2 ** (S - 1), row-major) to the
-            patches of the input, for heads that predict per input patch.
+            patches of the input, for heads that predict per input patch; these rows are those of whole images.
         place: int64 [T_0], the place of every patch in its own grid.
+        whole: the last stage of whole images, for decoders.
+        visible: the map from the patches of whole images to the T_0 rows; None: all of them.
     """
 
     windows: list[Plan]
@@ -69,6 +71,8 @@ class SwinPlans:
     token_counts: Tensor
     cover: RowMap
     place: Tensor
+    whole: WholePlans
+    visible: RowMap | None = None
 
     def repeat(self, n: int) -> SwinPlans:
         """Plans of n images of the same geometry; tensor operations only."""
@@ -84,6 +88,8 @@ class SwinPlans:
             token_counts=self.token_counts.repeat(n),
             cover=self.cover.repeat(n),
             place=self.place.repeat(n),
+            whole=self.whole.repeat(n),
+            visible=self.visible and self.visible.repeat(n),
         )
 
     @staticmethod
@@ -112,6 +118,8 @@ class SwinPlans:
             token_counts=torch.cat([part.token_counts for part in parts]),
             cover=RowMap.cat([part.cover for part in parts]),
             place=torch.cat([part.place for part in parts]),
+            whole=WholePlans.cat([part.whole for part in parts]),
+            visible=cat_maps([part.visible for part in parts]),
         )
 
     def to(self, *args: Any, **kwargs: Any) -> SwinPlans:
@@ -133,6 +141,8 @@ class SwinPlans:
             token_counts=f(self.token_counts),
             cover=f(self.cover),
             place=f(self.place),
+            whole=self.whole.map(f),
+            visible=self.visible and f(self.visible),
         )
 
 
@@ -207,10 +217,7 @@ def image_plans(grid: Grid, stage_windows: tuple[StageWindow, ...], pad_mode: Pa
         if stage < len(stage_windows) - 1:
             merges.append(merge_map(current))
             current = half(current)
-    k = 2 ** (len(stage_windows) - 1)
     place = torch.arange(grid[0] * grid[1], device="cpu")
-    y, x = place // grid[1], place % grid[1]
-    cover = ((y // k) * current[1] + x // k) * k * k + (y % k) * k + x % k
     return SwinPlans(
         windows=[plan for plan, _ in windows],
         shifted=[plan for plan, _ in shifted],
@@ -219,9 +226,118 @@ def image_plans(grid: Grid, stage_windows: tuple[StageWindow, ...], pad_mode: Pa
         merges=merges,
         sample_index=sample_index,
         token_counts=torch.tensor([current[0] * current[1]], device="cpu"),
-        cover=RowMap.from_index(cover, current[0] * current[1] * k * k),
+        cover=cover_map(grid, len(stage_windows)),
         place=place,
+        whole=WholePlans.of_images(torch.ones(1, *current, dtype=torch.bool, device="cpu"), 0),
     )
+
+
+def cover_map(grid: Grid, num_stages: int) -> RowMap:
+    """From the k * k sub-patches of every last-stage row of an image to its patches; see `SwinPlans.cover`."""
+    k = 2 ** (num_stages - 1)
+    rows, cols = -(-grid[0] // k), -(-grid[1] // k)
+    place = torch.arange(grid[0] * grid[1], device="cpu")
+    y, x = place // grid[1], place % grid[1]
+    cover = ((y // k) * cols + x // k) * k * k + (y % k) * k + x % k
+    return RowMap.from_index(cover, rows * cols * k * k)
+
+
+def visible_plans(
+    visible: Tensor, stage_windows: tuple[StageWindow, ...], pad_mode: PadMode = "none"
+) -> SwinPlans:
+    """The plans of equal images of which only some patches exist: groups, merges and every stage list these alone.
+
+    Args:
+        visible: bool [B, h, w], whole units: the patches that become one row of the last stage are visible
+            together or not at all. At the far border a unit may be cut by it.
+        stage_windows, pad_mode: as in `image_plans`.
+
+    Raises:
+        ValueError: a unit of which a part is visible; pads, which would stand among the visible tokens.
+    """
+    batch, grid = len(visible), (visible.shape[1], visible.shape[2])
+    last = len(stage_windows) - 1
+    windows, shifted, merges, sample_index = [], [], [], []
+    place = torch.arange(grid[0] * grid[1], device="cpu").repeat(batch)[visible.flatten()]
+    cover = cover_map(grid, last + 1).repeat(batch)
+    first = rows = kept_rows(visible.flatten())
+    for stage, window in enumerate(stage_windows):
+        if pad_map(grid, window.size, window.shift, pad_mode) is not None:
+            raise ValueError(
+                f"pad_mode: expected none where only visible tokens are encoded, as windows of {window.size} do not "
+                f"tile the {grid[0]} x {grid[1]} map of stage {stage}; got {pad_mode}"
+            )
+        shift = window.shift_on(grid)
+        windows.append(Plan.visible_windows(visible, window.size, 0))
+        shifted.append(Plan.visible_windows(visible, window.size, shift) if any(shift) else windows[-1])
+        sample_index.append(
+            torch.arange(batch, device="cpu").repeat_interleave(grid[0] * grid[1])[rows.index]
+        )
+        if stage < last:
+            visible, merge = visible_merge(visible, rows)
+            rows, grid = kept_rows(visible.flatten()), half(grid)
+            merges.append(merge)
+    none: list[RowMap | None] = [None] * (last + 1)
+    return SwinPlans(
+        windows=windows,
+        shifted=shifted,
+        window_pads=none,
+        shifted_pads=none,
+        merges=merges,
+        sample_index=sample_index,
+        token_counts=visible.flatten(1).sum(1),
+        cover=cover,
+        place=place,
+        whole=WholePlans.of_images(visible, 0),
+        visible=first,
+    )
+
+
+def visible_merge(visible: Tensor, rows: RowMap) -> tuple[Tensor, RowMap]:
+    """The merge of the visible rows of a stage.
+
+    Args:
+        visible: bool [B, h, w].
+        rows: the map from all rows of the stage to the visible ones.
+
+    Returns:
+        Which rows of the next stage are visible, and the map from visible rows to 4 times as many places.
+    """
+    batch, grid = len(visible), (visible.shape[1], visible.shape[2])
+    quads = merge_map(grid).repeat(batch).index.view(-1, 4)
+    exists = quads >= 0
+    seen = exists & visible.flatten()[quads.clamp(min=0)]
+    kept = seen.any(1)
+    if bool((seen != exists)[kept].any()):
+        raise ValueError(
+            "visible: expected whole units, all patches that become one row of the last stage or none of them; "
+            "got a unit of which a part is visible"
+        )
+    index = torch.where(exists, rows.inverse[quads.clamp(min=0)], -1)[kept].flatten()
+    return kept.view(batch, *half(grid)), RowMap.from_index(index, rows.index.shape[0])
+
+
+def batch_visible_plans(
+    grids: Sequence[Grid],
+    visible: Sequence[Tensor],
+    stage_windows: tuple[StageWindow, ...],
+    pad_mode: PadMode = "none",
+) -> SwinPlans:
+    """The plans of a batch of which only some patches exist; visible: bool [h, w] of every image."""
+    return SwinPlans.cat(
+        [visible_plans(part, stage_windows, pad_mode) for part in runs_of_visible(grids, visible)]
+    )
+
+
+def runs_of_visible(grids: Sequence[Grid], visible: Sequence[Tensor]) -> list[Tensor]:
+    """For each run of equal grids which patches are visible, bool [B, h, w]."""
+    if len(grids) != len(visible):
+        raise ValueError(f"visible: expected one map for each of {len(grids)} images, got {len(visible)}")
+    start, parts = 0, []
+    for grid, count in runs_of_equal(grids):
+        parts.append(stacked(list(visible[start : start + count]), grid))
+        start += count
+    return parts
 
 
 @functools.lru_cache(maxsize=32)

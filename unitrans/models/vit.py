@@ -24,7 +24,7 @@ from unitrans.models.images import (
     pair,
 )
 from unitrans.models.swin_plans import Grid
-from unitrans.models.vit_plans import VitPlans, batch_plans, image_plans
+from unitrans.models.vit_plans import VitPlans, batch_plans, batch_visible_plans, image_plans
 from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gather_rows
 
 RelativePosition = Literal["none", "shared", "per_layer"]
@@ -130,18 +130,22 @@ class VitConfig(PreTrainedConfig):
         """The plans of one image of this many patches per column and row."""
         return image_plans(grid, self._table, self.cls_token)
 
-    def plans(self, grids: Sequence[Grid]) -> VitPlans:
+    def plans(self, grids: Sequence[Grid], visible: Sequence[Tensor] | None = None) -> VitPlans:
         """The plans of a batch of images, in the order of the stream.
 
         Args:
             grids: (h, w) of each image in patches.
+            visible: bool [h, w] of each image: only these patches exist. None: all.
 
         Raises:
             ValueError: an image that the tables of positions do not cover.
         """
         for grid in grids:
             self.check_grid(grid)
-        return batch_plans(tuple((int(h), int(w)) for h, w in grids), self._table, self.cls_token)
+        grids = tuple((int(h), int(w)) for h, w in grids)
+        if visible is not None:
+            return batch_visible_plans(grids, visible, self._table, self.cls_token)
+        return batch_plans(grids, self._table, self.cls_token)
 
     def check_grid(self, grid: Grid) -> None:
         """Raises ValueError if images of this many patches cannot be fed."""
@@ -251,7 +255,11 @@ class VitModel(VitPreTrainedModel):
 
     def encode(self, x: Tensor, plans: VitPlans) -> Tensor:
         """Embedded rows [T, C] through all blocks and the final norm -> [T, C], without class tokens."""
-        return self.patches_of(self.norm(self.encode_blocks(x, plans)[-1]), plans)
+        return self.patches_of(self.encode_rows(x, plans), plans)
+
+    def encode_rows(self, x: Tensor, plans: VitPlans) -> Tensor:
+        """Embedded rows [T, C] through all blocks and the final norm -> [T', C], class tokens included."""
+        return self.norm(self.encode_blocks(x, plans)[-1])
 
     def encode_blocks(self, x: Tensor, plans: VitPlans) -> list[Tensor]:
         """Embedded rows [T, C] -> the rows [T', C] behind every block, class tokens included."""
@@ -313,7 +321,7 @@ class VitModel(VitPreTrainedModel):
 
     def features(self, patches: Tensor, plans: VitPlans) -> Tensor:
         """patches [T, in_chans*p*p] -> rows [T', C] behind the norm of rows, class tokens included."""
-        return self.norm(self.encode_blocks(self.embed(patches), plans)[-1])
+        return self.encode_rows(self.embed(self.visible(patches, plans)), plans)
 
     def pool(self, x: Tensor, plans: VitPlans) -> Tensor:
         """Rows [T', C] -> [B, C] by `config.pooling`, behind the norm of pooled rows if there is one."""

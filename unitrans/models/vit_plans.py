@@ -6,14 +6,17 @@ Shape letters: B images, T patches of all images, T' = T + B rows with class tok
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from unitrans.models.swin_plans import Grid, runs_of_equal
+from unitrans.models.swin_plans import runs_of_equal, runs_of_visible
+from unitrans.models.whole import Grid, WholePlans, cat_maps, kept_rows
 from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan
 
@@ -29,6 +32,8 @@ class VitPlans:
         token_counts: int64 [B], patches per image.
         cover: the map from last rows to patches of the input, which is the identity.
         place: int64 [T'], the place of every row in the table of absolute positions.
+        whole: the last rows of whole images, for decoders.
+        visible: the map from the patches of whole images to those of the stream; None: all of them.
     """
 
     groups: Plan
@@ -37,6 +42,8 @@ class VitPlans:
     token_counts: Tensor
     cover: RowMap
     place: Tensor
+    whole: WholePlans
+    visible: RowMap | None = None
 
     def repeat(self, n: int) -> VitPlans:
         """Plans of n images of the same geometry; tensor operations only."""
@@ -48,6 +55,8 @@ class VitPlans:
             token_counts=self.token_counts.repeat(n),
             cover=self.cover.repeat(n),
             place=self.place.repeat(n),
+            whole=self.whole.repeat(n),
+            visible=self.visible and self.visible.repeat(n),
         )
 
     @staticmethod
@@ -68,6 +77,8 @@ class VitPlans:
             token_counts=torch.cat([part.token_counts for part in parts]),
             cover=RowMap.cat([part.cover for part in parts]),
             place=torch.cat([part.place for part in parts]),
+            whole=WholePlans.cat([part.whole for part in parts]),
+            visible=cat_maps([part.visible for part in parts]),
         )
 
     def to(self, *args: Any, **kwargs: Any) -> VitPlans:
@@ -86,6 +97,8 @@ class VitPlans:
             token_counts=f(self.token_counts),
             cover=f(self.cover),
             place=f(self.place),
+            whole=self.whole.map(f),
+            visible=self.visible and f(self.visible),
         )
 
 
@@ -105,31 +118,75 @@ def image_plans(grid: Grid, table: Grid | None, cls_token: bool) -> VitPlans:
     h, w = grid
     extra = int(cls_token)
     rows = h * w + extra
-    y, x = torch.arange(h, device="cpu")[:, None], torch.arange(w, device="cpu")
-    place = (y * (w if table is None else table[1]) + x).flatten() + extra
-    place = torch.cat([torch.zeros(extra, dtype=torch.int64, device="cpu"), place])
+    place = _places(grid, table, extra)
     return VitPlans(
-        groups=Plan.from_lengths([rows]) if table is None else _one_group(place, table[0] * table[1] + extra),
+        groups=Plan.from_lengths([rows])
+        if table is None
+        else _groups(place, torch.tensor([rows], device="cpu"), table[0] * table[1] + extra),
         tokens=RowMap.from_index(torch.arange(-1, h * w, device="cpu"), h * w) if cls_token else None,
         sample_index=torch.zeros(rows, dtype=torch.int64, device="cpu"),
         token_counts=torch.tensor([h * w], device="cpu"),
         cover=RowMap.identity(h * w),
         place=place,
+        whole=WholePlans.of_images(torch.ones(1, h, w, dtype=torch.bool, device="cpu"), extra),
     )
 
 
-def _one_group(place: Tensor, side: int) -> Plan:
-    """All rows in one group, at these places of a bias plane [side, side]."""
-    rows = place.shape[0]
+def visible_plans(visible: Tensor, table: Grid | None, cls_token: bool) -> VitPlans:
+    """The plans of equal images of which only some patches exist; class tokens always do.
+
+    Args:
+        visible: bool [B, h, w].
+        table, cls_token: as in `image_plans`.
+    """
+    batch, h, w = visible.shape
+    extra = int(cls_token)
+    seen = torch.cat([visible.new_ones(batch, extra), visible.flatten(1)], 1)
+    counts = seen.sum(1)
+    place = _places((h, w), table, extra).repeat(batch)[seen.flatten()]
+    patches = kept_rows(visible.flatten())
+    is_patch = torch.ones(batch, extra + h * w, dtype=torch.bool, device="cpu")
+    is_patch[:, :extra] = False
+    is_patch = is_patch.flatten()[seen.flatten()]
+    tokens = torch.where(is_patch, is_patch.long().cumsum(0) - 1, -1)
+    side = None if table is None else table[0] * table[1] + extra
+    return VitPlans(
+        groups=Plan.from_lengths(counts) if side is None else _groups(place, counts, side),
+        tokens=RowMap.from_index(tokens, patches.index.shape[0]) if cls_token else None,
+        sample_index=torch.arange(batch, device="cpu").repeat_interleave(counts),
+        token_counts=counts - extra,
+        cover=RowMap.identity(batch * h * w),
+        place=place,
+        whole=WholePlans.of_images(visible, extra),
+        visible=patches,
+    )
+
+
+def _places(grid: Grid, table: Grid | None, extra: int) -> Tensor:
+    """int64 [extra + h*w]: the place of every row of an image in a table of positions."""
+    y, x = torch.arange(grid[0], device="cpu")[:, None], torch.arange(grid[1], device="cpu")
+    place = (y * (grid[1] if table is None else table[1]) + x).flatten() + extra
+    return torch.cat([torch.zeros(extra, dtype=torch.int64, device="cpu"), place])
+
+
+def _groups(place: Tensor, counts: Tensor, side: int) -> Plan:
+    """Groups of consecutive rows, at these places of a shared bias plane [side, side]."""
     return Plan(
-        torch.tensor([0, rows], dtype=torch.int32, device="cpu"),
-        num_tokens=rows,
+        F.pad(counts.cumsum(0), (1, 0)).int(),
+        num_tokens=place.shape[0],
         max_group_size=side,
         position=place.int(),
-        bias_offset=torch.zeros(1, dtype=torch.int64, device="cpu"),
-        bias_row_stride=torch.full((1,), side, dtype=torch.int32, device="cpu"),
+        bias_offset=torch.zeros(len(counts), dtype=torch.int64, device="cpu"),
+        bias_row_stride=torch.full((len(counts),), side, dtype=torch.int32, device="cpu"),
         bias_size=side * side,
     )
+
+
+def batch_visible_plans(
+    grids: Sequence[Grid], visible: Sequence[Tensor], table: Grid | None, cls_token: bool
+) -> VitPlans:
+    """The plans of a batch of which only some patches exist; visible: bool [h, w] of every image."""
+    return VitPlans.cat([visible_plans(part, table, cls_token) for part in runs_of_visible(grids, visible)])
 
 
 @functools.lru_cache(maxsize=32)

@@ -2,7 +2,7 @@
 
 from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias, relative_position_index
 from unitrans.nn.block import Activation, Attention, Block, DropPath, Mlp, activation_function
-from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, unpatchify
+from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, sincos_positions, unpatchify
 from unitrans.nn.graph import MASKED, GraphPairBias, NodeEmbedding
 from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.nn.tokens import TokenEmbed
@@ -26,5 +26,6 @@ __all__ = [
     "gather_rows",
     "patchify",
     "relative_position_index",
+    "sincos_positions",
     "unpatchify",
 ]

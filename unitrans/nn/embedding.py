@@ -1,5 +1,6 @@
 """From images to rows of patches and back, and the patch embedding."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -73,3 +74,19 @@ class PatchMerging(nn.Module):
         """quads [4*T', C], each four rows in the order (0,0), (1,0), (0,1), (1,1) as [row, col] -> [T', 2C]."""
         x = quads.view(-1, self.reduction.in_features)
         return self.norm(self.reduction(x)) if self.norm_last else self.reduction(self.norm(x))
+
+
+def sincos_positions(place: Tensor, dim: int) -> Tensor:
+    """Fixed positions on a grid: sines, then cosines of the column, then of the row (He et al. 2022, MAE).
+
+    Args:
+        place: integers [T, 2], row and column; negative is a row of zeros (class tokens).
+        dim: C, a multiple of 4.
+
+    Returns:
+        fp32 [T, C]; wavelengths are 2 pi 10000 ** (4 i / C), i = 0 ... C / 4 - 1.
+    """
+    rates = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64, device=place.device) * 4 / dim)
+    angles = place.flip(1).double()[:, :, None] * rates
+    waves = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+    return torch.where(place[:, :1] < 0, 0.0, waves).float()

@@ -16,6 +16,9 @@ from transformers.utils import ModelOutput
 
 LabelKind = Literal["class", "multi", "value", "token"]
 
+#: What an objective predicts, as a domain that draws it and compares it with simple predictors has to know.
+Shows = Literal["pixels", "patch_tokens", "features", "other"]
+
 
 @dataclass
 class SignalOutput(ModelOutput):
@@ -67,6 +70,8 @@ class Objective:
         name: as on the command line.
         domains: names of the domains it is made for.
         label_kinds: the kinds of labels it learns from, () for none.
+        shows: what it predicts where it learns from no labels: hidden pixels, discrete tokens of patches, features of
+            a teacher, or something that the domain knows by the figure it is judged by.
         Options: its section of the configuration; every field has a description.
         metric_names: what `metrics` adds up.
         headline: the figure that reports compare with simple predictors, a key of `metrics` or `figures`.
@@ -78,6 +83,7 @@ class Objective:
     name: ClassVar[str]
     domains: ClassVar[tuple[str, ...]]
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ()
+    shows: ClassVar[Shows] = "other"
     Options: ClassVar[type[pydantic.BaseModel]]
     metric_names: ClassVar[tuple[str, ...]] = ()
     headline: str = "loss"

@@ -3,12 +3,15 @@
 The encoder sees all tokens, the hidden ones replaced by one learned vector; a linear decoder predicts raw
 pixels; the loss is L1 on hidden pixels only. With `norm_target` the target is every pixel minus the mean of the
 square around it, over that square's standard deviation.
+
+With `encoder_tokens: visible` the encoder runs on visible tokens alone, through windows and merges, and a decoder of
+Blocks gets learned rows back in the place of what was hidden.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -19,6 +22,7 @@ from torch.nn import functional as F
 
 from unitrans.nn import gather_rows, patchify, unpatchify
 from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 
 
 class MimOptions(pydantic.BaseModel):
@@ -29,6 +33,24 @@ class MimOptions(pydantic.BaseModel):
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of mask units that are hidden, rounded up.")
     mask_patch_size: int = Field(
         32, ge=1, description="Side of a mask unit in pixels, a multiple of model.patch_size."
+    )
+    encoder_tokens: Literal["all", "visible"] = Field(
+        "all",
+        description="all: the encoder sees every token, hidden ones as one learned vector (published). visible: it "
+        "runs on visible tokens only, at a fraction of the cost; mask_patch_size is then a multiple of the encoder's "
+        "total stride, and the decoder has Blocks.",
+    )
+    decoder_depth: int | None = Field(
+        None,
+        ge=0,
+        description="Blocks of the decoder, in which every last row of the encoder sees its whole image; 0: one linear "
+        "layer. null: 0 with encoder_tokens=all (published), 1 with visible.",
+    )
+    decoder_embed_dim: int | None = Field(
+        None, ge=4, description="Width of these Blocks. null: that of the encoder's last rows, at most 512."
+    )
+    decoder_num_heads: int | None = Field(
+        None, ge=1, description="Heads of these Blocks. null: one for every 32 channels."
     )
     norm_target: bool = Field(
         False, description="Predict pixels normalised by the mean and deviation of the square around each."
@@ -45,7 +67,28 @@ class MimOptions(pydantic.BaseModel):
         return value
 
 
-class MaskedImageModeling(Objective):
+class PixelObjective(Objective):
+    """What the objectives share that predict hidden pixels."""
+
+    domains = ("vision",)
+    shows = "pixels"
+    metric_names = ("l1",)
+    headline = "l1"
+
+    @property
+    def unit(self) -> int:
+        """Side of a mask unit in pixels."""
+        raise NotImplementedError
+
+    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
+        """l1: the error per hidden value, in units of the data where their scale is given."""
+        assert output.prediction is not None and output.num_targets is not None
+        error = (output.prediction.float() - batch["patches"].float()).abs()[batch["mask"]]
+        error = error if scale is None else error * scale.to(error.device)
+        return {"l1": torch.stack([error.double().sum(), output.num_targets.double()])}
+
+
+class MaskedImageModeling(PixelObjective):
     """Hide square units of an image, predict their pixels.
 
     Args:
@@ -53,14 +96,11 @@ class MaskedImageModeling(Objective):
         options: as in `MimOptions`.
 
     Raises:
-        ValueError: a mask unit that does not consist of whole patches.
+        ValueError: a mask unit that does not consist of whole patches; options that do not fit together.
     """
 
     name = "mim"
-    domains = ("vision",)
     Options = MimOptions
-    metric_names = ("l1",)
-    headline = "l1"
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
         super().__init__(encoder_config, labels, **options)
@@ -69,7 +109,10 @@ class MaskedImageModeling(Objective):
                 f"objective.mask_patch_size: expected a multiple of model.patch_size "
                 f"{encoder_config.patch_size}, got {self.options.mask_patch_size}"
             )
-
+        self._check_visible()
+        decoder_sizes(
+            self.options.decoder_embed_dim, self.options.decoder_num_heads, encoder_config.num_features
+        )
         rows, cols = (-(-side // (self.unit // encoder_config.patch_size)) for side in encoder_config.grid)
         if math.ceil(rows * cols * self.options.mask_ratio) >= rows * cols:
             raise ValueError(
@@ -78,23 +121,50 @@ class MaskedImageModeling(Objective):
                 "lower it or objective.mask_patch_size"
             )
 
+    def _check_visible(self) -> None:
+        if not self.only_visible:
+            return
+        stride = self.encoder_config.total_stride
+        if self.unit % stride:
+            raise ValueError(
+                f"objective.mask_patch_size: with encoder_tokens=visible expected a multiple of the encoder's total "
+                f"stride {stride}, so that no row stands for hidden and visible patches, got {self.unit}"
+            )
+        if self.decoder_depth == 0:
+            raise ValueError(
+                "objective.decoder_depth: with encoder_tokens=visible expected 1 or more, as a linear layer would see "
+                "nothing of the image in hidden places, got 0"
+            )
+
     @property
     def unit(self) -> int:
         """Side of a mask unit in pixels."""
-        return self.options.mask_patch_size
+        return int(self.options.mask_patch_size)
+
+    @property
+    def only_visible(self) -> bool:
+        """Whether hidden tokens do not exist for the encoder."""
+        return bool(self.options.encoder_tokens == "visible")
+
+    @property
+    def decoder_depth(self) -> int:
+        """Blocks of the decoder."""
+        given = self.options.decoder_depth
+        return int(self.only_visible) if given is None else int(given)
 
     def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Add `mask` bool [h, w] over the patch grid, True = hidden and predicted.
+        """Add `mask` bool [h, w] over the patch grid, True = hidden and predicted; and `visible`, the others, where
+        the encoder sees only these.
 
         sample["image"] is [C, H, W] with sides that are multiples of the patch size. ceil(mask_ratio * units)
         units are hidden; units at the far border may be cut by it.
         """
         p = self.encoder_config.patch_size
         _, height, width = sample["image"].shape
-        mask = unit_mask(
-            (height // p, width // p), self.options.mask_patch_size // p, self.options.mask_ratio, rng
+        mask = torch.from_numpy(
+            unit_mask((height // p, width // p), self.unit // p, self.options.mask_ratio, rng)
         )
-        return sample | {"mask": torch.from_numpy(mask)}
+        return sample | {"mask": mask} | ({"visible": ~mask} if self.only_visible else {})
 
     @property
     def note(self) -> str | None:
@@ -106,16 +176,9 @@ class MaskedImageModeling(Objective):
             "errors in data units those of the true image are put back in, which favours the model"
         )
 
-    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
-        """l1: the error per hidden value, in units of the data where their scale is given."""
-        assert output.prediction is not None and output.num_targets is not None
-        error = (output.prediction.float() - batch["patches"].float()).abs()[batch["mask"]]
-        error = error if scale is None else error * scale.to(error.device)
-        return {"l1": torch.stack([error.double().sum(), output.num_targets.double()])}
-
     def build_head(self) -> "PixelHead":
         """Mask token and decoder."""
-        config = self.encoder_config
+        config, options = self.encoder_config, self.options
         sizes = (
             config.embed_dim,
             config.num_features,
@@ -123,9 +186,18 @@ class MaskedImageModeling(Objective):
             config.patch_size,
             config.total_stride,
         )
-        if self.options.norm_target:
-            return NormalizedPixelHead(*sizes, window=self.options.norm_target_window)
-        return PixelHead(*sizes)
+        decoder = None
+        if self.decoder_depth:
+            width, heads = decoder_sizes(
+                options.decoder_embed_dim, options.decoder_num_heads, config.num_features
+            )
+            values = config.in_chans * config.total_stride**2
+            decoder = BlockDecoder(config.num_features, width, self.decoder_depth, heads, values)
+        if options.norm_target:
+            return NormalizedPixelHead(
+                *sizes, decoder=decoder, only_visible=self.only_visible, window=options.norm_target_window
+            )
+        return PixelHead(*sizes, decoder=decoder, only_visible=self.only_visible)
 
 
 def unit_mask(grid: tuple[int, int], unit: int, mask_ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -138,24 +210,35 @@ def unit_mask(grid: tuple[int, int], unit: int, mask_ratio: float, rng: np.rando
 
 
 class PixelHead(nn.Module):
-    """Mask token in front of an image encoder and a linear pixel decoder behind it.
+    """Mask token in front of an image encoder and a pixel decoder behind it.
 
     Args:
         embed_dim: width of the encoder's first rows.
         num_features: width of its last rows.
         in_chans, patch_size: of the images.
         total_stride: pixels per side that one last row stands for.
+        decoder: of Blocks, for in_chans * total_stride ** 2 values per last row; None: one linear layer.
+        only_visible: plans are those of visible patches, and only these go through the encoder.
     """
 
     def __init__(
-        self, embed_dim: int, num_features: int, in_chans: int, patch_size: int, total_stride: int
+        self,
+        embed_dim: int,
+        num_features: int,
+        in_chans: int,
+        patch_size: int,
+        total_stride: int,
+        *,
+        decoder: BlockDecoder | None = None,
+        only_visible: bool = False,
     ) -> None:
         super().__init__()
         self.in_chans, self.patch_size, self.total_stride = in_chans, patch_size, total_stride
-        self.mask_token = nn.Parameter(torch.zeros(1, embed_dim))
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.mask_token = None if only_visible else nn.Parameter(torch.zeros(1, embed_dim))
+        if self.mask_token is not None:
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
         # Output order (channel, row, column) of a total_stride square, which is PixelShuffle's.
-        self.decoder = nn.Linear(num_features, in_chans * total_stride**2)
+        self.decoder = nn.Linear(num_features, in_chans * total_stride**2) if decoder is None else decoder
 
     def forward(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> SignalOutput:
         """Hide, encode, predict.
@@ -176,8 +259,11 @@ class PixelHead(nn.Module):
 
     def predict(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor) -> Tensor:
         """What the decoder says for every input patch, [T, in_chans*p*p]."""
-        x = encoder.embed(patches)
-        x = torch.where(mask[:, None], self.mask_token.to(x.dtype), x)
+        x = encoder.embed(encoder.visible(patches, plans))
+        if self.mask_token is not None:
+            x = torch.where(mask[:, None], self.mask_token.to(x.dtype), x)
+        if isinstance(self.decoder, BlockDecoder):
+            return self.per_patch(self.decoder(encoder.encode_rows(x, plans), plans.whole), plans)
         return self.per_patch(self.decoder(encoder.encode(x, plans)), plans)
 
     def per_patch(self, squares: Tensor, plans: Any) -> Tensor:
@@ -204,12 +290,14 @@ class NormalizedPixelHead(PixelHead):
     """Predicts pixels normalised by the mean and deviation of the square around each (Swin V2 with SimMIM).
 
     Args:
-        sizes: as in `PixelHead`.
+        sizes, decoder, only_visible: as in `PixelHead`.
         window: side of the square in pixels, odd.
     """
 
-    def __init__(self, *sizes: int, window: int) -> None:
-        super().__init__(*sizes)
+    def __init__(
+        self, *sizes: int, window: int, decoder: BlockDecoder | None = None, only_visible: bool = False
+    ) -> None:
+        super().__init__(*sizes, decoder=decoder, only_visible=only_visible)
         self.window = window
 
     def forward(

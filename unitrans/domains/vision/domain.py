@@ -100,7 +100,7 @@ class VisionDomain:
         return {
             "patches": torch.cat([patchify(sample["image"], patch) for sample in good]),
             "mask": torch.cat(masks) if masks else None,
-            "plans": model_config.plans(grids),
+            "plans": model_config.plans(grids, **_visible(good)),
             "grids": grids,
             "sample_ids": [sample["id"] for sample in good],
             "num_skipped": len(samples) - len(good),
@@ -134,9 +134,7 @@ class VisionDomain:
                 mask = objective.corrupt({"id": sample["id"], "image": image}, rng)["mask"]
                 yield image, torch.as_tensor(mask)
 
-        return predictors.evaluate(
-            train_source, held_out, model_config.patch_size, objective.options.mask_patch_size
-        )
+        return predictors.evaluate(train_source, held_out, model_config.patch_size, objective.unit)
 
     def report(
         self,
@@ -171,6 +169,12 @@ class VisionDomain:
         return compare(
             title, metrics[objective.headline], baselines, greater_is_better=objective.greater_is_better
         )
+
+
+def _visible(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What plans are told where objectives let the encoder see a part of every image."""
+    visible = [torch.as_tensor(sample["visible"]) for sample in samples if "visible" in sample]
+    return {"visible": visible} if visible else {}
 
 
 def _check_model(data: config.DataConfig, model_config: Any) -> None:
