@@ -24,7 +24,27 @@ class EncoderOutput(ModelOutput):
     pooler_output: Tensor | None = None
 
 
-class ImageEncoder(PreTrainedModel):
+class KeepsFrozen(PreTrainedModel):
+    """What is not trained when a model is made is not trained either when it is read: transformers makes new
+    parameters there and forgets it."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers."""
+        found = super().from_pretrained(*args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found
+        for name, parameter in model.named_parameters():
+            if name in model.frozen_names:
+                parameter.requires_grad_(False)
+        return found
+
+    def post_init(self) -> None:
+        """As in transformers; called at the end of every constructor."""
+        self.frozen_names = {name for name, p in self.named_parameters() if not p.requires_grad}
+        super().post_init()
+
+
+class ImageEncoder(KeepsFrozen):
     """Base of the models that take images or packed rows with plans.
 
     Their configuration has patch_size, in_chans, grid, pads_images, check_grid(grid) and image_plans(grid).

@@ -7,7 +7,7 @@ their rows one after the other are ours (separate projections of queries, keys a
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 Rename = tuple[str | tuple[str, ...], str]
@@ -279,6 +279,25 @@ def _hf_swin(base: str, block: Sequence[Rename], backbone: str | None = None) ->
 
 _VIT_BLOCK = "blocks.{b}."
 
+
+def _mae_heads(theirs: str, mask_token: str, layer: str, block: Sequence[Rename] = ()) -> tuple[Rename, ...]:
+    """The decoder of MAE; mask_token, layer: their names of the token and in front of a layer."""
+    parts = ("decoder_embed", "decoder_norm", "decoder_pred")
+    return (
+        (mask_token, "head.decoder.mask_token"),
+        (theirs + "decoder_pos_embed", "head.decoder.pos_embed"),
+        *_under(layer + "{b}.", "head.decoder.blocks.{b}.", (*block, ("{rest}", "{rest}"))),
+        *((f"{theirs}{p}.{{rest}}", f"head.decoder.{p.removeprefix('decoder_')}.{{rest}}") for p in parts),
+    )
+
+
+def _hf_vit(theirs: str, block: Sequence[Rename]) -> Layout:
+    """ViT, and the decoder of ViTMAE, whose blocks are named alike."""
+    plain = _hf("vit.", theirs, _VIT_BLOCK, block, pos_embed="pos_embed")
+    mae = _mae_heads("decoder.", "decoder.mask_token", "decoder.decoder_layers.", block)
+    return replace(plain, heads=(*mae, *plain.heads))
+
+
 _GRAPH_NODES = ("atom_encoder", "in_degree_encoder", "out_degree_encoder", "graph_token")
 _GRAPH_PAIRS = (
     "edge_encoder",
@@ -416,6 +435,12 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
         derived=_DERIVED,
         sides=_MIM_SIDES,
     ),
+    ("vit", "mae"): Layout(
+        renames=(),
+        heads=_mae_heads("", "mask_token", "decoder_blocks."),
+        masked_prefix="",
+        sides=((r"mask_token$", (None, 0, 1)),),
+    ),
     ("vit", "timm"): Layout(
         renames=_under(
             _VIT_BLOCK,
@@ -430,8 +455,8 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
     ("roberta", "hf5"): _ROBERTA,
     ("gpt2", "hf4"): _GPT2,
     ("gpt2", "hf5"): _GPT2,
-    ("vit", "hf4"): _hf("vit.", "encoder.layer.{b}.", _VIT_BLOCK, _HF_VIT4_BLOCK, pos_embed="pos_embed"),
-    ("vit", "hf5"): _hf("vit.", "layers.{b}.", _VIT_BLOCK, _HF5_BLOCK, pos_embed="pos_embed"),
+    ("vit", "hf4"): _hf_vit("encoder.layer.{b}.", _HF_VIT4_BLOCK),
+    ("vit", "hf5"): _hf_vit("layers.{b}.", _HF5_BLOCK),
     ("graphormer", "v2"): _GRAPH_V2,
     # The head is downstream_out_proj for all data sets but PCQM4M; both are read.
     ("graphormer", "v1"): _graph_v1("out_proj", "downstream_out_proj"),

@@ -25,11 +25,14 @@ from unitrans.models.images import (
 )
 from unitrans.models.swin_plans import Grid
 from unitrans.models.vit_plans import VitPlans, batch_plans, batch_visible_plans, image_plans
-from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gather_rows
+from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gather_rows, sincos_positions
 
 RelativePosition = Literal["none", "shared", "per_layer"]
 Pooling = Literal["cls", "mean"]
 NormPlace = Literal["rows", "pooled"]
+Init = Literal["trunc_normal", "xavier"]
+
+_CHOICES = {"relative_position": RelativePosition, "pooling": Pooling, "final_norm": NormPlace, "init": Init}
 
 
 class VitConfig(PreTrainedConfig):
@@ -49,13 +52,15 @@ class VitConfig(PreTrainedConfig):
         drop_rate, attn_drop_rate, drop_path_rate: dropout of projections, of attention weights, and the
             stochastic depth of the last block (it grows linearly from 0).
         cls_token: a learned row in front of the patches.
-        ape: learned absolute position embeddings, which bind the model to image_size.
+        ape: absolute position embeddings, which bind the model to image_size.
+        fixed_positions: they are sines and cosines of column and row and are not trained (MAE); False: learned.
         relative_position: none, one table shared by all blocks, or one per block; images may then be at most
             image_size.
         layer_scale: initial value of a learned factor per channel on every branch; None is no factor.
         pooling: what a classifier sees: the class token (cls), or the mean of the patches.
         final_norm: the last LayerNorm is on all rows, or on the pooled vector only.
         layer_norm_eps: of all LayerNorms.
+        init: fresh linear layers: trunc_normal of .02, or xavier (uniform, and tokens normal of .02: MAE).
     """
 
     model_type = "unitrans-vit"
@@ -75,11 +80,13 @@ class VitConfig(PreTrainedConfig):
     drop_path_rate: float = 0.0
     cls_token: bool = True
     ape: bool = True
+    fixed_positions: bool = False
     relative_position: RelativePosition = "none"
     layer_scale: float | None = None
     pooling: Pooling = "cls"
     final_norm: NormPlace = "rows"
     layer_norm_eps: float = 1e-6
+    init: Init = "trunc_normal"
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -91,11 +98,15 @@ class VitConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"
             )
-        kinds = (("relative_position", RelativePosition), ("pooling", Pooling), ("final_norm", NormPlace))
-        for name, kind in kinds:
+        for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.fixed_positions and (not self.ape or self.embed_dim % 4):
+            raise ValueError(
+                f"fixed_positions: expected ape and an embed_dim that is a multiple of 4, got ape={self.ape} and "
+                f"embed_dim={self.embed_dim}"
+            )
         if self.pooling == "cls" and not self.cls_token:
             raise ValueError(
                 "pooling: expected mean, as cls_token is false and there is none to take; got cls"
@@ -169,17 +180,25 @@ class VitPreTrainedModel(ImageEncoder):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal of .02 for linear layers, tables and tokens, convolutions as torch."""
+        """Linear layers by `config.init`, tables and tokens of .02; convolutions as torch, but as linear for xavier."""
+        xavier = self.config.init == "xavier"
+        draw = nn.init.normal_ if xavier else nn.init.trunc_normal_
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            if xavier:
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, RelativePositionBias, Attention, Block)):
             module.reset_parameters()
+        elif isinstance(module, PatchEmbed) and xavier:
+            nn.init.xavier_uniform_(module.proj.weight.flatten(1))
         elif isinstance(module, VitModel):
-            for parameter in (module.cls_token, module.pos_embed):
-                if parameter is not None:
-                    nn.init.trunc_normal_(parameter, std=0.02)
+            if module.cls_token is not None:
+                draw(module.cls_token, std=0.02)
+            if module.pos_embed is not None:
+                module.draw_positions()
 
     @staticmethod
     def no_weight_decay_keywords() -> tuple[str, ...]:
@@ -206,7 +225,10 @@ class VitModel(VitPreTrainedModel):
         dim, eps, places = config.embed_dim, config.layer_norm_eps, config.grid[0] * config.grid[1]
         self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, dim, norm=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.cls_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, places + config.cls_token, dim)) if config.ape else None
+        shape = (1, places + config.cls_token, dim)
+        self.pos_embed = (
+            nn.Parameter(torch.zeros(shape), requires_grad=not config.fixed_positions) if config.ape else None
+        )
         self.pos_drop = nn.Dropout(config.drop_rate)
         self.rel_pos_bias = self._bias() if config.relative_position == "shared" else None
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
@@ -236,6 +258,17 @@ class VitModel(VitPreTrainedModel):
     def _bias(self) -> RelativePositionBias:
         config = self.config
         return RelativePositionBias(config.grid, config.num_heads, cls_token=config.cls_token)
+
+    def draw_positions(self) -> None:
+        """Fresh absolute positions; a class token has zeros where they are fixed."""
+        assert self.pos_embed is not None
+        if not self.config.fixed_positions:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            return
+        h, w = self.config.grid
+        place = torch.cartesian_prod(torch.arange(h, device="cpu"), torch.arange(w, device="cpu"))
+        table = sincos_positions(place.view(-1, 2), self.config.embed_dim)
+        self.pos_embed.copy_(F.pad(table, (0, 0, int(self.config.cls_token), 0)))
 
     @property
     def num_layers(self) -> int:

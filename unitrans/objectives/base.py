@@ -73,6 +73,7 @@ class Objective:
         shows: what it predicts where it learns from no labels: hidden pixels, discrete tokens of patches, features of
             a teacher, or something that the domain knows by the figure it is judged by.
         Options: its section of the configuration; every field has a description.
+        decays_tokens: whether weight decay takes the learned tokens and positions too (MAE); False: the encoder decides.
         metric_names: what `metrics` adds up.
         headline: the figure that reports compare with simple predictors, a key of `metrics` or `figures`.
         greater_is_better: whether a greater headline is better.
@@ -84,6 +85,7 @@ class Objective:
     domains: ClassVar[tuple[str, ...]]
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ()
     shows: ClassVar[Shows] = "other"
+    decays_tokens: ClassVar[bool] = False
     Options: ClassVar[type[pydantic.BaseModel]]
     metric_names: ClassVar[tuple[str, ...]] = ()
     headline: str = "loss"

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
+from unitrans.models.images import KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.registry import make_objective
 
@@ -39,7 +40,7 @@ class MaskedSignalConfig(PreTrainedConfig):
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
-class MaskedSignalModel(PreTrainedModel):
+class MaskedSignalModel(KeepsFrozen):
     """Hide part of the signal, predict it.
 
     Example:
@@ -82,6 +83,8 @@ class MaskedSignalModel(PreTrainedModel):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are never decayed, as in the official recipe: what is not a matrix of a layer."""
+        if self.objective.decays_tokens:
+            return set()
         decayed = getattr(self.encoder, "decays_mask_token", False)
         names = set() if decayed else {"head.mask_token"}
         names |= {"encoder." + name for name in self.encoder.no_weight_decay()}

@@ -5,6 +5,7 @@ from typing import Any
 
 from unitrans.objectives.base import Labels, Objective
 from unitrans.objectives.clm import CausalLanguageModeling
+from unitrans.objectives.mae import MaskedAutoencoder
 from unitrans.objectives.mgm import MaskedGraphModeling
 from unitrans.objectives.mim import MaskedImageModeling
 from unitrans.objectives.mlm import MaskedLanguageModeling
@@ -15,6 +16,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
     for objective in (
         MaskedImageModeling,
+        MaskedAutoencoder,
         MaskedLanguageModeling,
         CausalLanguageModeling,
         MaskedGraphModeling,

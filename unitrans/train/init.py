@@ -25,6 +25,7 @@ WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
 _FREE = {"in_chans", "image_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "architectures", "dtype"}
 _FREE |= {"transformers_version", "torch_dtype", "act_drop_rate", "embed_drop_rate"}
+_FREE |= {"fixed_positions", "init"}
 
 
 def init_folder(name: str, flag: str = "--init") -> Path:
@@ -73,8 +74,8 @@ def init_weights(model: Any, name: str) -> list[str]:
     notes += more
     own = {key: p for key, p in own.items() if key in weights or not key.startswith(_FINAL_NORMS)}
     channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
-    # What was pretrained by hiding pixels is resized as SimMIM does.
-    rule: ResizeRule = "geometric" if stored.get("objective") == "mim" else "bicubic"
+    # What was pretrained by hiding parts of images is resized as SimMIM and BEiT do.
+    rule: ResizeRule = "geometric" if not stored.get("labels") else "bicubic"
     fit = functools.partial(
         _fit, channels=channels, rule=rule, grid=getattr(config.encoder_config, "grid", None)
     )
