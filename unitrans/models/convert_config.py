@@ -104,7 +104,7 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
         source: "official", "timm" or "torchvision", whose constructor arguments are given; "hf4" or "hf5", whose
             config.json is; "v1" or "v2", the published versions of Graphormer, whose arguments are.
         theirs: their arguments; what is left out has their default.
-        family: "swin", "swinv2" or "vit", and of transformers "bert", "roberta" or "gpt2"; None: told by
+        family: "swin", "swinv2" or "vit", and of transformers "vit_mae", "bert", "roberta" or "gpt2"; None: told by
             model_type, or by arguments that only one family has.
         changes: fields of ours that are set in the end.
 
@@ -129,6 +129,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     family = family or _family_of(theirs)
     if family in TEXT_FAMILIES and base == "hf":
         return text_config_from(theirs, family, **changes)
+    if family == "vit_mae":
+        family, changes = "vit", {"fixed_positions": True, "init": "xavier"} | changes
     known = ("swin", "swinv2") if base == "torchvision" else ("swin", "swinv2", "vit")
     if family not in known:
         raise ValueError(f"family: expected one of {', '.join(map(repr, known))}, got {family!r}")

@@ -47,8 +47,12 @@ CLASSES: dict[str, Callable[[Any], PreTrainedModel]] = {
     "Swinv2ForImageClassification": Swinv2ForImageClassification,
     "ViTModel": VitModel,
     "ViTForImageClassification": VitForImageClassification,
+    "ViTMAEModel": VitModel,
+    "ViTMAEForPreTraining": VitModel,
 }
-_FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit")
+#: Classes of which the encoder alone is read: what else they have, by the beginning of its name.
+_LEFT_OUT = {"ViTMAEForPreTraining": "decoder."}
+_FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit", "vit_mae")
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -102,11 +106,13 @@ def load_hf(folder: Path, *, strict: bool = True, **changes: Any) -> tuple[PreTr
             f"{folder}: expected a model folder of transformers of one of {', '.join(_FAMILIES)}"
         )
     base = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
-    base |= {"swinv2": "Swinv2Model", "vit": "ViTModel"}
+    base |= {"swinv2": "Swinv2Model", "vit": "ViTModel", "vit_mae": "ViTMAEModel"}
     name = str((theirs.get("architectures") or [base[theirs["model_type"]]])[0])
     if name not in CLASSES:
         raise ValueError(f"{folder}: expected one of {', '.join(CLASSES)}, got a {name}")
     weights = read_weights(folder)
+    if name in _LEFT_OUT:
+        weights = {key: value for key, value in weights.items() if not key.startswith(_LEFT_OUT[name])}
     model = CLASSES[name](config_from("hf5", theirs, **changes))
     report = load_weights(model, weights, layout_of_names(weights, theirs["model_type"]), strict=strict)
     return model.eval(), report

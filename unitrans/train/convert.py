@@ -28,6 +28,7 @@ _CLASSES = {
     ("swinv2", "mim"): "Swinv2ForMaskedImageModeling",
     ("swinv2", "classification"): "Swinv2ForImageClassification",
     ("vit", "mim"): "ViTForMaskedImageModeling",
+    ("vit", "mae"): "ViTMAEForPreTraining",
     ("vit", "classification"): "ViTForImageClassification",
 }
 _BARE = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
@@ -63,6 +64,8 @@ def convert(source: Path, target: str, output: Path, *, encoder_only: bool = Fal
     if target == "unitrans":
         raise ConfigError(f"{source} is a model of this program already")
     if target != "hf":
+        if target == "official" and model.objective.name == "mae" and not encoder_only:
+            target = "mae"
         return [_write_file(model.encoder if encoder_only else model, target, output)]
     return _to_hf(model, folder, output, encoder_only)
 
@@ -92,11 +95,17 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
             f"--to hf: {name} classifies by pooling=pooler, this model by {config.pooling}: add --encoder to write the "
             "encoder alone"
         )
+    if objective.name == "mim" and objective.decoder_depth:
+        raise ConfigError(
+            f"--to hf: {name} has no decoder of Blocks: add --encoder to write the encoder alone"
+        )
     if objective.name == "mim" and getattr(objective.options, "norm_target", False):
         raise ConfigError(
             f"--to hf: {name} has no normalised targets: add --encoder to write the encoder alone"
         )
     fields = _labels(objective.labels, objective.name)
+    if name == "ViTMAEForPreTraining":
+        fields |= _mae_fields(objective.options)
     output.mkdir(parents=True, exist_ok=True)
     if name is None:
         save_hf(output, model.encoder, config, _BARE[family], **fields)
@@ -106,6 +115,19 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
         save_hf(output, model, config, name, tensors=tensors, **fields)
     lines = _tokenizer(folder, output)
     return [*lines, f"wrote {name or _BARE[family]} to {output}: transformers opens it by from_pretrained"]
+
+
+def _mae_fields(options: Any) -> dict[str, Any]:
+    """What their configuration says of the decoder."""
+    return {
+        "model_type": "vit_mae",
+        "decoder_hidden_size": options.decoder_embed_dim,
+        "decoder_num_hidden_layers": options.decoder_depth,
+        "decoder_num_attention_heads": options.decoder_num_heads,
+        "decoder_intermediate_size": 4 * options.decoder_embed_dim,
+        "mask_ratio": options.mask_ratio,
+        "norm_pix_loss": options.norm_pix_loss,
+    }
 
 
 def _labels(labels: Any, objective: str) -> dict[str, Any]:
