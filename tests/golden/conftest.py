@@ -3,15 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_cases import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
 
 @dataclass
@@ -50,9 +48,9 @@ def golden() -> Callable[[str], Case]:
         folder = GOLDEN / name
         if not folder.is_dir():
             pytest.skip(f"golden case {name} is not there (optional folder ../shared/golden)")
-        io = load_file(folder / "io.safetensors")
+        io, weights = load_file(folder / "io.safetensors"), folder / "weights.safetensors"
         return Case(
-            weights=load_file(folder / "weights.safetensors"),
+            weights=load_file(weights) if weights.is_file() else {},
             inputs={k.removeprefix("in."): v for k, v in io.items() if k.startswith("in.")},
             expected={k: v for k, v in io.items() if not k.startswith("in.")},
             meta=json.loads((folder / "meta.json").read_text()),

@@ -1,17 +1,23 @@
 """Swin V1, V2, SimMIM, ViT and BEiT against the published implementations: outputs, intermediate maps, gradients."""
 
 import functools
+import re
 from typing import Any
 
+import golden_cases
 import pytest
 import torch
 import torch.nn.functional as F
 
 from unitrans.models import (
+    SwinBackbone,
     SwinForImageClassification,
-    Swinv2Config,
+    SwinModel,
+    Swinv2Backbone,
     Swinv2ForImageClassification,
+    Swinv2Model,
     VitForImageClassification,
+    VitModel,
 )
 from unitrans.models.convert import export_tensors, load_weights
 from unitrans.models.convert_config import config_from
@@ -19,15 +25,65 @@ from unitrans.nn import block, unpatchify
 from unitrans.objectives import MaskedSignalModel, get_objective
 from unitrans.objectives.mim import local_statistics
 
+MODELS: dict[tuple[str, str], Any] = {
+    ("classifier", "swin"): SwinForImageClassification,
+    ("classifier", "swinv2"): Swinv2ForImageClassification,
+    ("classifier", "vit"): VitForImageClassification,
+    ("encoder", "swin"): SwinModel,
+    ("encoder", "swinv2"): Swinv2Model,
+    ("encoder", "vit"): VitModel,
+    ("backbone", "swin"): SwinBackbone,
+    ("backbone", "swinv2"): Swinv2Backbone,
+}
 
-def config_of(case, layout: str, family: str | None = None) -> Any:
+
+def cases(*kinds: str) -> Any:
+    """The cases of these kinds, on both backends."""
+    found = [case for case in golden_cases.vision_cases() if case[1] in kinds]
+    if not found:
+        missing = pytest.mark.skip(reason=f"no golden case of the kind {' or '.join(kinds)} is there")
+        found = [pytest.param("none", kinds[0], "official", "swin", marks=missing)]
+    named = pytest.mark.parametrize(("name", "kind", "layout", "family"), found)
+    both = pytest.mark.parametrize("backend", ["cpu", "reference"])
+    return lambda test: named(both(test))
+
+
+def config_of(case, layout: str, family: str, **changes: Any) -> Any:
     """Our configuration from the recorded constructor arguments."""
-    arguments = {
-        k: v
-        for k, v in case.meta["constructor"].items()
-        if k not in ("cls", "attn_implementation", "norm_eps")
-    }
-    return config_from(layout, {"drop_path_rate": 0.0} | arguments, family)
+    recorded = dict(case.meta["constructor"])
+    cls = str(recorded.pop("cls", ""))
+    recorded.pop("attn_implementation", None)
+    eps = re.search(r"eps=([\d.e-]+)", f"{cls} {recorded.get('norm_layer')}")
+    if eps and layout != "hf5":
+        recorded.setdefault("norm_eps", float(eps.group(1)))
+    rates = {"torchvision": "stochastic_depth_prob"}
+    recorded = {rates.get(layout, "drop_path_rate"): 0.0} | recorded
+    if layout == "hf5":
+        recorded.setdefault("architectures", [cls.partition("(")[0].rpartition(".")[2]])
+    return config_from(layout, recorded, family, **changes)
+
+
+def build(case, kind: str, layout: str, family: str, **changes: Any) -> Any:
+    """Our model with the weights of a case, every one of them."""
+    model = MODELS[kind, family](config_of(case, layout, family, **changes)).eval()
+    report = load_weights(model, case.weights, layout)
+    assert not report.missing and not report.unexpected
+    assert not [line for line in report.resized if "absolute_pos_embed" not in line]
+    return model
+
+
+def whole_patches(x: torch.Tensor, config: Any) -> torch.Tensor:
+    """An image as timm and torchvision see it: without what does not fill a patch."""
+    p = config.patch_size
+    return x if config.pads_images else x[..., : x.shape[-2] // p * p, : x.shape[-1] // p * p]
+
+
+def check(case, got: dict[str, torch.Tensor], *needed: str) -> None:
+    """Compare what is recorded; each of `needed` must be, where it is."""
+    known = {name: tensor for name, tensor in got.items() if name in case.expected}
+    assert {name for name in needed if name in case.expected} <= known.keys()
+    assert any(name.startswith("out.") for name in known), f"nothing to compare in {sorted(case.expected)}"
+    case.check(known)
 
 
 def gradients(case, model, layout: str) -> dict[str, torch.Tensor]:
@@ -60,57 +116,74 @@ def stage_maps(model, patches, plans, batch: int) -> dict[str, torch.Tensor]:
     return {name: x.reshape(batch, -1, x.shape[-1]) for name, x in maps.items()}
 
 
-CASES = [
-    ("01a_swin_v1_ms", "official", "swin"),
-    ("02b_swin_v1_hf_pad_60x44_w4", "hf5", "swin"),
-    ("03a_swin_v1_timm", "timm", "swin"),
-    ("04a_swin_v2_ms", "official", "swinv2"),
-    ("05b_swin_v2_timm", "timm", "swinv2"),
-]
-
-
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize(("name", "layout", "family"), CASES)
-def test_swin(golden, monkeypatch, name: str, layout: str, family: str, backend: str) -> None:
+@cases("classifier", "encoder")
+def test_encoder(golden, monkeypatch, name: str, kind: str, layout: str, family: str, backend: str) -> None:
+    """BEiT adds relative positions per block on a rectangular grid, separate biases and layer scale."""
     use_backend(monkeypatch, backend)
     case = golden(name)
-    config = config_of(case, layout, family)
-    kind = Swinv2ForImageClassification if isinstance(config, Swinv2Config) else SwinForImageClassification
-    model = kind(config).eval()
-    report = load_weights(model, case.weights, layout)
-    assert not report.missing and not report.unexpected and not report.resized
+    model = build(case, kind, layout, family)
+    x = case.inputs["x" if "x" in case.inputs else "pixel_values"].requires_grad_()
+    seen = whole_patches(x, model.config)
+    output = model(seen, labels=case.inputs["labels"]) if kind == "classifier" else model(seen)
+    got = {"out.logits": output.logits, "out.loss": output.loss}
+    if output.loss is not None and "labels" in case.inputs:
+        output.loss.backward()
+        got |= gradients(case, model, layout) | {"gin.x": x.grad}
+    for pooled in ("out.pooled", "out.pre_logits", "out.pooler_output"):
+        got[pooled] = output.pooler_output
+    got |= {"out.features": output.last_hidden_state, "out.last_hidden_state": output.last_hidden_state}
+    if family != "vit":
+        got |= swin_maps(case, getattr(model, "swin", model), seen, layout)
+    for key, tensor in got.items():
+        if tensor is not None and key in case.expected and tensor.numel() == case.expected[key].numel():
+            got[key] = tensor.reshape(case.expected[key].shape)
+    check(case, {key: tensor for key, tensor in got.items() if tensor is not None}, "out.logits", "out.loss")
 
-    x = case.inputs["x"].requires_grad_()
-    output = model(x, labels=case.inputs["labels"])
-    output.loss.backward()
-    got = {"out.logits": output.logits, "out.loss": output.loss} | gradients(case, model, layout)
-    if "gin.x" in case.expected:
-        got["gin.x"] = x.grad
-    pooled = {"official": "out.pooled", "timm": "out.pre_logits", "hf5": "out.pooler_output"}[layout]
-    got[pooled] = output.pooler_output
+
+def swin_maps(case, model, x: torch.Tensor, layout: str) -> dict[str, torch.Tensor]:
+    """The maps between the stages under the names of a case, those that it has."""
     with torch.no_grad():
-        maps = stage_maps(model.swin, *model.swin.pack(x), batch=len(x))
+        patches, plans = model.pack(x)
+        maps = stage_maps(model, patches, plans, batch=len(x))
     if layout == "timm":  # merges at the start of a stage, maps as [B, H, W, C]
-        after_blocks = f"mid.layers.0.blocks.{len(model.swin.layers[0].blocks) - 1}"
+        after_blocks = f"mid.layers.0.blocks.{len(model.layers[0].blocks) - 1}"
         maps = {
             "mid.layers.0": maps[after_blocks],
             "mid.layers.1.downsample": maps["mid.layers.0"],
-            "out.features_nhwc": output.last_hidden_state,
+            "out.features_nhwc": maps["mid.norm"],
         }
     if layout == "hf5":  # maps as [B, C, H, W], after the merges
+        names = ["mid.patch_embed", *(f"mid.layers.{n}" for n in range(len(model.layers)))]
+        theirs = {f"out.reshaped_hidden_states_{n}": name for n, name in enumerate(names)}
         maps = {
-            f"out.reshaped_hidden_states_{n}": as_map(
-                maps[name], case.expected[f"out.reshaped_hidden_states_{n}"]
-            )
-            for n, name in enumerate(("mid.patch_embed", "mid.layers.0", "mid.layers.1"))
-        } | {"out.last_hidden_state": output.last_hidden_state}
-    compared = 0
-    for name, tensor in maps.items():
-        if name in case.expected and tensor.numel() == case.expected[name].numel():
-            got[name] = tensor.reshape(case.expected[name].shape)
-            compared += 1
-    assert compared >= 1, "no map was compared"
-    case.check(got)
+            key: as_map(maps[name], case.expected[key])
+            for key, name in theirs.items()
+            if key in case.expected
+        }
+    found = {key: rows for key, rows in maps.items() if key in case.expected}
+    if case.meta["case"] in [name for name, *_ in golden_cases.KNOWN]:
+        assert found, "no map was compared"
+    return {key: rows for key, rows in found.items() if rows.numel() == case.expected[key].numel()}
+
+
+@cases("backbone")
+def test_backbone(golden, monkeypatch, name: str, kind: str, layout: str, family: str, backend: str) -> None:
+    """Feature maps of detection and segmentation code, whatever they are called there, in their order."""
+    use_backend(monkeypatch, backend)
+    case = golden(name)
+    x = case.inputs["x" if "x" in case.inputs else "pixel_values"]
+    fixed = case.meta["constructor"].get("ape") or case.meta["constructor"].get("use_absolute_embeddings")
+    model = build(case, kind, layout, family, **({"image_size": list(x.shape[-2:])} if fixed else {}))
+    maps = model(x)
+    wanted = sorted((key for key in case.expected if key.startswith("out.")), key=natural)
+    wanted = [key for key in wanted if case.expected[key].dim() == 4]
+    assert len(wanted) == len(maps)
+    case.check(dict(zip(wanted, maps, strict=True)))
+
+
+def natural(name: str) -> list[Any]:
+    """Numbers in a name count as numbers."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def as_map(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -118,25 +191,31 @@ def as_map(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return rows.view(len(rows), *like.shape[2:], -1).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize(
-    ("name", "family"), [("06a_simmim_swin_v1_ms", "swin"), ("06b_simmim_swin_v2_ms_normtarget", "swinv2")]
-)
-def test_simmim(golden, monkeypatch, name: str, family: str, backend: str) -> None:
+@cases("masked")
+def test_masked(golden, monkeypatch, name: str, kind: str, layout: str, family: str, backend: str) -> None:
     use_backend(monkeypatch, backend)
     case = golden(name)
-    config, normalised = config_of(case, "official", family), "extra.norm_targets_47" in case.expected
-    objective = get_objective("mim")(config, mask_patch_size=config.total_stride, norm_target=normalised)
+    cls, config = str(case.meta["constructor"]["cls"]), config_of(case, layout, family)
+    normalised = "extra.norm_targets_47" in case.expected or "ENABLE=True" in cls
+    window = re.search(r"ENABLE=True, PATCH_SIZE=(\d+)", cls)
+    objective = get_objective("mim")(
+        config,
+        mask_patch_size=config.total_stride,
+        norm_target=normalised,
+        norm_target_window=int(window.group(1)) if window else 47,
+    )
     model = MaskedSignalModel.create(config, objective).eval()
-    load_weights(model, case.weights, "official")
+    load_weights(model, case.weights, layout)
 
-    x, mask = case.inputs["x"].requires_grad_(), case.inputs["mask"].bool()
+    x = case.inputs["x" if "x" in case.inputs else "pixel_values"].requires_grad_()
+    mask = case.inputs["mask" if "mask" in case.inputs else "bool_masked_pos"].bool()
     patches, plans = model.encoder.pack(x)
+    grid = tuple(side // config.patch_size for side in x.shape[-2:])
     batch = {"patches": patches, "plans": plans, "mask": mask.flatten()}
     if normalised:
-        batch["grids"] = [mask.shape[1:]] * len(x)
+        batch["grids"] = [grid] * len(x)
     encoded = []
-    model.encoder.norm.register_forward_hook(lambda module, args, result: encoded.append(result))
+    model.head.decoder.register_forward_pre_hook(lambda module, args: encoded.append(args[0]))
     output = model(**batch)
     loss = output.loss_sum / output.num_targets
     loss.backward()
@@ -144,44 +223,19 @@ def test_simmim(golden, monkeypatch, name: str, family: str, backend: str) -> No
     features = encoded[0].view(len(x), h, w, -1).permute(0, 3, 1, 2)
     pixels = model.head.decoder(encoded[0]).view(len(x), h, w, config.in_chans, config.total_stride, -1)
     reconstruction = pixels.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
-    shown = unpatchify(
-        output.prediction.view(len(x), -1, patches.shape[1]),
-        mask.shape[1:],
-        config.patch_size,
-        config.in_chans,
-    )
+    prediction = output.prediction.view(len(x), -1, patches.shape[1])
+    shown = unpatchify(prediction, grid, config.patch_size, config.in_chans)
     got = {"out.loss": loss, "out.encoded": features, "out.reconstruction": reconstruction}
     if normalised:
-        for window in (47, 7):
-            mean, deviation = local_statistics(x, window)
-            got[f"extra.norm_targets_{window}"] = (x - mean) / deviation
-        mean, deviation = local_statistics(x, 47)
+        for side in (47, 7):
+            mean, deviation = local_statistics(x, side)
+            got[f"extra.norm_targets_{side}"] = (x - mean) / deviation
+        mean, deviation = local_statistics(x, objective.options.norm_target_window)
         torch.testing.assert_close(shown, reconstruction * deviation + mean)
     else:
         assert torch.equal(shown, reconstruction)
-        got["gin.x"] = x.grad
-    case.check(got | gradients(case, model, "official"))
-
-
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize(
-    ("name", "layout"), [("11d_vit_timm", "timm"), ("13a_beit_ms_relpos_rect", "official")]
-)
-def test_vit(golden, monkeypatch, name: str, layout: str, backend: str) -> None:
-    """BEiT adds relative positions per block on a rectangular grid, separate biases and layer scale."""
-    use_backend(monkeypatch, backend)
-    case = golden(name)
-    model = VitForImageClassification(config_of(case, layout, "vit")).eval()
-    report = load_weights(model, case.weights, layout)
-    assert not report.missing and not report.unexpected and not report.resized
-    output = model(case.inputs["x"], labels=case.inputs["labels"])
-    output.loss.backward()
-    got = {"out.logits": output.logits, "out.loss": output.loss} | gradients(case, model, layout)
-    if layout == "timm":
-        got["out.features"] = output.last_hidden_state.reshape(case.expected["out.features"].shape)
-    else:
-        got["out.pooled"] = output.pooler_output
-    case.check(got)
+    got["gin.x"] = x.grad
+    check(case, got | gradients(case, model, layout), "out.loss", "out.reconstruction", "gin.x")
 
 
 def use_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:

@@ -110,6 +110,17 @@ def test_clamping_rules(clamp, sizes, shifts) -> None:
     assert [rule.shift_on(grid) for rule, grid in zip(config.window_rules, maps, strict=True)] == shifts
 
 
+def test_rounding_of_odd_maps_decides_about_windows() -> None:
+    """11 patches: the second stage is 6 or, rounded down, 5 wide, the third 3 or 2; their bias tables differ."""
+    sizes = {
+        clamp: SwinConfig(
+            image_size=44, depths=(2, 2, 2), num_heads=(1, 1, 1), window_size=8, window_clamp=clamp
+        ).stage_windows
+        for clamp in ("per_axis", "per_axis_floor")
+    }
+    assert sizes == {"per_axis": ((8, 8), (6, 6), (3, 3)), "per_axis_floor": ((8, 8), (5, 5), (2, 2))}
+
+
 def test_only_image_size_decides_per_axis() -> None:
     rule = StageWindow((4, 4), (2, 2), "per_axis")
     assert rule.shift_on((3, 3)) == (2, 2)
@@ -133,7 +144,7 @@ def build(pad_mode: str, clamp: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("pad_mode", ["none", "pad_then_roll", "roll_then_pad"])
-@pytest.mark.parametrize("clamp", ["min", "per_axis", "padded", "never"])
+@pytest.mark.parametrize("clamp", ["min", "per_axis", "per_axis_floor", "padded", "never"])
 def test_every_switch_is_stateless_and_batches_are_their_images(pad_mode: str, clamp: str) -> None:
     model = build(pad_mode, clamp)
     grids = [(8, 8), (5, 11), (1, 2), (8, 8)]
@@ -150,6 +161,9 @@ def test_every_switch_is_stateless_and_batches_are_their_images(pad_mode: str, c
 def test_images_are_filled_up_only_with_padding() -> None:
     with pytest.raises(ValueError, match="multiples of patch_size 4, got 30 x 32"):
         build("none", "min")(torch.zeros(1, 3, 30, 32))
+    for pad_mode, clamp in (("roll_then_pad", "per_axis"), ("pad_then_roll", "padded")):
+        with pytest.raises(ValueError, match="multiples of patch_size 4, got 30 x 32"):
+            build(pad_mode, clamp)(torch.zeros(1, 3, 30, 32))
     model = build("pad_then_roll", "min")
     x = torch.randn(1, 3, 30, 33)
     with torch.no_grad():

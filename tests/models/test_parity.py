@@ -12,6 +12,7 @@ from unitrans.models import (
     SwinBackbone,
     SwinForImageClassification,
     SwinModel,
+    Swinv2Backbone,
     Swinv2ForImageClassification,
     Swinv2Model,
     VitConfig,
@@ -134,10 +135,11 @@ def test_feature_maps_of_swinv2() -> None:
     hf = randomised(
         transformers.Swinv2Backbone(transformers.Swinv2Config(**SWIN, out_features=["stage1", "stage2"]))
     )
-    model = Swinv2Model(config_from("hf5", hf.config.to_dict())).eval()
-    assert load_weights(model, hf.state_dict(), "hf5", strict=False).missing == ["norm.weight", "norm.bias"]
+    backbone = converted(hf, Swinv2Backbone)
     x = images(36, 52)
-    compare(list(hf(x).feature_maps), model.forward_features(x), hf, model)
+    compare(list(hf(x).feature_maps), backbone(x), hf, backbone)
+    model = backbone.swin
+    assert all(map(torch.equal, model.forward_features(x), backbone(x)))
     maps = model.forward_features(x, out_indices=(-1,))
     assert len(maps) == 1 and maps[0].shape == (2, 32, 5, 7)
     with pytest.raises(ValueError, match="out_indices: expected numbers of stages from -2 to 1"):
@@ -267,7 +269,13 @@ def golden_names() -> dict[str, str]:
         ("timm", {"always_partition": True}, "swinv2", {"window_clamp": "never", "image_size": 224}),
         ("official", {"img_size": 192}, "swin", {"pad_mode": "none", "window_clamp": "min", "image_size": 192}),
         ("hf4", {"model_type": "swin"}, None, {"pad_mode": "pad_then_roll", "window_clamp": "min"}),
-        ("hf5", {"model_type": "swinv2"}, None, {"pad_mode": "pad_then_roll", "window_clamp": "per_axis"}),
+        ("hf5", {"model_type": "swinv2"}, None, {"pad_mode": "pad_then_roll", "window_clamp": "per_axis_floor"}),
+        ("timm", {"img_size": (62, 44), "head_dim": 32}, "swin", {"image_size": [60, 44]}),
+        ("official", {"depth": 6}, None, {"qkv_bias": False, "layer_norm_eps": 1e-5, "relative_position": "none"}),
+        ("official", {"depth": 6, "norm_eps": 1e-6, "qkv_bias": True}, None,
+         {"qkv_bias": True, "layer_norm_eps": 1e-6}),
+        ("official", {"pretrain_img_size": 224, "out_indices": (1, 3), "frozen_stages": -1}, None,
+         {"pad_mode": "pad_then_roll", "window_clamp": "never", "out_indices": [1, 3], "image_size": 224}),
         ("timm", {"depth": 6, "global_pool": "avg"}, None, {"pooling": "mean", "final_norm": "pooled"}),
         ("official", {"use_shared_rel_pos_bias": True, "use_mean_pooling": False}, "vit",
          {"relative_position": "shared", "final_norm": "rows", "key_bias": False}),
@@ -282,10 +290,21 @@ def test_switches_of_a_code_base(source: str, theirs: Any, family: Any, expected
     ("source", "theirs", "message"),
     [
         ("keras", {}, "source: expected one of"),
-        ("hf5", {"model_type": "bert"}, "family: expected one of"),
+        ("hf5", {"model_type": "resnet"}, "family: expected one of"),
         ("timm", {"windows": 7}, "windows: expected an argument of the timm swin"),
         ("hf5", {"model_type": "vit", "hidden_act": "relu"}, "hidden_act: expected 'gelu', got 'relu'"),
         ("timm", {"depth": 2, "global_pool": "map"}, "global_pool: expected 'token' or 'avg'"),
+        (
+            "timm",
+            {"depth": 2, "reg_tokens": 4},
+            "reg_tokens: expected 0, which our models are made for, got 4",
+        ),
+        (
+            "timm",
+            {"head_dim": 16},
+            r"head_dim: expected none, as ours is the width over num_heads \(\[32, 32, 32",
+        ),
+        ("official", {"depth": 2, "use_rel_pos_bias": True, "use_shared_rel_pos_bias": True}, "got both"),
     ],
 )
 def test_what_cannot_be_converted_is_named(source: str, theirs: dict[str, Any], message: str) -> None:

@@ -11,8 +11,9 @@ from transformers import SwinConfig as HFConfig
 from transformers import SwinForMaskedImageModeling as HFMasked
 from transformers import SwinModel as HFSwin
 
-from unitrans.models.convert import export_weights, fit_shape, load_weights, resize_bias_table
+from unitrans.models.convert import export_weights, load_weights
 from unitrans.models.layouts import Layout, Target
+from unitrans.models.resize import fit_shape, resize_bias_table
 from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swin_plans import merge_map
 from unitrans.nn import RelativePositionBias, patchify, relative_position_index
@@ -337,7 +338,8 @@ def test_what_does_not_fit_is_reported() -> None:
     )
     assert load_weights(model, weights, "official", strict=False).unexpected
     with pytest.raises(
-        ValueError, match="layout: for swin expected one of 'official', 'timm', 'hf4', 'hf5', got 'keras'"
+        ValueError,
+        match="layout: for swin expected one of 'official', 'timm', 'torchvision', 'hf4', 'hf5', got 'keras'",
     ):
         load_weights(model, weights, "keras")
 

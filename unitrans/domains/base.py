@@ -30,6 +30,7 @@ Corrupt = Callable[[Sample, np.random.Generator], Sample]
 
 _DOMAINS = {
     "vision": "unitrans.domains.vision:VisionDomain",
+    "text": "unitrans.domains.text:TextDomain",
     "graph": "unitrans.domains.graph:GraphDomain",
 }
 
@@ -151,6 +152,20 @@ class Domain(Protocol):
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """A few plain sentences: the model's figures (of ``objective.metrics`` and ``figures``) beside the
         baselines."""
+        ...
+
+    # A domain whose runs own more than a configuration (a tokenizer) has these three too.
+
+    def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
+        """Sections of settings that follow from those given so far (defaults included); they beat the defaults."""
+        ...
+
+    def keep(self, run: Path, source: Any) -> None:
+        """Writes into the folder of a new run what ``resumed`` needs."""
+        ...
+
+    def resumed(self, data: Mapping[str, Any], run: Path) -> dict[str, Any]:
+        """The ``data`` section with which a run goes on."""
         ...
 
 

@@ -2,8 +2,25 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
+from unitrans.models.bert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+from unitrans.models.gpt2 import Gpt2Config, Gpt2LMHeadModel, Gpt2Model
 from unitrans.models.graphormer import Graphormer, GraphormerConfig, GraphormerModel
 from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
@@ -11,6 +28,8 @@ from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
 
 #: What `model.name` of a configuration file can be.
 MODELS: dict[str, tuple[Any, Any]] = {
+    "bert": (BertConfig, BertModel),
+    "gpt2": (Gpt2Config, Gpt2Model),
     "swin": (SwinConfig, SwinModel),
     "swinv2": (Swinv2Config, Swinv2Model),
     "vit": (VitConfig, VitModel),
@@ -26,12 +45,25 @@ for _config, _classifier in (
     (VitConfig, VitForImageClassification),
 ):
     AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
+AutoModelForMaskedLM.register(BertConfig, BertForMaskedLM, exist_ok=True)
+AutoModelForSequenceClassification.register(BertConfig, BertForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(BertConfig, BertForTokenClassification, exist_ok=True)
 
 __all__ = [
     "Graphormer",
     "GraphormerConfig",
     "GraphormerModel",
     "MODELS",
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
+    "Gpt2Config",
+    "Gpt2LMHeadModel",
+    "Gpt2Model",
     "SwinBackbone",
     "SwinConfig",
     "SwinForImageClassification",

@@ -1,15 +1,16 @@
 """Weights of other code bases into our models and back: a table of names per layout, one strict loader."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from re import search
+from re import escape, fullmatch, search
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unitrans.models.layouts import LAYOUTS, Layout, Target
+from unitrans.models.resize import ResizeRule, fit_shape
 
 
 @dataclass
@@ -40,15 +41,24 @@ class LoadReport:
 
 
 def load_weights(
-    model: PreTrainedModel, weights: Mapping[str, Tensor], source: str, *, strict: bool = True
+    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    source: str,
+    *,
+    strict: bool = True,
+    resize: ResizeRule | None = None,
 ) -> LoadReport:
     """Fill a model with the weights of another code base.
 
     Args:
         model: one of our models; its encoder's family decides the table.
         weights: their state dict.
-        source: layout: "official", "timm", "hf4" (files on the hub) or "hf5" (transformers 5).
+        source: layout: "official", "timm", "torchvision", "hf4" (files on the hub) or "hf5" (transformers 5).
         strict: raise where anything is missing or unexpected.
+        resize: the rule for tables of relative positions of another window (`resize_bias_table`); None is that of the
+            code base: SimMIM's for its checkpoints (encoder.*) and for ViT, timm's, else Swin's.
+
+    One table of relative positions shared by all blocks is copied into each block of a model with one per block.
 
     Raises:
         ValueError: unknown layout; or (strict) a report that is not clean, in full.
@@ -56,9 +66,11 @@ def load_weights(
     layout = layout_for(model, source)
     own = dict(model.named_parameters())
     report, filled = LoadReport(), set()
+    config = getattr(model.config, "encoder_config", model.config)
+    rule, grid = resize or _rule_of(source, config, weights), getattr(config, "grid", None)
     for names, target, tensor in _joined(model, layout, weights, report):
         shape = own[target].shape
-        fitted = fit_shape(target, tensor, shape)
+        fitted = fit_shape(target, tensor, shape, rule, grid)
         if fitted is None:
             report.unexpected.append(f"{names} {list(tensor.shape)}: {target} has {list(shape)}")
             continue
@@ -69,13 +81,34 @@ def load_weights(
             report.loaded.append(target)
         else:
             report.resized.append(f"{target}: {list(tensor.shape)} -> {list(shape)}")
-    report.missing = [name for name in own if name not in filled]
+    unused = getattr(model, "unused_parameters", ())
+    report.missing = [name for name in own if name not in filled and name not in unused]
     if strict and (report.missing or report.unexpected):
         raise ValueError(
             f"weights: expected a {source} checkpoint of this {type(model).__name__}, got one that does not fit "
             f"it (strict=False loads what fits)\n{report}"
         )
     return report
+
+
+def _rule_of(source: str, config: Any, weights: Mapping[str, Tensor]) -> ResizeRule:
+    """How this code base resizes tables of relative positions."""
+    if source == "timm":
+        return "geometric-linear"
+    simmim = config.model_type == "unitrans-vit" or any(name.startswith("encoder.") for name in weights)
+    return "geometric" if source == "official" and simmim else "bicubic"
+
+
+_SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
+
+
+def blocks_sharing(name: str, own: Iterable[str]) -> list[str]:
+    """Our tables per block that one shared table (`name`, ours) belongs in; none if it is something else."""
+    if not name.endswith(_SHARED_TABLE):
+        return []
+    prefix = escape(name.removesuffix(_SHARED_TABLE))
+    pattern = prefix + r"blocks\.\d+\.attn\.position_bias\.relative_position_bias_table"
+    return [candidate for candidate in own if fullmatch(pattern, candidate)]
 
 
 def _joined(
@@ -85,15 +118,29 @@ def _joined(
     own, prefix = {name for name, _ in model.named_parameters()}, encoder_prefix(model)
     found: list[tuple[str, str, Tensor]] = []
     parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
-    for name, tensor in weights.items():
+    for name, tensor in (_split_bias(weights) if layout.fused_bias else weights).items():
         if layout.is_derived(name):
             report.derived.append(name)
             continue
+        source = _tied_source(layout, name, weights)
+        if source is not None:
+            if torch.equal(tensor, weights[source]):
+                report.derived.append(name)
+            else:
+                report.unexpected.append(
+                    f"{name} {list(tensor.shape)}: differs from {source}, which it is here"
+                )
+            continue
+        if layout.is_transposed(name):
+            tensor = tensor.t()
         target = layout.ours(name)
         if target.name not in own:
             target = Target(prefix + target.name, target.part, target.parts)
         if target.name not in own:
-            report.unexpected.append(f"{name} {list(tensor.shape)}")
+            copies = blocks_sharing(target.name, own)
+            found += [(name, copy, tensor) for copy in copies]
+            if not copies:
+                report.unexpected.append(f"{name} {list(tensor.shape)}")
             continue
         if target.parts == 1:
             found.append((name, target.name, tensor))
@@ -110,6 +157,15 @@ def _joined(
     return found
 
 
+def _tied_source(layout: Layout, name: str, weights: Mapping[str, Tensor]) -> str | None:
+    """The parameter of theirs in these weights that this one of theirs is; None for one of its own."""
+    source = layout.tied.get(name)
+    for candidate in () if source is None else (source, source.removeprefix(layout.prefix)):
+        if candidate in weights:
+            return candidate
+    return None
+
+
 def export_weights(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
     """A model's parameters under the names and in the shapes of another code base.
 
@@ -122,21 +178,48 @@ def export_weights(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
 def export_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
     """Tensors that belong to the parameters of a model (by name: weights, gradients) in another layout."""
     layout, prefix = layout_for(model, target), encoder_prefix(model)
-    exported = {}
+    backbone, exported = hasattr(model, "out_norms"), {}
     for name, tensor in tensors.items():
-        names = layout.theirs(name, prefix)
+        names = layout.theirs(name, prefix, backbone=backbone)
         for their_name, rows in zip(names, tensor.chunk(len(names)), strict=True):
             for pattern, sides in layout.sides:
                 if search(pattern, their_name):
                     rows = rows.reshape([1 if side is None else rows.shape[side] for side in sides])
-            exported[their_name] = rows
-    return exported
+            exported[their_name] = rows.t().contiguous() if layout.is_transposed(their_name) else rows
+    return _fuse_bias(exported) if layout.fused_bias else exported
+
+
+_PARTS = ("q_bias", "k_bias", "v_bias")
+
+
+def _split_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One bias of queries, keys and values as three."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name.endswith("attn.qkv.bias"):
+            stem = name.removesuffix("qkv.bias")
+            split |= {stem + part: rows for part, rows in zip(_PARTS, tensor.chunk(3), strict=True)}
+        else:
+            split[name] = tensor
+    return split
+
+
+def _fuse_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Three biases as one, zero for the keys."""
+    fused: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name.endswith("attn.q_bias"):
+            stem = name.removesuffix("q_bias")
+            fused[stem + "qkv.bias"] = torch.cat([tensor, torch.zeros_like(tensor), weights[stem + "v_bias"]])
+        elif not name.endswith("attn.v_bias"):
+            fused[name] = tensor
+    return fused
 
 
 def layout_for(model: PreTrainedModel, name: str) -> Layout:
     """The table for a model; ValueError names the known ones."""
     config = getattr(model.config, "encoder_config", model.config)
-    family = config.model_type.removeprefix("unitrans-")
+    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
     if (family, name) not in LAYOUTS:
         known = ", ".join(repr(layout) for kind, layout in LAYOUTS if kind == family)
         raise ValueError(f"layout: for {family} expected one of {known}, got {name!r}")
@@ -149,47 +232,3 @@ def encoder_prefix(model: nn.Module) -> str:
         if isinstance(getattr(model, name, None), PreTrainedModel):
             return name + "."
     return ""
-
-
-def fit_shape(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """The tensor in this shape: as it is, without sides of 1, or a table resized; None if none applies.
-
-    Relative position tables and absolute positions are resized, of square windows and grids only; the rows of
-    a class token stay as they are.
-    """
-    if tensor.shape == shape:
-        return tensor
-    if [n for n in tensor.shape if n != 1] == [n for n in shape if n != 1]:
-        return tensor.reshape(shape)
-    if name.endswith("relative_position_bias_table") and tensor.dim() == 2 and tensor.shape[1] == shape[1]:
-        for extra in (0, 3):
-            sides = _square_sides(tensor.shape[0] - extra, shape[0] - extra)
-            if sides:
-                places = tensor[: tensor.shape[0] - extra]
-                return torch.cat([resize_bias_table(places, *sides), tensor[tensor.shape[0] - extra :]])
-    if name.endswith("pos_embed") and tensor.dim() == 3 and tensor.shape[2] == shape[2]:
-        for extra in (0, 1):
-            sides = _square_sides(tensor.shape[1] - extra, shape[1] - extra)
-            if sides:
-                places = resize_bias_table(tensor[0, extra:], *sides)
-                return torch.cat([tensor[0, :extra], places])[None]
-    return None
-
-
-def _square_sides(old: int, new: int) -> tuple[int, int] | None:
-    sides = int(max(old, 0) ** 0.5), int(max(new, 0) ** 0.5)
-    return sides if sides[0] ** 2 == old and sides[1] ** 2 == new and min(sides) > 0 else None
-
-
-def resize_bias_table(table: Tensor, old: int, new: int) -> Tensor:
-    """A square table for another size, bicubic per column (the official Swin rule).
-
-    Args:
-        table: [old * old, N]; for relative positions old = 2 * window - 1.
-
-    Returns:
-        [new * new, N].
-    """
-    planes = table.t().reshape(1, -1, old, old)
-    resized = F.interpolate(planes, size=(new, new), mode="bicubic", align_corners=False)
-    return resized.reshape(-1, new * new).t().contiguous()

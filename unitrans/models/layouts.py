@@ -1,13 +1,13 @@
 """How other code bases name the weights of our models: one table of templates each, used in both directions.
 
-A template holds fields: `{s}` stands for a number, `{s+1}` for that number plus one, `{rest}` for anything. A
-rename is a pair of templates, theirs and ours; where theirs are several, their rows one after the other are
-ours (separate projections of queries, keys and values).
+A template holds fields: `{s}` stands for a number, `{s+1}` for that number plus one, `{2s+1}` for twice that
+number plus one, `{rest}` for anything. A rename is a pair of templates, theirs and ours; where theirs are several,
+their rows one after the other are ours (separate projections of queries, keys and values).
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Rename = tuple[str | tuple[str, ...], str]
@@ -30,19 +30,32 @@ class Layout:
         heads: (theirs, ours) for what models add to it, full names.
         prefix: in front of the encoder's names in their models with a head.
         masked_prefix: the same in their models for masked images, where that differs.
+        backbone_prefix: the same in their backbones, where that differs.
         derived: regular expressions of their buffers that we compute ourselves.
         sides: (regular expression of their names, sides): their shape in terms of ours, None is a side of 1.
+        tied: their parameter that is another of theirs by construction -> that other one, full names.
+        synonyms: (ending of an older name, ending of the name that is meant).
+        transposed: regular expressions of their matrices that are ours transposed.
+        fused_bias: their one bias of queries, keys and values is our two, as that of the keys is always zero.
     """
 
     renames: Sequence[Rename]
     heads: Sequence[Rename] = ()
     prefix: str = ""
     masked_prefix: str | None = None
+    backbone_prefix: str | None = None
     derived: Sequence[str] = ()
     sides: Sequence[tuple[str, tuple[int | None, ...]]] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    synonyms: Sequence[tuple[str, str]] = ()
+    transposed: Sequence[str] = ()
+    fused_bias: bool = False
 
     def ours(self, name: str) -> Target:
         """Where their parameter goes; names of the encoder are those of the bare one."""
+        for older, meant in self.synonyms:
+            if name.endswith(older):
+                name = name.removesuffix(older) + meant
         found = _to_ours(name, self.heads)
         if found is not None:
             return found
@@ -50,12 +63,14 @@ class Layout:
             name = name.removeprefix(prefix)
         return _to_ours(name, self.renames) or Target(name)
 
-    def theirs(self, name: str, our_prefix: str = "") -> tuple[str, ...]:
+    def theirs(self, name: str, our_prefix: str = "", *, backbone: bool = False) -> tuple[str, ...]:
         """Their name, or names, of our parameter; `our_prefix` is where the encoder sits in our model."""
         if our_prefix and not name.startswith(our_prefix):
             return _to_theirs(name, self.heads)
-        masked = our_prefix == "encoder." and self.masked_prefix is not None
-        prefix = (self.masked_prefix or "") if masked else self.prefix
+        special = (
+            self.backbone_prefix if backbone else self.masked_prefix if our_prefix == "encoder." else None
+        )
+        prefix = self.prefix if special is None else special
         names = _to_theirs(name.removeprefix(our_prefix), self.renames)
         return tuple(prefix + name for name in names) if our_prefix else names
 
@@ -63,28 +78,39 @@ class Layout:
         """Whether this is a buffer of theirs that carries no information."""
         return any(re.search(pattern, name) for pattern in self.derived)
 
+    def is_transposed(self, name: str) -> bool:
+        """Whether this matrix of theirs is ours transposed."""
+        return any(re.search(pattern, name) for pattern in self.transposed)
 
-_FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
+
+_FIELD = re.compile(r"\{(\d*)([a-z]+)([+-]\d+)?\}")
 
 
 def _match(template: str, name: str) -> dict[str, str] | None:
     """The values of the fields of a template in a name; None where it does not fit."""
-    pattern, offsets, end = "", {}, 0
+    pattern, rules, end = "", {}, 0
     for found in _FIELD.finditer(template):
-        key = found.group(1)
+        factor, key, offset = found.groups()
         pattern += re.escape(template[end : found.start()])
         pattern += f"(?P<{key}>.*)" if key == "rest" else f"(?P<{key}>\\d+)"
-        offsets[key], end = int(found.group(2) or 0), found.end()
+        rules[key], end = (int(factor or 1), int(offset or 0)), found.end()
     match = re.fullmatch(pattern + re.escape(template[end:]), name)
     if match is None:
         return None
-    return {k: v if k == "rest" else str(int(v) - offsets[k]) for k, v in match.groupdict().items()}
+    values = match.groupdict()
+    for key in values.keys() - {"rest"}:
+        factor, offset = rules[key]
+        number, remainder = divmod(int(values[key]) - offset, factor)
+        if remainder or number < 0:
+            return None
+        values[key] = str(number)
+    return values
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
-        text, offset = values[found.group(1)], int(found.group(2) or 0)
-        return str(int(text) + offset) if offset else text
+        factor, key, offset = found.groups()
+        return values[key] if key == "rest" else str(int(factor or 1) * int(values[key]) + int(offset or 0))
 
     return _FIELD.sub(value, template)
 
@@ -156,6 +182,24 @@ def _timm_swin(*block: Rename) -> Layout:
     )
 
 
+_TORCHVISION_BLOCK = "features.{2s+1}.{b}."
+
+
+def _torchvision(*block: Rename, fused_bias: bool = False) -> Layout:
+    mlp = (("mlp.0.{rest}", "mlp.fc1.{rest}"), ("mlp.3.{rest}", "mlp.fc2.{rest}"))
+    return Layout(
+        renames=(
+            ("features.0.0.{rest}", "patch_embed.proj.{rest}"),
+            ("features.0.2.{rest}", "patch_embed.norm.{rest}"),
+            *_under(_TORCHVISION_BLOCK, _SWIN_BLOCK, (*block, *mlp)),
+            (_TORCHVISION_BLOCK + "{rest}", _SWIN_BLOCK + "{rest}"),
+            ("features.{2s+2}.{rest}", "layers.{s}.downsample.{rest}"),
+        ),
+        derived=_DERIVED,
+        fused_bias=fused_bias,
+    )
+
+
 _HF_NORMS: tuple[Rename, ...] = (
     ("layernorm_before.{rest}", "norm1.{rest}"),
     ("layernorm_after.{rest}", "norm2.{rest}"),
@@ -201,7 +245,9 @@ _HF_VIT4_BLOCK: tuple[Rename, ...] = (
 )
 
 
-def _hf(base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed: str) -> Layout:
+def _hf(
+    base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed: str, backbone: str | None = None
+) -> Layout:
     return Layout(
         renames=(
             *_under(theirs, ours, block),
@@ -220,13 +266,15 @@ def _hf(base: str, theirs: str, ours: str, block: Sequence[Rename], *, pos_embed
             ("hidden_states_norms.stage{s+1}.{rest}", "out_norms.{s}.{rest}"),
         ),
         prefix=base,
+        backbone_prefix=backbone,
         derived=_DERIVED,
         sides=_MIM_SIDES,
     )
 
 
-def _hf_swin(base: str, block: Sequence[Rename]) -> Layout:
-    return _hf(base, "encoder." + _SWIN_BLOCK, _SWIN_BLOCK, block, pos_embed="absolute_pos_embed")
+def _hf_swin(base: str, block: Sequence[Rename], backbone: str | None = None) -> Layout:
+    theirs, pos_embed = "encoder." + _SWIN_BLOCK, "absolute_pos_embed"
+    return _hf(base, theirs, _SWIN_BLOCK, block, pos_embed=pos_embed, backbone=backbone)
 
 
 _VIT_BLOCK = "blocks.{b}."
@@ -285,17 +333,82 @@ def _graph_v1(*head: str) -> Layout:
     )
 
 
+_BERT_BLOCK: tuple[Rename, ...] = (
+    (tuple(name + ".{rest}" for name in _HF4_NAMES), "attn.qkv.{rest}"),
+    ("attention.output.LayerNorm.{rest}", "norm1.{rest}"),
+    ("output.LayerNorm.{rest}", "norm2.{rest}"),
+    *_HF4_MLP,
+)
+
+
+def _bert(base: str, transform: str, norm: str, head: str) -> Layout:
+    """BERT or RoBERTa: the encoder's names are the same, those of the masked-language head are not."""
+    return Layout(
+        renames=(
+            *_under("encoder.layer.{b}.", "blocks.{b}.", _BERT_BLOCK),
+            ("embeddings.LayerNorm.{rest}", "embeddings.norm.{rest}"),
+            ("pooler.dense.{rest}", "pooler.{rest}"),
+        ),
+        heads=(
+            (transform + ".{rest}", "head.dense.{rest}"),
+            (norm + ".{rest}", "head.norm.{rest}"),
+            (head + "bias", "head.output_bias"),
+            ("cls.seq_relationship.{rest}", "nsp.{rest}"),
+            ("classifier.weight", "head.weight"),
+            ("classifier.bias", "head.bias"),
+        ),
+        prefix=base,
+        derived=(r"position_ids$", r"embeddings\.token_type_ids$"),
+        tied={
+            head + "decoder.weight": base + "embeddings.word_embeddings.weight",
+            head + "decoder.bias": head + "bias",
+        },
+        synonyms=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+    )
+
+
+_BERT = _bert(
+    "bert.", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions."
+)
+_ROBERTA = _bert("roberta.", "lm_head.dense", "lm_head.layer_norm", "lm_head.")
+_GPT2 = Layout(
+    renames=(
+        *_under(
+            "h.{b}.",
+            "blocks.{b}.",
+            (
+                ("ln_1.{rest}", "norm1.{rest}"),
+                ("ln_2.{rest}", "norm2.{rest}"),
+                ("attn.c_attn.{rest}", "attn.qkv.{rest}"),
+                ("attn.c_proj.{rest}", "attn.proj.{rest}"),
+                ("mlp.c_fc.{rest}", "mlp.fc1.{rest}"),
+                ("mlp.c_proj.{rest}", "mlp.fc2.{rest}"),
+            ),
+        ),
+        ("wte.weight", "embeddings.word_embeddings.weight"),
+        ("wpe.weight", "embeddings.position_embeddings.weight"),
+        ("ln_f.{rest}", "norm.{rest}"),
+    ),
+    heads=(("score.weight", "head.weight"),),
+    prefix="transformer.",
+    derived=(r"\.attn\.bias$", r"\.attn\.masked_bias$"),
+    tied={"lm_head.weight": "transformer.wte.weight"},
+    transposed=(r"(c_attn|c_proj|c_fc)\.weight$",),
+)
+
 #: (model family, layout) -> table. "official" also serves SimMIM checkpoints (encoder.*, decoder.0.*); "hf4" is
 #: the layout of the files on the hub, "hf5" what transformers 5 holds in memory.
 LAYOUTS: dict[tuple[str, str], Layout] = {
     ("swin", "official"): _official(_TABLE),
     ("swin", "timm"): _timm_swin(_TABLE),
+    ("swin", "torchvision"): _torchvision(_TABLE),
     ("swin", "hf4"): _hf_swin("swin.", _HF4_BLOCK),
     ("swin", "hf5"): _hf_swin("swin.", _HF5_BLOCK),
     ("swinv2", "official"): _official(*_CPB),
     ("swinv2", "timm"): _timm_swin(*_CPB),
-    ("swinv2", "hf4"): _hf_swin("swinv2.", _HF_V2_BLOCK),
-    ("swinv2", "hf5"): _hf_swin("swinv2.", _HF_V2_BLOCK),
+    ("swinv2", "torchvision"): _torchvision(*_CPB[:1], fused_bias=True),
+    ("swinv2", "hf4"): _hf_swin("swinv2.", _HF_V2_BLOCK, backbone=""),
+    ("swinv2", "hf5"): _hf_swin("swinv2.", _HF_V2_BLOCK, backbone=""),
     ("vit", "official"): Layout(
         renames=_under(_VIT_BLOCK, _VIT_BLOCK, (_TABLE,)),
         heads=_OFFICIAL_HEADS,
@@ -311,6 +424,12 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
         ),
         derived=_DERIVED,
     ),
+    ("bert", "hf4"): _BERT,
+    ("bert", "hf5"): _BERT,
+    ("roberta", "hf4"): _ROBERTA,
+    ("roberta", "hf5"): _ROBERTA,
+    ("gpt2", "hf4"): _GPT2,
+    ("gpt2", "hf5"): _GPT2,
     ("vit", "hf4"): _hf("vit.", "encoder.layer.{b}.", _VIT_BLOCK, _HF_VIT4_BLOCK, pos_embed="pos_embed"),
     ("vit", "hf5"): _hf("vit.", "layers.{b}.", _VIT_BLOCK, _HF5_BLOCK, pos_embed="pos_embed"),
     ("graphormer", "v2"): _GRAPH_V2,

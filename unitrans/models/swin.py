@@ -57,13 +57,16 @@ class SwinConfig(PreTrainedConfig):
         pad_mode: what becomes of maps that windows do not tile. none: their border windows are smaller;
             pad_then_roll: rows of zeros, which take part in the attention, are added at the right and bottom
             before the cyclic shift (official detection code, transformers, torchvision); roll_then_pad: after
-            it (timm). With padding, images are filled up to whole patches too.
+            it (timm). With pad_then_roll, images are filled up to whole patches too (not
+            with the window_clamp padded: torchvision leaves out what does not fill a patch).
         window_clamp: what becomes of windows larger than the map of their stage at image_size. min: both
             sides shrink to the smaller side of the map, and a map that fits in one is not shifted (official);
-            per_axis: each side for itself, shift fixed by image_size (timm, transformers' V2); padded: never
-            smaller, no shift along an axis that one window covers (torchvision); never: never smaller and
-            always shifted (transformers' backbone).
+            per_axis: each side for itself, shift fixed by image_size (timm); per_axis_floor: the same for maps
+            whose sides are rounded down from stage to stage, although the real ones are rounded up
+            (transformers' V2, timm before 1.0.31); padded: never smaller, no shift along an axis that one window
+            covers (torchvision); never: never smaller and always shifted (transformers' backbone).
         out_indices: the stages whose maps a backbone returns; none given means all.
+        out_norm: whether a backbone has a LayerNorm for each of its maps (transformers' V2 has none).
     """
 
     model_type = "unitrans-swin"
@@ -87,6 +90,7 @@ class SwinConfig(PreTrainedConfig):
     pad_mode: PadMode = "none"
     window_clamp: WindowClamp = "min"
     out_indices: list[int] | tuple[int, ...] | None = None
+    out_norm: bool = True
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -138,7 +142,7 @@ class SwinConfig(PreTrainedConfig):
     @property
     def pads_images(self) -> bool:
         """Whether images are filled up to whole patches."""
-        return self.pad_mode != "none"
+        return self.pad_mode == "pad_then_roll" and self.window_clamp != "padded"
 
     @property
     def stage_windows(self) -> tuple[Grid, ...]:
@@ -154,18 +158,18 @@ class SwinConfig(PreTrainedConfig):
             if self.window_clamp == "min":
                 size = min(window[0], *grid), min(window[1], *grid)
             shift = size[0] // 2, size[1] // 2
-            if self.window_clamp == "per_axis":
-                size, shift = self._clamped_per_axis(window, stage)
+            if self.window_clamp in ("per_axis", "per_axis_floor"):
+                rows, cols = grid if self.window_clamp == "per_axis" else self._floored_grid(stage)
+                size = min(window[0], rows), min(window[1], cols)
+                shift = window[0] // 2 * (rows > window[0]), window[1] // 2 * (cols > window[1])
             rules.append(StageWindow(size, shift, self.window_clamp))
             grid = half(grid)
         return tuple(rules)
 
-    def _clamped_per_axis(self, window: Grid, stage: int) -> tuple[Grid, Grid]:
+    def _floored_grid(self, stage: int) -> Grid:
         height, width = pair(self.image_size, "image_size")
-        # Rounded down, as both code bases do, although their maps are rounded up.
-        rows, cols = (max(side // self.patch_size // 2**stage, 1) for side in (height, width))
-        size = min(window[0], rows), min(window[1], cols)
-        return size, (window[0] // 2 * (rows > window[0]), window[1] // 2 * (cols > window[1]))
+        scale = self.patch_size * 2**stage
+        return max(height // scale, 1), max(width // scale, 1)
 
     def image_plans(self, grid: Grid) -> SwinPlans:
         """The plans of one image of this many patches per column and row."""
@@ -417,7 +421,13 @@ class SwinForImageClassification(SwinPreTrainedModel):
 
 
 class SwinBackbone(SwinPreTrainedModel):
-    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own."""
+    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own (`config.out_norm`).
+
+    Attributes:
+        unused_parameters: names of parameters that weights need not have; the encoder's final norm is not used here.
+    """
+
+    unused_parameters = ("swin.norm.weight", "swin.norm.bias")
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
@@ -427,6 +437,7 @@ class SwinBackbone(SwinPreTrainedModel):
             {
                 str(stage): nn.LayerNorm(config.stage_dim(stage), eps=config.layer_norm_eps)
                 for stage in self.stages
+                if config.out_norm
             }
         )
         self.post_init()
@@ -434,6 +445,8 @@ class SwinBackbone(SwinPreTrainedModel):
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """pixel_values [B, in_chans, H, W] -> [B, C_s, h_s, w_s] of each wanted stage."""
         maps = self.swin.forward_features(pixel_values, self.stages)
+        if not self.config.out_norm:
+            return maps
         return [
             self.out_norms[str(stage)](x.movedim(1, -1)).movedim(-1, 1)
             for stage, x in zip(self.stages, maps, strict=True)

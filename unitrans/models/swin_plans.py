@@ -20,7 +20,7 @@ from unitrans.ops import Plan
 
 Grid = tuple[int, int]
 PadMode = Literal["none", "pad_then_roll", "roll_then_pad"]
-WindowClamp = Literal["min", "per_axis", "padded", "never"]
+WindowClamp = Literal["min", "per_axis", "per_axis_floor", "padded", "never"]
 
 
 class StageWindow(NamedTuple):
@@ -34,7 +34,7 @@ class StageWindow(NamedTuple):
         """The shift on a map of this size.
 
         "min": none where the smaller side of the map fits in the window; "padded": none along an axis that
-        one window covers; "per_axis" and "never": always the same.
+        one window covers; all others: always the same.
         """
         if self.clamp == "min" and min(grid) <= min(self.size):
             return 0, 0

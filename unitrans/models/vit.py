@@ -160,6 +160,8 @@ class VitConfig(PreTrainedConfig):
 class VitPreTrainedModel(ImageEncoder):
     config_class = VitConfig
     base_model_prefix = "vit"
+    #: SimMIM decays the token that stands for hidden patches with its ViT, not with its Swin.
+    decays_mask_token = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,12 +1,14 @@
 """Building blocks on the op: attention, the Block, biases, embeddings, row maps (layer 4)."""
 
 from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias, relative_position_index
-from unitrans.nn.block import Attention, Block, DropPath, Mlp
+from unitrans.nn.block import Activation, Attention, Block, DropPath, Mlp, activation_function
 from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, unpatchify
 from unitrans.nn.graph import MASKED, GraphPairBias, NodeEmbedding
 from unitrans.nn.rows import RowMap, gather_rows
+from unitrans.nn.tokens import TokenEmbed
 
 __all__ = [
+    "Activation",
     "Attention",
     "Block",
     "DropPath",
@@ -19,6 +21,8 @@ __all__ = [
     "PatchMerging",
     "RelativePositionBias",
     "RowMap",
+    "TokenEmbed",
+    "activation_function",
     "gather_rows",
     "patchify",
     "relative_position_index",

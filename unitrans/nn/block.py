@@ -11,6 +11,14 @@ from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.ops import Plan, attention
 
 NormPlacement = Literal["pre", "post", "res-post"]
+Activation = Literal["gelu", "gelu_tanh", "relu"]
+
+
+def activation_function(name: Activation) -> nn.Module:
+    """The non-linearity of that name: gelu is the exact one (erf), gelu_tanh its approximation (GPT-2)."""
+    if name == "relu":
+        return nn.ReLU()
+    return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
 
 
 class Attention(nn.Module):
@@ -119,15 +127,23 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear, with dropout behind each; `act_drop` is the first one where it differs."""
+    """Linear, non-linearity, Linear, with dropout behind each; `act_drop` is the first one where it differs."""
 
-    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0, act_drop: float | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        drop: float = 0.0,
+        act_drop: float | None = None,
+        activation: Activation = "gelu",
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
+        self.act = activation_function(activation)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
-        self.act_drop = self.drop if act_drop is None else nn.Dropout(act_drop)
+        self.act_drop = nn.Dropout(drop if act_drop is None else act_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, C] -> [T, C]."""
@@ -173,6 +189,7 @@ class Block(nn.Module):
         drop, attn_drop, drop_path: dropout of projections, of attention weights, of whole branches.
         act_drop: dropout behind the activation of the MLP; None: as drop.
         eps: of the LayerNorms.
+        activation: non-linearity of the MLP; see `activation_function`.
         layer_scale: initial value of a learned factor per channel on each branch (CaiT, BEiT); None: no factor.
         extra_norm: a LayerNorm on the stream behind the block (the largest Swin V2).
         Others as in `Attention`.
@@ -194,6 +211,7 @@ class Block(nn.Module):
         act_drop: float | None = None,
         drop_path: float = 0.0,
         eps: float = 1e-5,
+        activation: Activation = "gelu",
         layer_scale: float | None = None,
         extra_norm: bool = False,
         position_bias: nn.Module | None = None,
@@ -214,7 +232,9 @@ class Block(nn.Module):
             position_bias=position_bias,
         )
         self.norm2 = branch_norm(dim, eps=eps)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio), drop=drop, act_drop=act_drop)
+        # A ratio that came from a width, as 1200 / 312, gives that width back.
+        hidden = int(dim * mlp_ratio + 1e-6)
+        self.mlp = Mlp(dim, hidden, drop=drop, act_drop=act_drop, activation=activation)
         self.drop_path = DropPath(drop_path)
         scaled = layer_scale is not None
         self.gamma_1 = nn.Parameter(torch.zeros(dim)) if scaled else None

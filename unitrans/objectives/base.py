@@ -14,7 +14,7 @@ import pydantic
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-LabelKind = Literal["class", "multi", "value"]
+LabelKind = Literal["class", "multi", "value", "token"]
 
 
 @dataclass
@@ -38,10 +38,10 @@ class Labels:
     """What the labels of a data set mean.
 
     Attributes:
-        kind: class, one of names; multi, yes or no for each of names; value, a number for each of names. Of the
-            last two some may be missing (NaN).
+        kind: class, one of names; multi, yes or no for each of names; value, a number for each of names (of these
+            two some may be missing, NaN); token, one of names for each of some tokens.
         names: the classes or the targets, in the order of their numbers.
-        counts: of class, training samples of each; of multi, training samples that say yes to each.
+        counts: of class and token, training samples (tokens) of each; of multi, training samples that say yes to each.
         known: of multi, training samples that say yes or no to each.
         mean, std: of value, over the training samples; models predict (value - mean) / std.
     """

@@ -82,7 +82,9 @@ class MaskedSignalModel(PreTrainedModel):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are never decayed, as in the official recipe: what is not a matrix of a layer."""
-        names = {"head.mask_token"} | {"encoder." + name for name in self.encoder.no_weight_decay()}
+        decayed = getattr(self.encoder, "decays_mask_token", False)
+        names = set() if decayed else {"head.mask_token"}
+        names |= {"encoder." + name for name in self.encoder.no_weight_decay()}
         return {name for name, _ in self.named_parameters() if name in names}
 
     def no_weight_decay_keywords(self) -> tuple[str, ...]:

@@ -4,13 +4,24 @@ import difflib
 from typing import Any
 
 from unitrans.objectives.base import Labels, Objective
+from unitrans.objectives.clm import CausalLanguageModeling
 from unitrans.objectives.mgm import MaskedGraphModeling
 from unitrans.objectives.mim import MaskedImageModeling
+from unitrans.objectives.mlm import MaskedLanguageModeling
 from unitrans.objectives.supervised import Classification, Regression
+from unitrans.objectives.tokens import TokenClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
-    for objective in (MaskedImageModeling, MaskedGraphModeling, Classification, Regression)
+    for objective in (
+        MaskedImageModeling,
+        MaskedLanguageModeling,
+        CausalLanguageModeling,
+        MaskedGraphModeling,
+        Classification,
+        Regression,
+        TokenClassification,
+    )
 }
 
 

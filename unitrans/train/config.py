@@ -292,7 +292,11 @@ def resolve(
         chosen = get_domain(name)
     objective_name = layers.get("objective", {}).get("name", "mim")
     _objective_class(objective_name, name)
-    layers = _merge(_defaults(name, objective_name, layers), layers)
+    defaults = _defaults(name, objective_name, layers)
+    if hasattr(chosen, "settings"):
+        with user_errors():
+            defaults = _merge(defaults, chosen.settings(_merge(defaults, layers)))
+    layers = _merge(defaults, layers)
     layers = _merge({"objective": {"name": objective_name}}, layers)
     return _complete(name, chosen, layers)
 
@@ -361,7 +365,7 @@ def check_schedule(train: dict[str, Any]) -> None:
 
 
 def absolute_paths(
-    data: dict[str, Any], embedded: Collection[str], keys: Sequence[str] = ("path", "validation")
+    data: dict[str, Any], embedded: Collection[str], keys: Sequence[str] = ("path", "validation", "tokenizer")
 ) -> dict[str, Any]:
     """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
 

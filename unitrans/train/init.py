@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unitrans.models.channels import average_channels, inflate_channels
-from unitrans.models.convert import fit_shape
+from unitrans.models.convert import blocks_sharing
+from unitrans.models.files import read_config
+from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError
+from unitrans.train.init_hf import WORD_ROWS, grown_rows, init_hf
 
 WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
@@ -38,8 +43,12 @@ def init_weights(model: Any, name: str) -> list[str]:
     """Fills a MaskedSignalModel with the weights of a run and returns what a person should know.
 
     Everything must fit, except: other input channels (patch embedding and pixel decoder are adapted), other windows
-    and image sizes (tables are resized), another objective (its head starts afresh). ConfigError names what differs.
+    and image sizes (tables are resized), words added to the vocabulary, another objective (its head starts afresh).
+    ConfigError names what differs. A model folder of transformers is taken too; see `init_hf`.
     """
+    theirs = read_config(Path(name).expanduser())
+    if theirs is not None:
+        return init_hf(model, Path(name).expanduser(), theirs)
     folder = init_folder(name)
     if (folder / ckpt.MANIFEST).is_file():
         ckpt.verify(folder)
@@ -52,17 +61,24 @@ def init_weights(model: Any, name: str) -> list[str]:
             f"--init {name}: {folder} is not a checkpoint of this program ({' '.join(str(error).split())[:200]})"
         ) from None
     config = model.config
-    same_head = stored.get("objective") == config.objective
+    here = config.to_dict()
+    same_head = _targets(stored) == _targets(here)
     differences = _differences(encoder, config.encoder)
     notes = [f"weights of {folder}"]
     if not same_head:
-        notes.append(
-            f"objective {stored.get('objective')} there, {config.objective} here: its head starts afresh"
-        )
+        notes.append(f"{_head_name(stored)} there, {_head_name(here)} here: the head starts afresh")
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("head.")}
     own = {key: p for key, p in model.state_dict().items() if same_head or not key.startswith("head.")}
+    weights, more = _regrouped(weights, own)
+    notes += more
+    own = {key: p for key, p in own.items() if key in weights or not key.startswith(_FINAL_NORMS)}
     channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
-    fitted = {key: _fit(key, weights[key], own[key].shape, channels) for key in own.keys() & weights.keys()}
+    # What was pretrained by hiding pixels is resized as SimMIM does.
+    rule: ResizeRule = "geometric" if stored.get("objective") == "mim" else "bicubic"
+    fit = functools.partial(
+        _fit, channels=channels, rule=rule, grid=getattr(config.encoder_config, "grid", None)
+    )
+    fitted = {key: fit(key, weights[key], own[key].shape) for key in own.keys() & weights.keys()}
     unfit = sorted(own.keys() ^ weights.keys()) + sorted(
         key for key, tensor in fitted.items() if tensor is None
     )
@@ -73,6 +89,7 @@ def init_weights(model: Any, name: str) -> list[str]:
         )
     if differences:
         notes.append(f"taken over although {'; '.join(differences)}")
+    notes += _other_units(encoder, config.encoder_config)
     if channels[0] != channels[1]:
         notes.append(
             f"patch embedding adapted from {channels[0]} to {channels[1]} channels (filters repeated or summed, scaled)"
@@ -87,11 +104,75 @@ def init_weights(model: Any, name: str) -> list[str]:
     return notes
 
 
+def _targets(config: dict[str, Any]) -> tuple[Any, ...]:
+    """What the head of a model predicts; heads that predict the same fit each other."""
+    labels = config.get("labels") or {}
+    return config.get("objective"), labels.get("kind"), [str(name) for name in labels.get("names", ())]
+
+
+def _head_name(config: dict[str, Any]) -> str:
+    """The same in words."""
+    labels = config.get("labels")
+    if not labels:
+        return f"objective {config.get('objective')}"
+    names = [str(name) for name in labels["names"]]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"objective {config.get('objective')} of {len(names):,} {labels['kind']} labels ({shown})"
+
+
+# A ViT has one of the two, on its rows or on what is pooled; they are not each other's.
+_FINAL_NORMS = ("encoder.norm.", "encoder.fc_norm.")
+
+
+def _regrouped(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights as this model holds them, and notes: a shared table in every block, another final norm left out."""
+    found: dict[str, Tensor] = {}
+    notes = []
+    for key, tensor in weights.items():
+        copies = [] if key in own else blocks_sharing(key, own)
+        found |= dict.fromkeys(copies or [key], tensor)
+        if copies:
+            notes.append(f"{key} copied into {len(copies)} blocks")
+    other = [key for key in found if key.startswith(_FINAL_NORMS) and key not in own]
+    if other:
+        notes.append(
+            f"the final norm starts afresh: model.final_norm is not that of the weights ({other[0]})"
+        )
+    return {key: tensor for key, tensor in found.items() if key not in other}, notes
+
+
+def _other_units(there: dict[str, Any], here: Any) -> list[str]:
+    """A note where the bias network of Swin V2 would measure offsets by other windows than it was trained with."""
+    if there.get("model_type") != "unitrans-swinv2" or here.model_type != "unitrans-swinv2":
+        return []
+
+    def units(config: Any) -> list[tuple[int, int]]:
+        windows = zip(config.stage_windows, config.trained_windows, strict=True)
+        return [trained if min(trained) > 0 else size for size, trained in windows]
+
+    trained = units(type(here)(**{key: value for key, value in there.items() if key != "model_type"}))
+    if trained == units(here):
+        return []
+    sizes = [list(unit) if unit[0] != unit[1] else unit[0] for unit in trained]
+    return [
+        "the weights were trained with other windows: their position biases are kept with "
+        f"model.pretrained_window_sizes={json.dumps(sizes, separators=(',', ':'))}"
+    ]
+
+
 def _is_of_channels(key: str) -> bool:
     return key.endswith("patch_embed.proj.weight") or key.startswith("head.decoder.")
 
 
-def _fit(key: str, tensor: Tensor, shape: torch.Size, channels: tuple[int, int]) -> Tensor | None:
+def _fit(
+    key: str,
+    tensor: Tensor,
+    shape: torch.Size,
+    *,
+    channels: tuple[int, int],
+    rule: ResizeRule,
+    grid: tuple[int, int] | None,
+) -> Tensor | None:
     """The tensor in this shape; None if it cannot be had."""
     old, new = channels
     if tensor.shape == shape:
@@ -102,7 +183,9 @@ def _fit(key: str, tensor: Tensor, shape: torch.Size, channels: tuple[int, int])
             return None
         tensor = inflate_channels(tensor, new) if embed else average_channels(tensor, old, new)
         return tensor if tensor.shape == shape else None
-    return fit_shape(key, tensor, shape)
+    if key.endswith(WORD_ROWS):
+        return grown_rows(tensor, shape)
+    return fit_shape(key, tensor, shape, rule, grid)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:

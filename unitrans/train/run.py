@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from unitrans.train.schedule import Schedule
 from unitrans.train.trainer import UnitransTrainer
 
 DRY_RUN_UPDATES = 5
+SKIPPED_SHOWN = 10  # of the samples that are known to be unreadable when a run begins
 # Of TrainingArguments, these reach the trainer by other ways.
 _NOT_PASSED = (
     "lr_scheduler_type",
@@ -245,7 +246,10 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
     say(f"  data        {config.data['path']}: {len(session.train_source):,} training samples, {held_out}")
     for source in (session.train_source, validation):
         if source is not None:
-            for note in [*source.notes, *(f"skipped {name}: {reason}" for name, reason in source.skipped)]:
+            skipped = [f"skipped {name}: {reason}" for name, reason in source.skipped]
+            more = len(skipped) - SKIPPED_SHOWN
+            rest = [f"... {more:,} more were skipped; skipped.txt names them at the end"] if more > 0 else []
+            for note in [*source.notes, *skipped[:SKIPPED_SHOWN], *rest]:
                 say(f"              {note}")
     parameters = sum(p.numel() for p in session.model.parameters())
     tokens = tokens_per_sample(session)
@@ -278,7 +282,9 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
 
 
 def tokens_per_sample(session: Session) -> int:
-    """Tokens of the first sample that can be read."""
+    """Tokens of a sample on average where that is known, else those of the first that can be read."""
+    if session.train_source.num_tokens is not None:
+        return round(sum(session.train_source.num_tokens) / len(session.train_source.num_tokens))
     data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)
     for index in range(len(data)):
         batch = collate([data[VALIDATION, index]])
@@ -303,6 +309,8 @@ def train(config: RunConfig, output: str | None) -> Path:
     run = shared_run_folder(output, config)
     if is_main():
         write_text(run / CONFIG_FILE, config.to_yaml())
+        if hasattr(session.domain, "keep"):
+            session.domain.keep(run, session.train_source)
         device = torch.device("cuda" if torch.cuda.is_available() and not config.train["use_cpu"] else "cpu")
         write_json(run / "environment.json", describe_environment(device))
     return _train(session, run, None)
@@ -312,7 +320,11 @@ def resume(folder: str) -> Path:
     """Goes on with a run from its newest checkpoint, bit for bit on a CPU with the same threads and processes."""
     run = find_run(folder)
     checkpoint = ckpt.latest_checkpoint(run)
-    session = open_session(resolve(config=str(run / CONFIG_FILE)))
+    config = resolve(config=str(run / CONFIG_FILE))
+    domain = config.get_domain()
+    if hasattr(domain, "resumed"):
+        config = replace(config, data=domain.resumed(config.data, run))
+    session = open_session(config)
     return _train(session, run, checkpoint)
 
 

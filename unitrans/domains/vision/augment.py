@@ -76,20 +76,11 @@ def _affine(image: Tensor, matrix: list[list[float]], fill: Sequence[float]) -> 
     middle = torch.tensor([(width - 1) / 2, (height - 1) / 2])
     full = torch.tensor(matrix)
     full[:, 2] += middle - full[:, :2] @ middle
+    colour = torch.tensor(list(fill)).view(-1, 1, 1)
     moved = _kornia().geometry.transform.warp_affine(
-        image[None],
-        full[None],
-        (height, width),
-        padding_mode="fill",
-        fill_value=_fill(image, fill),
-        align_corners=True,
+        (image - colour)[None], full[None], (height, width), align_corners=True
     )
-    return moved[0]
-
-
-def _fill(image: Tensor, fill: Sequence[float]) -> Tensor:
-    colour = torch.tensor(list(fill), dtype=image.dtype)
-    return colour if len(colour) == 3 else colour.expand(3)
+    return moved[0] + colour
 
 
 def _rotate(image: Tensor, strength: float, sign: float, fill: Sequence[float]) -> Tensor:
@@ -153,7 +144,7 @@ def _posterize(image: Tensor, strength: float, *_: Any) -> Tensor:
 
 
 def _solarize(image: Tensor, strength: float, *_: Any) -> Tensor:
-    return torch.where(image < 1.0 - strength, image, 1.0 - image)
+    return torch.where(image * 255 < 256 * (1.0 - strength), image, 1.0 - image)
 
 
 def _solarize_add(image: Tensor, strength: float, *_: Any) -> Tensor:

@@ -34,7 +34,7 @@ def baselines(train: VisionSource, held_out: VisionSource) -> list[Baseline]:
         return []
     names, counts = np.unique(classes, return_counts=True)
     found = [Baseline("most frequent class", float((truth == names[counts.argmax()]).mean()))]
-    note = f"{len(classes):,} training images at {SIDE} x {SIDE} px"
+    note = f"{len(classes):,} training images of at most {SIDE} x {SIDE} px"
     models = {
         "logistic regression on pixels": LogisticRegression(max_iter=300),
         "support vector machine on pixels": SVC(C=10.0),

@@ -1,0 +1,158 @@
+"""Sentences with what was asked and what the model says: predictions.html, and a few of them on the screen."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unitrans.domains.base import Sample
+from unitrans.domains.text.source import IGNORED
+from unitrans.domains.text.tokenizer import TextTokenizer
+
+SHOWN = 3  # sentences on the screen
+_WIDTH = 48  # tokens of each of them
+_STYLE = """body { font: 16px/1.9 Georgia, serif; max-width: 52em; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { font-size: 1.3em } p { border-bottom: 1px solid #ddd; padding-bottom: .8em; white-space: pre-wrap }
+small { color: #777; font-family: sans-serif; display: block }
+.right { background: #d3efd8; border-radius: 3px; padding: 0 .15em }
+.wrong { background: #f8d6d2; border-radius: 3px; padding: 0 .15em }
+.wrong s { color: #999 } .other { color: #999; font-size: .8em }"""
+
+
+def write_predictions(
+    directory: Path,
+    tokenizer: TextTokenizer,
+    samples: Sequence[Sample],
+    predictions: Sequence[torch.Tensor],
+    objective: Any,
+) -> list[Path]:
+    """Writes predictions.html for corrupted samples and prints the first ones; returns the file."""
+    if objective.name in ("mlm", "clm"):
+        rows = [
+            _token_row(tokenizer, s, p.long().numpy(), objective.name)
+            for s, p in zip(samples, predictions, strict=True)
+        ]
+        if objective.name == "mlm":
+            title = "Hidden tokens: [what the model says] where it is right, [what it says|the true one] elsewhere"
+        else:
+            title = (
+                "The likeliest next tokens: [the model's] where it is right, [the model's|the true one] else"
+            )
+        _print(title, tokenizer, samples, predictions, objective.name)
+    elif objective.name == "token_classification":
+        title = "Words and the classes the model gives them"
+        rows = [
+            _tag_row(tokenizer, s, p.long().numpy(), objective.labels.names)
+            for s, p in zip(samples, predictions, strict=True)
+        ]
+    else:
+        title = "Documents and what the model says about them"
+        rows = [
+            _label_row(tokenizer, s, p, objective.labels) for s, p in zip(samples, predictions, strict=True)
+        ]
+    path = directory / "predictions.html"
+    body = "\n".join(
+        f"<p><small>{html.escape(str(sample['id']))}</small>{row}</p>"
+        for sample, row in zip(samples, rows, strict=True)
+    )
+    path.write_text(
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n<h1>{html.escape(title)}</h1>\n{body}\n</html>\n",
+        encoding="utf-8",
+    )
+    return [path]
+
+
+def _asked(sample: Sample, prediction: np.ndarray, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(place of a token, what it is, the candidates for it, likeliest first), one after the other."""
+    shift = 1 if name == "clm" else 0  # row i predicts the token behind it
+    for row in (sample["labels"] != IGNORED).nonzero()[0]:
+        yield int(row) + shift, int(sample["labels"][row]), prediction[row]
+
+
+def _token_row(tokenizer: TextTokenizer, sample: Sample, prediction: np.ndarray, name: str) -> str:
+    ids = sample["input_ids"].copy()
+    asked = {place: (truth, guesses) for place, truth, guesses in _asked(sample, prediction, name)}
+    for place, (truth, _) in asked.items():
+        ids[place] = truth
+    parts = []
+    for place, piece in enumerate(tokenizer.pieces(ids.tolist())):
+        if sample["special"][place] and place not in asked:
+            continue
+        text = html.escape(piece)
+        if place not in asked:
+            parts.append(text)
+            continue
+        truth, guesses = asked[place]
+        said = [html.escape(word.strip()) or "?" for word in tokenizer.pieces(guesses.tolist())]
+        space = " " if piece.startswith(" ") else ""
+        candidates = f' title="{html.escape(", ".join(said))}"'
+        if guesses[0] == truth:
+            parts.append(f'{space}<span class="right"{candidates}>{said[0]}</span>')
+        else:
+            parts.append(f'{space}<span class="wrong"{candidates}><s>{said[0]}</s> {text.strip()}</span>')
+    return "".join(parts).strip()
+
+
+def _print(
+    title: str,
+    tokenizer: TextTokenizer,
+    samples: Sequence[Sample],
+    predictions: Sequence[torch.Tensor],
+    name: str,
+) -> None:
+    """A few sentences as plain text."""
+    print(f"\n{title}:")
+    for sample, prediction in list(zip(samples, predictions, strict=True))[:SHOWN]:
+        asked = {p: (truth, guesses) for p, truth, guesses in _asked(sample, prediction.long().numpy(), name)}
+        ids = sample["input_ids"].copy()
+        for place, (truth, _) in asked.items():
+            ids[place] = truth
+        parts = []
+        for place, piece in enumerate(tokenizer.pieces(ids.tolist())[:_WIDTH]):
+            if sample["special"][place] and place not in asked:
+                continue
+            if place in asked:
+                truth, guesses = asked[place]
+                said = tokenizer.pieces([int(guesses[0])])[0].strip()
+                space = " " if piece.startswith(" ") else ""
+                piece = f"{space}[{said}]" if guesses[0] == truth else f"{space}[{said}|{piece.strip()}]"
+            parts.append(piece)
+        print("  " + " ".join("".join(parts).split()) + (" ..." if len(ids) > _WIDTH else ""))
+
+
+def _tag_row(tokenizer: TextTokenizer, sample: Sample, prediction: np.ndarray, names: Sequence[str]) -> str:
+    parts = []
+    for place, piece in enumerate(tokenizer.pieces(sample["input_ids"].tolist())):
+        if sample["special"][place]:
+            continue
+        text, truth = html.escape(piece), int(sample["labels"][place])
+        if truth == IGNORED:
+            parts.append(text)
+        elif prediction[place] == truth:
+            parts.append(f'{text}<span class="other">/{html.escape(names[truth])}</span>')
+        else:
+            said = html.escape(names[int(prediction[place])])
+            parts.append(f'{text}<span class="wrong other">/<s>{said}</s> {html.escape(names[truth])}</span>')
+    return "".join(parts).strip()
+
+
+def _label_row(tokenizer: TextTokenizer, sample: Sample, prediction: torch.Tensor, labels: Any) -> str:
+    text = html.escape(tokenizer.text(sample["input_ids"][~sample["special"]].tolist()))
+    if labels.kind == "value":
+        mean, std = np.asarray(labels.mean), np.asarray(labels.std)
+        said, truth = (
+            np.round(np.ravel(x) * std + mean, 4).tolist() for x in (prediction.numpy(), sample["label"])
+        )
+        return f'{text}<br><span class="right">{said}</span> <span class="other">true: {truth}</span>'
+    chance, guess = prediction.view(-1).softmax(0).max(0)
+    said, truth = (html.escape(labels.names[int(number)]) for number in (guess, sample["label"]))
+    said = f"{said} ({float(chance):.0%})"
+    if int(guess) == int(sample["label"]):
+        return f'{text}<br><span class="right">{said}</span>'
+    return f'{text}<br><span class="wrong">{said}</span> <span class="other">true: {truth}</span>'

@@ -1,0 +1,209 @@
+"""What a trained text model says about new texts: hidden words, continuations, classes, tags, values, vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unitrans.domains.text.source import around
+from unitrans.domains.text.tokenizer import TextTokenizer, has_tokenizer, load_tokenizer
+from unitrans.models.gpt2 import sample_tokens
+from unitrans.models.images import mean_per_sample
+from unitrans.models.text_plans import TextPlans
+
+TOKENS = 4096  # of a batch, about
+
+
+def tokenizer_of(folder: Path) -> TextTokenizer:
+    """The tokenizer of a run, found from the run or one of its checkpoints. ValueError if there is none."""
+    folder = folder.resolve()
+    for place in (folder, *folder.parents[:2]):
+        if has_tokenizer(place):
+            return load_tokenizer(str(place))
+    raise ValueError(f"{folder}: there is no tokenizer in it or above it (tokenizer.json): name a run folder")
+
+
+class TextPredictor:
+    """A trained model and its tokenizer.
+
+    model: a MaskedSignalModel with a text encoder; it is put into eval mode.
+    """
+
+    def __init__(self, model: Any, tokenizer: TextTokenizer) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.config = model.encoder.config
+        self.objective = model.objective
+        self.shortened = 0  # texts of which only the beginning was seen
+
+    # ---- texts to batches -------------------------------------------------------------------------------------------
+
+    def ids_of(self, text: str | list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of a text (or of words) as the model was trained on them, its beginning if it is longer than the
+        model takes; and the word that each is of, -1 for special tokens."""
+        encoded = self.tokenizer.encode([text], words=isinstance(text, list))[0]  # type: ignore[arg-type]
+        t, limit = self.tokenizer, self.config.max_position_embeddings
+        before, after = (t.begin, []) if self.config.causal else (t.prefix, t.suffix)
+        room = limit - len(before) - len(after)
+        self.shortened += len(encoded.ids) > room
+        part = (encoded.ids[:room], encoded.word_start[:room], encoded.word[:room])
+        ids, _, word = around(before, after, *part)
+        return ids.astype(np.int64), word
+
+    def _batches(
+        self, texts: Sequence[Any]
+    ) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], Tensor, TextPlans]]:
+        """Lists of (tokens, words), as one stream with its plans."""
+        waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        for number, text in enumerate(texts):
+            pair = self.ids_of(text)
+            if not len(pair[0]):
+                raise ValueError(f"text {number + 1}: there is no token in {text!r}")
+            waiting.append(pair)
+            if sum(len(ids) for ids, _ in waiting) >= TOKENS or number == len(texts) - 1:
+                ids = torch.from_numpy(np.concatenate([ids for ids, _ in waiting]))
+                yield waiting, ids, self.config.plans([len(ids) for ids, _ in waiting])
+                waiting = []
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fill_mask(self, text: str, top_k: int = 5) -> list[dict[str, Any]]:
+        """The likeliest tokens for every mask of a text.
+
+        Args:
+            text: with the mask token of the tokenizer in it; [MASK] and <mask> are understood everywhere.
+            top_k: candidates for each.
+
+        Returns:
+            For every mask and candidate {"mask", "token", "probability", "text"}, likeliest first; text has the
+            candidate in this place alone.
+
+        Raises:
+            ValueError: a text without a mask, or a model that was not trained to fill them.
+        """
+        self._only("mlm", "fill masks")
+        mask = str(self.tokenizer.tokenizer.mask_token)
+        for word in ("[MASK]", "<mask>"):
+            text = text.replace(word, mask)
+        ids, _ = self.ids_of(text)
+        places = (ids == self.tokenizer.mask_token_id).nonzero()[0].tolist()
+        if not places:
+            raise ValueError(f"text: expected {mask} where a word is to be filled in, got {text!r}")
+        stream = torch.from_numpy(ids)
+        rows = self.model.encoder.features(stream, self.config.plans([len(ids)]))[places]
+        table = self.model.encoder.embeddings.word_embeddings.weight
+        chances = self.model.head.scores(rows, table).float().softmax(1)
+        best = chances.topk(min(top_k, chances.shape[1]))
+        special = set(self.tokenizer.special_ids)
+        found = []
+        for number, place in enumerate(places):
+            for token, chance in zip(
+                best.indices[number].tolist(), best.values[number].tolist(), strict=True
+            ):
+                filled = ids.copy()
+                filled[place] = token
+                kept = [
+                    int(i)
+                    for i in filled
+                    if i not in special or i == self.tokenizer.mask_token_id or i == token
+                ]
+                word = self.tokenizer.pieces([token])[0].strip()
+                found.append(
+                    {
+                        "mask": number + 1,
+                        "token": word,
+                        "probability": chance,
+                        "text": self.tokenizer.text(kept),
+                    }
+                )
+        return found
+
+    @torch.no_grad()
+    def continue_text(self, prompt: str, seed: int = 0, **sampling: Any) -> str:
+        """A text with what the model writes behind it; sampling as in `unitrans.models.gpt2.sample_tokens`."""
+        self._only("clm", "write")
+        encoded = self.tokenizer.encode([prompt])
+        ids = [*self.tokenizer.begin, *(encoded[0].ids.tolist() if encoded else [])]
+        if not ids:
+            raise ValueError("prompt: expected some text, as this tokenizer has no token to begin with")
+        end = self.tokenizer.end[0] if self.tokenizer.end else None
+        generator = torch.Generator().manual_seed(seed)
+        new = list(
+            sample_tokens(
+                self.model.encoder,
+                torch.tensor(ids),
+                end_token_id=end,
+                generator=generator,
+                **sampling,
+            )
+        )
+        return self.tokenizer.text([*ids[len(self.tokenizer.begin) :], *new])
+
+    @torch.no_grad()
+    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """For every text {"label", "probability", "probabilities": name -> share} (classification) or {target: value}
+        (regression)."""
+        labels = self.objective.labels
+        if labels is None or labels.kind not in ("class", "value"):
+            raise ValueError(
+                f"expected a model trained to classify or to predict values, got objective {self.objective.name}"
+            )
+        found: list[dict[str, Any]] = []
+        for _, ids, plans in self._batches(texts):
+            scores = self.model(input_ids=ids, plans=plans).prediction.float()
+            for row in scores:
+                if labels.kind == "value":
+                    values = row.double().numpy() * labels.std + np.asarray(labels.mean)
+                    found.append(dict(zip(labels.names, values.tolist(), strict=True)))
+                    continue
+                chances = row.softmax(0).tolist()
+                best = int(row.argmax())
+                found.append(
+                    {
+                        "label": labels.names[best],
+                        "probability": chances[best],
+                        "probabilities": dict(zip(labels.names, chances, strict=True)),
+                    }
+                )
+        return found
+
+    @torch.no_grad()
+    def tag(self, texts: Sequence[list[str]]) -> list[list[tuple[str, str | None]]]:
+        """Every word of every text with its class; None for words behind what the model can see."""
+        self._only("token_classification", "tag words")
+        names, found = self.objective.labels.names, []
+        taken = 0
+        for parts, ids, plans in self._batches(texts):
+            classes = self.model(input_ids=ids, plans=plans).prediction.tolist()
+            start = 0
+            for tokens, word in parts:
+                first: dict[int, str] = {}
+                for place, number in enumerate(word.tolist()):
+                    if number >= 0:
+                        first.setdefault(number, names[classes[start + place]])
+                words = texts[taken]
+                found.append([(text, first.get(number)) for number, text in enumerate(words)])
+                start, taken = start + len(tokens), taken + 1
+        return found
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """One vector per text, fp32 [n, C]: the mean of the rows of its tokens, special ones included."""
+        parts = [
+            mean_per_sample(
+                self.model.encoder.features(ids, plans), plans.sample_index, plans.token_counts
+            ).float()
+            for _, ids, plans in self._batches(texts)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, self.config.num_features)
+
+    def _only(self, objective: str, what: str) -> None:
+        if self.objective.name != objective:
+            raise ValueError(
+                f"expected a model of objective {objective} to {what}, got one of {self.objective.name}"
+            )

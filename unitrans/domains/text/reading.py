@@ -1,0 +1,200 @@
+"""Text files as documents: compressed or not, in any encoding, lines of any length, in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from unitrans.domains.text.config import Boundary
+
+SUFFIXES = (".txt", ".text", ".md", ".rst")
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+MAX_CHARACTERS = 1 << 20  # of a document in memory; what is longer comes in pieces
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class Document(NamedTuple):
+    """One document, or a piece of a very long one.
+
+    id: a stable name. text: what it says. key: what is hashed to hold it out, the same for all pieces. label: of a
+    row that has one. words: a text that came as words, with a label for each.
+    """
+
+    id: str
+    text: str
+    key: str
+    label: Any = None
+    words: list[str] | None = None
+
+
+@dataclass
+class TextFiles:
+    """The documents of text files.
+
+    names: how files are called in ids. skipped: id -> reason of what could not be used so far.
+    """
+
+    paths: list[Path]
+    names: list[str]
+    boundary: Boundary
+    encoding: str
+    by_file: bool = False
+    notes: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    label_names: list[str] | None = None
+
+    @property
+    def files(self) -> int:
+        """How many files there are."""
+        return len(self.paths)
+
+    def size(self) -> int:
+        """Bytes of all files as they lie there."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def of_file(self, file: int) -> Iterator[Document]:
+        """The usable documents of one file, in order; others go to ``skipped``."""
+        name = self.names[file]
+        try:
+            with open_text(self.paths[file], self.encoding) as stream:
+                for document in split_documents(stream, name, self.boundary, self.by_file):
+                    reason = unusable(document.text)
+                    if reason is None:
+                        yield document
+                    else:
+                        self.skipped.setdefault(document.id, reason)
+        except (OSError, EOFError, UnicodeError) as error:
+            self.skipped.setdefault(name, f"it cannot be read further: {' '.join(str(error).split())[:200]}")
+
+
+def unusable(text: str) -> str | None:
+    """Why a document is left out; None for a good one."""
+    if "\0" in text:
+        return "it holds NUL characters: it is not text, or in another encoding (data.encoding)"
+    escaped = re.search("[\udc80-\udcff]", text)
+    if escaped:
+        byte = ord(escaped.group()) - 0xDC00
+        return f"byte {byte:#04x} is not valid in its encoding: give the right one as data.encoding, such as cp1252"
+    return None
+
+
+def open_text(path: Path, encoding: str) -> TextIO:
+    """A text stream over a file, decompressed by its suffix. Bytes that cannot be decoded become lone surrogates."""
+    kind = COMPRESSIONS.get(path.suffix.lower())
+    raw: Any = path.open("rb")
+    if kind is not None:
+        import pyarrow
+
+        raw.close()
+        raw = pyarrow.input_stream(str(path), compression=kind)
+    buffered = io.BufferedReader(_Readable(raw), 1 << 20)
+    if encoding == "auto":
+        start = buffered.peek(4)[:4]
+        encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+    return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=None)
+
+
+class _Readable(io.RawIOBase):
+    """Any object with read(n) as a raw stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.stream.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def split_documents(
+    stream: TextIO, name: str, boundary: Boundary, by_file: bool = False
+) -> Iterator[Document]:
+    """The documents of a stream; empty ones do not count. At most MAX_CHARACTERS are in memory: a longer document
+    comes in pieces, cut at white space where there is some."""
+    number, piece, text, key = 0, 0, "", ""
+
+    def made(content: str) -> Document:
+        of_file = name if boundary == "file" else f"{name}#{number}"
+        return Document(f"{of_file}+{piece}" if piece else of_file, content, name if by_file else key)
+
+    ended = True
+    while True:
+        line = stream.readline(MAX_CHARACTERS)
+        begins_line = ended
+        ended = line.endswith("\n") or not line
+        blank = begins_line and ended and not line.strip()
+        text += "" if blank and not text else line
+        while len(text) > MAX_CHARACTERS:
+            at = cut_at(text, MAX_CHARACTERS)
+            key = key or text[:at]
+            yield made(text[:at].strip())
+            piece, text = piece + 1, text[at:]
+        finished = not line or (boundary == "line" and ended) or (boundary == "blank_line" and blank)
+        if finished and (text.strip() or piece):
+            content = text.strip()
+            key = key or content
+            if content:
+                yield made(content)
+            number, piece, key = number + 1, 0, ""
+        if finished:
+            text = ""
+        if not line:
+            return
+
+
+def cut_at(text: str, limit: int) -> int:
+    """Where to cut a text so that the first part has at most ``limit`` characters: behind its last white space."""
+    found = max(text.rfind(" ", 0, limit), text.rfind("\n", 0, limit), text.rfind("\t", 0, limit))
+    return found + 1 if found > 0 else limit
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that says what is in a file, that of compression left out."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def list_files(root: Path) -> tuple[list[Path], list[str]]:
+    """The files below a folder in order, hidden ones left out, and sentences about folders that cannot be listed."""
+    found, problems = [], []
+
+    def failed(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be listed: {error.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=failed):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder) / name for name in sorted(files) if not name.startswith(".")]
+    return found, problems
+
+
+def choose_text(files: Sequence[Path], pattern: str | None) -> tuple[list[Path], Counter[str]]:
+    """The text files among these, and how many others there are by suffix."""
+    chosen, others = [], Counter[str]()
+    for path in files:
+        if path.match(pattern) if pattern else suffix_of(path) in SUFFIXES:
+            chosen.append(path)
+        else:
+            others[path.suffix.lower() or "no suffix"] += 1
+    return chosen, others

@@ -1,0 +1,281 @@
+"""Documents as samples: tokenised once, long ones in chunks, held in two flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from unitrans.domains.base import Sample
+from unitrans.domains.text.documents import Documents
+from unitrans.domains.text.reading import Document
+from unitrans.domains.text.tokenizer import Encoded, TextTokenizer
+from unitrans.objectives.base import LabelKind, Labels
+
+BATCH = 256  # documents that are tokenised at a time
+IGNORED = -100
+
+
+Rule = Callable[[Document, str], bool]  # document and id of one of its samples -> whether it is held out
+
+
+def find_labels(documents: Documents, kind: LabelKind, held_out: Rule) -> Labels:
+    """What the labels of the training documents mean: their classes, or mean and deviation of their values."""
+    found = [document.label for document in all_documents(documents) if not held_out(document, document.id)]
+    if not found:
+        raise ValueError("data.path: none of the documents to train on has a label")
+    if kind == "value":
+        try:
+            values = np.asarray(found, dtype=np.float64).reshape(len(found), -1)
+        except (ValueError, TypeError):
+            raise ValueError(f"data.label_column: expected numbers, got {found[0]!r} for example") from None
+        std = values.std(0)
+        names = tuple(
+            f"value {place}" if values.shape[1] > 1 else "value" for place in range(values.shape[1])
+        )
+        return Labels("value", names, mean=tuple(values.mean(0)), std=tuple(np.where(std > 0, std, 1.0)))
+    flat = [one for label in found for one in label] if kind == "token" else found
+    names = tuple(documents.label_names or class_names(flat))
+    counts = np.bincount(
+        [n for n in (class_number(one, names) for one in flat) if n is not None], minlength=len(names)
+    )
+    return Labels(kind, names, tuple(counts.tolist()))
+
+
+def class_names(labels: Sequence[Any]) -> list[str]:
+    """The names of the classes that occur: whole numbers by their size, others as text. ValueError for fractions."""
+    found = {int(one) if isinstance(one, (bool, np.bool_)) else one for one in labels}
+    fraction = next((one for one in found if isinstance(one, float) and one != int(one)), None)
+    if fraction is not None:
+        raise ValueError(
+            f"data.label_column: expected classes, got {fraction}; use objective regression for numbers"
+        )
+    if all(isinstance(one, (int, float, np.integer)) for one in found):
+        return [str(one) for one in sorted({int(one) for one in found})]
+    return sorted(str(one) for one in found)
+
+
+def class_number(label: Any, names: Sequence[str]) -> int | None:
+    """The number of a class from its name, or from its number where the names are others; None if it is unknown."""
+    is_number = isinstance(label, (bool, int, float, np.integer))
+    name = str(int(label)) if is_number else str(label)
+    if name in names:
+        return list(names).index(name)
+    return int(label) if is_number and 0 <= label < len(names) else None
+
+
+@dataclass
+class Cutter:
+    """How documents become samples.
+
+    limit: tokens of the longest sample, special ones included. causal: for a model that sees only what was before.
+    labels: what is asked of every document, None where the text is all there is.
+    """
+
+    tokenizer: TextTokenizer
+    limit: int
+    causal: bool
+    labels: Labels | None = None
+    shortened: int = 0  # documents of which only the beginning is used
+
+    def __post_init__(self) -> None:
+        self.special = np.asarray(self.tokenizer.special_ids, dtype=np.int64)
+        room = self.limit - (0 if self.causal else len(self.tokenizer.prefix) + len(self.tokenizer.suffix))
+        if room < 2:
+            raise ValueError(
+                f"data.max_length: expected room for two tokens and the special ones, got {self.limit}"
+            )
+
+    def samples(self, documents: Sequence[Document]) -> Iterator[tuple[Document, list[Sample] | str]]:
+        """Every document with its samples, or with the reason why there are none."""
+        words = self.labels is not None and self.labels.kind == "token"
+        texts: Any = [d.words if words else d.text for d in documents]
+        for document, encoded in zip(documents, self.tokenizer.encode(texts, words=words), strict=True):
+            yield document, self._of(document, encoded)
+
+    def _of(self, document: Document, encoded: Encoded) -> list[Sample] | str:
+        if not len(encoded.ids):
+            return "it has no token"
+        parts = self._cut(encoded)
+        if self.labels is not None:
+            self.shortened += len(parts) > 1
+            del parts[1:]
+        samples = []
+        for number, (ids, word_start, word) in enumerate(parts):
+            name = document.id if len(parts) == 1 else f"{document.id}:{number}"
+            sample: Sample = {"id": name, "input_ids": ids, "word_start": word_start}
+            if self.labels is not None:
+                label = self._label(document, word_start, word)
+                if label is None:
+                    return f"its label {document.label!r} is not among those of training"
+                sample["labels" if self.labels.kind == "token" else "label"] = label
+            samples.append(sample)
+        return samples
+
+    def _label(self, document: Document, word_start: np.ndarray, word: np.ndarray) -> Any:
+        assert self.labels is not None
+        if self.labels.kind == "value":
+            value = np.atleast_1d(np.asarray(document.label, dtype=np.float64))
+            return ((value - self.labels.mean) / np.asarray(self.labels.std)).astype(np.float32)
+        if self.labels.kind == "class":
+            return class_number(document.label, self.labels.names)
+        known = [class_number(label, self.labels.names) for label in document.label]
+        if None in known:
+            return None
+        asked = word_start & (word >= 0)  # a word is judged by its first token
+        return np.where(asked, np.asarray(known, dtype=np.int64)[np.maximum(word, 0)], IGNORED)
+
+    def _cut(self, encoded: Encoded) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Chunks of nearly equal length with their special tokens."""
+        t = self.tokenizer
+        ids, start, word = encoded.ids, encoded.word_start, encoded.word
+        if self.causal:
+            ids, start, word = around(t.begin, t.end, ids, start, word)
+            room, before, after = self.limit, [], []
+        else:
+            before, after = t.prefix, t.suffix
+            room = self.limit - len(before) - len(after)
+        chunks = -(-len(ids) // room)
+        if self.labels is not None and chunks > 1:  # the beginning counts: as much of it as there is room for
+            parts = [tuple(x[:room] for x in (ids, start, word)), (ids[room:],) * 3]
+        else:
+            parts = list(zip(*(np.array_split(x, chunks) for x in (ids, start, word)), strict=True))
+        return [around(before, after, *part) for part in parts]
+
+    def is_special(self, ids: np.ndarray) -> np.ndarray:
+        """bool [n]: which tokens are no part of the text."""
+        return np.isin(ids, self.special)
+
+
+def around(
+    before: Sequence[int], after: Sequence[int], ids: np.ndarray, start: np.ndarray, word: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def join(a: Any, x: np.ndarray, b: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(a, x.dtype), x, np.asarray(b, x.dtype)])
+
+    return (
+        join(before, ids, after),
+        join([True] * len(before), start, [True] * len(after)),
+        join([-1] * len(before), word, [-1] * len(after)),
+    )
+
+
+def batches(items: Iterable[Document], size: int = BATCH) -> Iterator[list[Document]]:
+    """Lists of at most this many."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def all_documents(documents: Documents) -> Iterator[Document]:
+    """The documents of all files, in order."""
+    for file in range(documents.files):
+        yield from documents.of_file(file)
+
+
+@dataclass
+class _Growing:
+    """Samples on their way into flat arrays."""
+
+    ids: list[str] = field(default_factory=list)
+    tokens: list[np.ndarray] = field(default_factory=list)
+    starts: list[np.ndarray] = field(default_factory=list)
+    targets: list[Sample] = field(default_factory=list)
+
+    def add(self, sample: Sample) -> None:
+        self.ids.append(sample["id"])
+        self.tokens.append(sample["input_ids"])
+        self.starts.append(sample["word_start"])
+        label: Sample = {key: sample[key] for key in ("label", "labels") if key in sample}
+        if label:
+            self.targets.append(label)
+
+
+class TextSource:
+    """Samples of one side of the split, in memory as tokens.
+
+    ``source[i]`` is {"id", "input_ids" int64 [n], "special" bool [n], "word_start" bool [n]} and, where labels are
+    asked, "label": a class or float32 [K], or "labels": int64 [n], a class for the first token of every word and -100
+    elsewhere. num_tokens: int64, tokens of every sample.
+    """
+
+    in_order = False
+
+    def __init__(self, samples: _Growing, cutter: Cutter) -> None:
+        self.ids, self.targets, self.cutter = samples.ids, samples.targets, cutter
+        self.num_tokens = np.asarray([len(tokens) for tokens in samples.tokens], dtype=np.int64)
+        self.ends = np.cumsum(self.num_tokens)
+        self.tokens = _flat(samples.tokens, np.int32)
+        self.starts = _flat(samples.starts, bool)
+        self.notes: list[str] = []
+        self._skipped: dict[str, str] = {}
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """What made the tokens."""
+        return self.cutter.tokenizer
+
+    @property
+    def labels(self) -> Labels | None:
+        """What the labels mean."""
+        return self.cutter.labels
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(id, reason) of every document that was left out."""
+        return list(self._skipped.items())
+
+    def skip(self, name: str, reason: str) -> None:
+        """Records that ``name`` is left out."""
+        self._skipped.setdefault(name, reason)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        return self.load(index)
+
+    def load(self, index: int) -> Sample | None:
+        """One sample; see the class."""
+        stop = int(self.ends[index])
+        here = slice(stop - int(self.num_tokens[index]), stop)
+        sample = {"id": self.ids[index], "input_ids": self.tokens[here], "word_start": self.starts[here]}
+        return complete(sample | (self.targets[index] if self.targets else {}), self.cutter)
+
+    def name(self, index: int) -> str:
+        """The id of a sample."""
+        return self.ids[index]
+
+    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
+        """Text is not augmented."""
+        return sample
+
+
+def _flat(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)
+
+
+def complete(sample: Sample, cutter: Cutter) -> Sample:
+    """A stored sample as the objective takes it."""
+    ids = sample["input_ids"].astype(np.int64)
+    return sample | {"input_ids": ids, "special": cutter.is_special(ids)}
+
+
+def build_sources(documents: Documents, cutter: Cutter, held_out: Rule) -> tuple[TextSource, TextSource]:
+    """All documents as samples: those to train on and those held out."""
+    sides = (_Growing(), _Growing())
+    reasons: dict[str, str] = {}
+    for batch in batches(all_documents(documents)):
+        for document, samples in cutter.samples(batch):
+            if isinstance(samples, str):
+                reasons.setdefault(document.id, samples)
+                continue
+            for sample in samples:
+                sides[held_out(document, sample["id"])].add(sample)
+    train, validation = (TextSource(side, cutter) for side in sides)
+    for name, reason in (documents.skipped | reasons).items():
+        train.skip(name, reason)
+    return train, validation

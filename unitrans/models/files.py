@@ -1,0 +1,153 @@
+"""Model folders of transformers: read into our models, written from them."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from unitrans.models.bert import (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+from unitrans.models.convert import LoadReport, export_tensors, layout_for, load_weights
+from unitrans.models.convert_config import config_from, config_to_hf
+from unitrans.models.convert_text_config import TEXT_FAMILIES
+from unitrans.models.gpt2 import Gpt2LMHeadModel, Gpt2Model
+from unitrans.models.swin import SwinForImageClassification, SwinModel
+from unitrans.models.swinv2 import Swinv2ForImageClassification, Swinv2Model
+from unitrans.models.vit import VitForImageClassification, VitModel
+
+WEIGHTS = "model.safetensors"
+
+#: Their class -> ours.
+CLASSES: dict[str, Callable[[Any], PreTrainedModel]] = {
+    "BertModel": BertModel,
+    "BertForMaskedLM": BertForMaskedLM,
+    "BertForPreTraining": BertForPreTraining,
+    "BertForNextSentencePrediction": BertForNextSentencePrediction,
+    "BertForSequenceClassification": BertForSequenceClassification,
+    "BertForTokenClassification": BertForTokenClassification,
+    "RobertaModel": BertModel,
+    "RobertaForMaskedLM": BertForMaskedLM,
+    "RobertaForTokenClassification": BertForTokenClassification,
+    "GPT2Model": Gpt2Model,
+    "GPT2LMHeadModel": Gpt2LMHeadModel,
+    "SwinModel": SwinModel,
+    "SwinForImageClassification": SwinForImageClassification,
+    "Swinv2Model": Swinv2Model,
+    "Swinv2ForImageClassification": Swinv2ForImageClassification,
+    "ViTModel": VitModel,
+    "ViTForImageClassification": VitForImageClassification,
+}
+_FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit")
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """config.json of a model folder of transformers whose family we have; None for any other folder."""
+    try:
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) and stored.get("model_type") in _FAMILIES else None
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder: model.safetensors, its parts, or pytorch_model.bin (nothing else is unpickled).
+
+    Raises:
+        ValueError: there is no such file, or it cannot be read.
+    """
+    try:
+        if (folder / WEIGHTS).is_file():
+            return safetensors.torch.load_file(folder / WEIGHTS)
+        index = folder / (WEIGHTS + ".index.json")
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            weights: dict[str, Tensor] = {}
+            for name in names:
+                weights |= safetensors.torch.load_file(folder / Path(name).name)
+            return weights
+        if (folder / "pytorch_model.bin").is_file():
+            return dict(torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever safetensors, json and torch raise for a broken file
+        raise ValueError(
+            f"{folder}: its weights cannot be read ({' '.join(str(error).split())[:200]})"
+        ) from None
+    raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+
+
+def load_hf(folder: Path, *, strict: bool = True, **changes: Any) -> tuple[PreTrainedModel, LoadReport]:
+    """The model of a folder of transformers as ours.
+
+    Args:
+        folder: with config.json and weights.
+        strict: raise where the file lacks weights or has some that fit nothing.
+        changes: fields of our configuration that are set in the end.
+
+    Raises:
+        ValueError: a family, class or setting that we do not have, or weights that do not fit.
+    """
+    theirs = read_config(folder)
+    if theirs is None:
+        raise ValueError(
+            f"{folder}: expected a model folder of transformers of one of {', '.join(_FAMILIES)}"
+        )
+    base = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
+    base |= {"swinv2": "Swinv2Model", "vit": "ViTModel"}
+    name = str((theirs.get("architectures") or [base[theirs["model_type"]]])[0])
+    if name not in CLASSES:
+        raise ValueError(f"{folder}: expected one of {', '.join(CLASSES)}, got a {name}")
+    weights = read_weights(folder)
+    model = CLASSES[name](config_from("hf5", theirs, **changes))
+    report = load_weights(model, weights, layout_of_names(weights, theirs["model_type"]), strict=strict)
+    return model.eval(), report
+
+
+def layout_of_names(weights: Mapping[str, Tensor], family: str) -> str:
+    """ "hf4" or "hf5", by the names themselves: they differ for Swin and ViT."""
+    in_memory = any(".q_proj." in name or "attention.o_proj" in name for name in weights)
+    return "hf5" if in_memory or family in TEXT_FAMILIES else "hf4"
+
+
+def save_hf(
+    folder: Path,
+    model: PreTrainedModel,
+    config: Any,
+    architecture: str,
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
+    **fields: Any,
+) -> None:
+    """Writes a folder that transformers opens: config.json and model.safetensors under the names of hub files.
+
+    Args:
+        folder: exists.
+        model: one of ours, or a MaskedSignalModel.
+        config: of its encoder.
+        architecture: the name of their class.
+        tensors: parameters by our names; None: those of the model.
+        fields: more of their config.json (id2label, ...).
+
+    Raises:
+        ValueError: a configuration that their models cannot compute.
+    """
+    theirs = config_to_hf(config, architecture) | fields
+    if tensors is None:
+        tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights = export_tensors(model, tensors, "hf4")
+    if theirs["model_type"] in ("bert", "roberta") and not config.type_vocab_size:
+        prefix = "" if architecture.endswith("Model") else layout_for(model, "hf4").prefix
+        name = prefix + "embeddings.token_type_embeddings.weight"
+        weights[name] = torch.zeros(1, config.embed_dim)  # their models always have such a table
+    (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    safetensors.torch.save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})

@@ -1,0 +1,66 @@
+"""The groups of a text forward: one per document, in the order of the stream.
+
+Shape letters: B documents, T tokens of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from unitrans.ops import Plan
+
+
+@dataclass(frozen=True)
+class TextPlans:
+    """What a text forward needs to know about the documents of a batch.
+
+    Attributes:
+        groups: one group of consecutive rows per document; causal ones have their reach in it.
+        sample_index: int64 [T], the document of every row.
+        token_counts: int64 [B], tokens per document.
+        place: int64 [T], the place of every token in its document.
+    """
+
+    groups: Plan
+    sample_index: Tensor
+    token_counts: Tensor
+    place: Tensor
+
+    @staticmethod
+    def from_lengths(lengths: Sequence[int] | Tensor, *, causal: bool) -> TextPlans:
+        """The plans of documents of these many tokens, one after the other; a token of a causal document sees
+        itself and those before it."""
+        counts = torch.as_tensor(lengths, dtype=torch.int64)
+        groups = Plan.from_lengths(counts, reach=(-1, 0) if causal else None)
+        samples = torch.arange(counts.shape[0], device=counts.device).repeat_interleave(counts)
+        first = groups.cu_seqlens[:-1].long()
+        place = torch.arange(samples.shape[0], device=counts.device) - first[samples]
+        return TextPlans(groups, samples, counts, place)
+
+    def first_rows(self) -> Tensor:
+        """int64 [B], the row of the first token of every document."""
+        return self.groups.cu_seqlens[:-1].long()
+
+    def last_rows(self) -> Tensor:
+        """int64 [B], the row of the last token of every document."""
+        return self.groups.cu_seqlens[1:].long() - 1
+
+    def to(self, *args: Any, **kwargs: Any) -> TextPlans:
+        """The same plans on another device; arguments as for `Tensor.to`."""
+        return self._map(lambda x: x.to(*args, **kwargs))
+
+    def pin_memory(self) -> TextPlans:
+        """The same plans in pinned memory."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, f: Callable[[Any], Any]) -> TextPlans:
+        return TextPlans(f(self.groups), f(self.sample_index), f(self.token_counts), f(self.place))
+
+
+pytree.register_dataclass(TextPlans, serialized_type_name="unitrans.TextPlans")

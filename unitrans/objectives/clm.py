@@ -1,0 +1,71 @@
+"""Causal language modelling: every token is predicted from those before it in its document (GPT)."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unitrans.models.bert import IGNORED
+from unitrans.objectives.base import Labels, SignalOutput
+from unitrans.objectives.mlm import TokenObjective, token_output
+
+
+class ClmOptions(pydantic.BaseModel):
+    """The `objective` section of a run with clm."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+
+class CausalLanguageModeling(TokenObjective):
+    """Predict the next token.
+
+    Args:
+        encoder_config: configuration of a causal text encoder.
+
+    Raises:
+        ValueError: an encoder that sees both sides.
+    """
+
+    name = "clm"
+    Options: ClassVar[type[pydantic.BaseModel]] = ClmOptions
+
+    def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
+        super().__init__(encoder_config, labels, **options)
+        if not encoder_config.causal:
+            raise ValueError(
+                "objective clm: expected a causal encoder such as gpt2, got "
+                f"{encoder_config.model_type.removeprefix('unitrans-')}, which would see what it predicts"
+            )
+
+    def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Nothing is hidden. `labels` int64 [n] is in every row the token that follows, -100 in the last."""
+        ids = sample["input_ids"]
+        return sample | {"labels": np.append(ids[1:], IGNORED)}
+
+    def build_head(self) -> nn.Module:
+        """A head without parameters: the last layer is the encoder's table of tokens."""
+        return ClmHead()
+
+
+class ClmHead(nn.Module):
+    """Scores of the next token by the encoder's table of tokens."""
+
+    def forward(
+        self,
+        encoder: Any,
+        input_ids: Tensor,
+        plans: Any,
+        labels: Tensor | None = None,
+        predicted: Tensor | None = None,
+    ) -> SignalOutput:
+        """As `MlmHead.forward`; labels int64 [T] are the tokens that follow (not shifted here)."""
+        rows = encoder.features(input_ids, plans)
+        if predicted is None:
+            every = torch.arange(len(input_ids), device=rows.device)
+            predicted = every if labels is None else (labels != IGNORED).nonzero().squeeze(1)
+        logits = F.linear(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
+        targets = None if labels is None else labels.index_select(0, predicted)
+        return token_output(logits, targets, predicted, len(input_ids), with_candidates=not self.training)

@@ -1,0 +1,131 @@
+"""What ``unitrans convert`` does: a run or a model folder in, a folder or file of another code base out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from unitrans.domains.text.tokenizer import has_tokenizer, load_tokenizer
+from unitrans.models.convert import export_weights
+from unitrans.models.files import load_hf, read_config, save_hf
+from unitrans.objectives import MaskedSignalModel
+from unitrans.train.errors import ConfigError
+from unitrans.train.init import init_folder
+
+# (family, objective) -> their class; the encoder alone for what is not here.
+_CLASSES = {
+    ("bert", "mlm"): "BertForMaskedLM",
+    ("bert", "classification"): "BertForSequenceClassification",
+    ("bert", "regression"): "BertForSequenceClassification",
+    ("bert", "token_classification"): "BertForTokenClassification",
+    ("roberta", "mlm"): "RobertaForMaskedLM",
+    ("roberta", "token_classification"): "RobertaForTokenClassification",
+    ("gpt2", "clm"): "GPT2LMHeadModel",
+    ("swin", "mim"): "SwinForMaskedImageModeling",
+    ("swin", "classification"): "SwinForImageClassification",
+    ("swinv2", "mim"): "Swinv2ForMaskedImageModeling",
+    ("swinv2", "classification"): "Swinv2ForImageClassification",
+    ("vit", "mim"): "ViTForMaskedImageModeling",
+    ("vit", "classification"): "ViTForImageClassification",
+}
+_BARE = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
+_BARE |= {"swinv2": "Swinv2Model", "vit": "ViTModel"}
+
+
+def convert(source: Path, target: str, output: Path, *, encoder_only: bool = False) -> list[str]:
+    """Writes a model in the layout of another code base; returns sentences about what was written.
+
+    Args:
+        source: a run, a checkpoint, or a model folder of transformers.
+        target: "hf" (a folder), "official" or "timm" (a file), "unitrans" (a folder).
+        output: absent, or an empty folder.
+        encoder_only: leave the head out.
+
+    Raises:
+        ValueError: a source that is neither, or a model that the other code base cannot compute.
+    """
+    if read_config(source) is not None:
+        model, report = load_hf(source, strict=False)
+        lines = [f"read {source}: {len(report.loaded)} parameters"]
+        if report.missing or report.unexpected:
+            lines.append(f"missing: {report.missing or 'none'}; left out: {report.unexpected or 'none'}")
+        if target == "unitrans":
+            output.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(output)
+            return [*lines, *_tokenizer(source, output), f"wrote {type(model).__name__} to {output}"]
+        if target == "hf":
+            raise ConfigError(f"{source} is a folder of transformers already")
+        return [*lines, _write_file(model, target, output)]
+    folder = init_folder(str(source))
+    model = MaskedSignalModel.from_pretrained(folder).eval()
+    if target == "unitrans":
+        raise ConfigError(f"{source} is a model of this program already")
+    if target != "hf":
+        return [_write_file(model.encoder if encoder_only else model, target, output)]
+    return _to_hf(model, folder, output, encoder_only)
+
+
+def _write_file(model: Any, target: str, output: Path) -> str:
+    weights = {name: tensor.contiguous() for name, tensor in export_weights(model, target).items()}
+    if output.is_dir():
+        output = output / "model.safetensors"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(weights, output, metadata={"format": "pt"})
+    return f"wrote {len(weights)} tensors under {target} names to {output}"
+
+
+def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: bool) -> list[str]:
+    config, objective = model.encoder.config, model.objective
+    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
+    if family not in _BARE:
+        raise ConfigError(f"--to hf: there is no layout for {family}: expected one of {', '.join(_BARE)}")
+    name = None if encoder_only else _CLASSES.get((family, objective.name))
+    if name is None and not encoder_only:
+        raise ConfigError(
+            f"--to hf: transformers has no {family} with a head for objective {objective.name}: add --encoder to write "
+            "the encoder alone"
+        )
+    if name == "BertForSequenceClassification" and config.pooling != "pooler":
+        raise ConfigError(
+            f"--to hf: {name} classifies by pooling=pooler, this model by {config.pooling}: add --encoder to write the "
+            "encoder alone"
+        )
+    if objective.name == "mim" and getattr(objective.options, "norm_target", False):
+        raise ConfigError(
+            f"--to hf: {name} has no normalised targets: add --encoder to write the encoder alone"
+        )
+    fields = _labels(objective.labels, objective.name)
+    output.mkdir(parents=True, exist_ok=True)
+    if name is None:
+        save_hf(output, model.encoder, config, _BARE[family], **fields)
+    else:
+        # A layer of ours for all domains; theirs is named per class.
+        tensors = {n.replace("head.linear.", "head."): p.detach() for n, p in model.named_parameters()}
+        save_hf(output, model, config, name, tensors=tensors, **fields)
+    lines = _tokenizer(folder, output)
+    return [*lines, f"wrote {name or _BARE[family]} to {output}: transformers opens it by from_pretrained"]
+
+
+def _labels(labels: Any, objective: str) -> dict[str, Any]:
+    if labels is None:
+        return {}
+    names = dict(enumerate(labels.names))
+    fields: dict[str, Any] = {
+        "id2label": {str(number): name for number, name in names.items()},
+        "label2id": {name: number for number, name in names.items()},
+        "num_labels": len(names),
+    }
+    if objective == "regression":
+        fields["problem_type"] = "regression"
+    return fields
+
+
+def _tokenizer(source: Path, output: Path) -> list[str]:
+    """Copies the tokenizer of a run or folder, if there is one."""
+    holder = next((p for p in (source.resolve(), *source.resolve().parents[:2]) if has_tokenizer(p)), None)
+    if holder is None:
+        return []
+    load_tokenizer(str(holder)).save(output)
+    return [f"copied the tokenizer of {holder}"]
