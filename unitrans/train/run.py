@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 import unitrans
 from unitrans.domains.base import Domain, Source
+from unitrans.domains.errors import SourceError
 from unitrans.objectives import MaskedSignalModel
 from unitrans.ops.backends import choose_backend
 from unitrans.train import checkpoint as ckpt
@@ -27,7 +30,7 @@ from unitrans.train.callbacks import ProgressBar, RunLog, StopOnSignal, stop_sig
 from unitrans.train.config import RunConfig, resolve
 from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.train.environment import describe_environment, processor_name, torch_note
-from unitrans.train.errors import ConfigError, InterruptedRunError, user_errors
+from unitrans.train.errors import ConfigError, InterruptedRunError, RunError, user_errors
 from unitrans.train.init import init_weights
 from unitrans.train.random import derived_seed
 from unitrans.train.report import report
@@ -341,7 +344,44 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
+@contextmanager
+def failures(run: Path | None) -> Iterator[None]:
+    """Where a run is on its way: a source that breaks off ends it with one sentence that says how to go on, and
+    loader workers end before the process does."""
+    try:
+        yield
+    except SourceError as error:
+        end_workers(error)
+        steps = [] if run is None else ckpt.steps_in(run / "checkpoints")
+        saved = (
+            f"; everything up to update {steps[-1]:,} is saved" if steps else "; nothing had been saved yet"
+        )
+        more = f", to go on: {command_line('train', '--resume', str(run))}" if steps else ""
+        raise RunError(error.sentence + (saved + more) * (run is not None)) from None
+    except RunError as error:
+        end_workers(error)
+        raise
+
+
+def end_workers(error: BaseException | None) -> None:
+    """Frees the loader that the frames of an error hold. Its workers end with it; they do not heed SIGTERM, so a
+    process that waited for them at its exit would wait for ever."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+
+
 def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
+    try:
+        with failures(run):
+            return _run_to_report(session, run, checkpoint)
+    finally:
+        for source in (session.train_source, session.validation_source):
+            getattr(source, "close", lambda: None)()
+
+
+def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> Path:
     introduce(session, run, _say)
     trainer = make_trainer(session, run, run)
     bar = ProgressBar(trainer)
@@ -413,9 +453,9 @@ class _Stopwatch(TrainerCallback):
 def dry_run(config: RunConfig) -> None:
     """Times a few updates and says what the run would cost. Nothing is written."""
     session = open_new_session(config)
-    introduce(session, None, _say)
     watch = _Stopwatch()
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, failures(None):
+        introduce(session, None, _say)
         trainer = make_trainer(session, folder, None)
         trainer.add_callback(watch)
         start = time.perf_counter()
