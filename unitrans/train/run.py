@@ -41,6 +41,8 @@ from unitrans.train.schedule import Schedule
 from unitrans.train.trainer import UnitransTrainer
 
 DRY_RUN_UPDATES = 5
+MAX_UPDATES = 10**12
+MAX_SAMPLES = 10**7  # in an update
 # Of TrainingArguments, these reach the trainer by other ways.
 _NOT_PASSED = (
     "lr_scheduler_type",
@@ -125,16 +127,32 @@ def open_session(config: RunConfig) -> Session:
             num_tokens=train_source.num_tokens,
             in_order=train_source.in_order,
         )
-        max_steps = train["max_steps"]
-        if max_steps == 0:
-            raise ConfigError("train.max_steps: expected -1 or a number of updates above 0, got 0")
-        if max_steps < 0:
-            max_steps = max(1, math.ceil(train["num_train_epochs"] * sampler.updates_per_epoch()))
+        max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
         model = MaskedSignalModel.create(model_config, objective)
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
+
+
+def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:
+    """How many updates a run takes. ConfigError for none, and for more or larger ones than a machine can compute."""
+    if sampler.global_batch_size > MAX_SAMPLES:
+        raise ConfigError(
+            f"train.per_device_train_batch_size: {sampler.global_batch_size:,} samples an update are more than the "
+            f"{MAX_SAMPLES:,} that are taken: lower it"
+        )
+    updates, name = train["max_steps"], "max_steps"
+    if updates == 0:
+        raise ConfigError("train.max_steps: expected -1 or a number of updates above 0, got 0")
+    if updates < 0:
+        name, updates = "num_train_epochs", train["num_train_epochs"] * sampler.updates_per_epoch()
+    if updates > MAX_UPDATES:
+        raise ConfigError(
+            f"train.{name}={train[name]:g} means {updates:.3g} updates, more than the {MAX_UPDATES:,} that are taken: "
+            "lower it"
+        )
+    return max(1, math.ceil(updates))
 
 
 def accumulation_steps(train: dict[str, Any], processes: int) -> int:

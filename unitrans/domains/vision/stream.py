@@ -287,6 +287,8 @@ def open_stream(
     data.validation names otherwise. ValueError in one sentence for what cannot be streamed."""
     root = Path(os.path.expanduser(data.path))
     where = f"data.path: {data.path!r}"
+    if data.path in EMBEDDED:
+        raise ValueError(f"{where} is embedded and in memory at once: leave data.streaming out")
     builder, notes = _builder(root, data, where)
     rows, splits = _open_rows(builder, data, data.split, where, labels)
     if rows.size is None and data.stream_samples is None:
