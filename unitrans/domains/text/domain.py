@@ -49,9 +49,15 @@ class TextDomain:
         """Writes the tokenizer into the run folder, which AutoTokenizer then opens."""
         source.tokenizer.save(run)
 
-    def resumed(self, data: Mapping[str, Any], run: Path) -> dict[str, Any]:
-        """The ``data`` section of a run that goes on: with the tokenizer it had, words added included."""
-        return {**data, "tokenizer": str(run), "added_tokens": []} if has_tokenizer(run) else dict(data)
+    def resumed(
+        self, data: Mapping[str, Any], model: Mapping[str, Any], run: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sections ``data`` and ``model`` of a run that goes on: with the tokenizer it had, words added included,
+        and the vocabulary of one that it had trained."""
+        if not has_tokenizer(run):
+            return dict(data), dict(model)
+        size = model["vocab_size"] if data["tokenizer"] is not None else len(load_tokenizer(str(run)))
+        return {**data, "tokenizer": str(run), "added_tokens": []}, {**model, "vocab_size": size}
 
     def open(
         self, data: config.DataConfig, model_config: Any, seed: int, label_kinds: Sequence[LabelKind] = ()
