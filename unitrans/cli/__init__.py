@@ -11,6 +11,7 @@ from unitrans.cli.parser import UsageError, nearest
 
 COMMANDS = {
     "train": "learn by hiding part of the data and predicting it",
+    "predict": "predict the rows of a table with a trained model",
     "convert": "write a model under the names of another code base",
     "doctor": "say what this installation can do (attach it to bug reports)",
 }

@@ -42,6 +42,9 @@ def make_parser() -> Parser:
         help="a folder, a parquet file, a saved data set, a hub name, or an embedded set: digits (the default)",
     )
     parser.add_argument(
+        "--target", metavar="COLUMN", help="graphs: what is predicted; several columns as a,b (data.target)"
+    )
+    parser.add_argument(
         "--init",
         metavar="DIR",
         help="start from the weights of a run or checkpoint (images of other channels too)",
@@ -56,6 +59,12 @@ def make_parser() -> Parser:
         nargs="?",
         const="",
         help="go on with a run (without DIR: the newest in runs/)",
+    )
+    parser.add_argument(
+        "--ensemble",
+        metavar="K",
+        type=int,
+        help="train K runs that differ in their seed, for the spread of their predictions",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="time a few updates, say what a run costs; writes nothing"
@@ -75,12 +84,12 @@ def _check(options: argparse.Namespace) -> None:
         return
     if "=" in options.resume:
         options.settings.insert(0, options.resume)
-    for flag in ("domain", "objective", "data", "config", "init", "output"):
+    for flag in ("domain", "objective", "data", "target", "config", "init", "output"):
         if getattr(options, flag) is not None:
             raise UsageError(
                 f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
             )
-    for flag in ("dry_run", "print_config"):
+    for flag in ("dry_run", "print_config", "ensemble"):
         if getattr(options, flag):
             raise UsageError(f"--resume and --{flag.replace('_', '-')} exclude each other")
     if options.settings:
@@ -123,6 +132,7 @@ def _run(options: argparse.Namespace) -> None:
         data=options.data,
         config=options.config,
         init=options.init,
+        target=options.target,
         settings=options.settings,
     )
     if options.print_config:
@@ -132,5 +142,9 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.dry_run:
         dry_run(config)
+    elif options.ensemble is not None:
+        from unitrans.train.ensemble import train_ensemble
+
+        train_ensemble(config, options.output, options.ensemble)
     else:
         train(config, options.output)

@@ -29,8 +29,9 @@ Batch = dict[str, Any]
 Corrupt = Callable[[Sample, np.random.Generator], Sample]
 
 _DOMAINS = {
-    "text": "unitrans.domains.text:TextDomain",
     "vision": "unitrans.domains.vision:VisionDomain",
+    "text": "unitrans.domains.text:TextDomain",
+    "graph": "unitrans.domains.graph:GraphDomain",
 }
 
 
@@ -167,6 +168,17 @@ class Domain(Protocol):
         self, data: Mapping[str, Any], model: Mapping[str, Any], run: Path
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The sections ``data`` and ``model`` with which a run goes on."""
+        ...
+
+
+class Predicts(Protocol):
+    """A domain whose models predict rows of a table (``unitrans predict``)."""
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
+        read. names: columns of the table. reading: what the source of the training data said. column: asked for."""
         ...
 
 

@@ -21,6 +21,7 @@ from unitrans.models.bert import (
     BertModel,
 )
 from unitrans.models.gpt2 import Gpt2Config, Gpt2LMHeadModel, Gpt2Model
+from unitrans.models.graphormer import Graphormer, GraphormerConfig, GraphormerModel
 from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
 from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
@@ -32,6 +33,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "swin": (SwinConfig, SwinModel),
     "swinv2": (Swinv2Config, Swinv2Model),
     "vit": (VitConfig, VitModel),
+    "graphormer": (GraphormerConfig, GraphormerModel),
 }
 
 for _config, _model in MODELS.values():
@@ -48,6 +50,9 @@ AutoModelForSequenceClassification.register(BertConfig, BertForSequenceClassific
 AutoModelForTokenClassification.register(BertConfig, BertForTokenClassification, exist_ok=True)
 
 __all__ = [
+    "Graphormer",
+    "GraphormerConfig",
+    "GraphormerModel",
     "MODELS",
     "BertConfig",
     "BertForMaskedLM",

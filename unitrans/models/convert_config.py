@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unitrans.models.bert import BertConfig
+from unitrans.models.convert_graphormer import graphormer_config
 from unitrans.models.convert_text_config import TEXT_FAMILIES, text_config_from, text_config_to_hf
 from unitrans.models.gpt2 import Gpt2Config
+from unitrans.models.graphormer import GraphormerConfig
 from unitrans.models.images import pair
 from unitrans.models.swin import SwinConfig
 from unitrans.models.swinv2 import Swinv2Config
 from unitrans.models.vit import VitConfig
 
 ImageConfig = SwinConfig | Swinv2Config | VitConfig
-Config = ImageConfig | BertConfig | Gpt2Config
+Config = ImageConfig | BertConfig | Gpt2Config | GraphormerConfig
 
 _SAME = "patch_size in_chans embed_dim num_heads mlp_ratio qkv_bias attn_drop_rate drop_path_rate".split()
 _CONSTRUCTOR = {"img_size": "image_size", "num_classes": "num_labels", "norm_eps": "layer_norm_eps"}
@@ -100,26 +102,29 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
 
     Args:
         source: "official", "timm" or "torchvision", whose constructor arguments are given; "hf4" or "hf5", whose
-            config.json is.
+            config.json is; "v1" or "v2", the published versions of Graphormer, whose arguments are.
         theirs: their arguments; what is left out has their default.
         family: "swin", "swinv2" or "vit", and of transformers "bert", "roberta" or "gpt2"; None: told by
             model_type, or by arguments that only one family has.
         changes: fields of ours that are set in the end.
 
     Returns:
-        SwinConfig, Swinv2Config, VitConfig, BertConfig or Gpt2Config. pad_mode and window_clamp of Swin are set as
-        that code base computes: official none and min (pad_then_roll and never in its backbone for detection and
-        segmentation, which is told by pretrain_img_size), timm roll_then_pad and per_axis, transformers
-        pad_then_roll with min (V1), per_axis_floor (V2) or never (its backbone of V1), torchvision pad_then_roll
-        and padded. timm and torchvision leave out what does not fill a patch: images have to be cut accordingly.
+        SwinConfig, Swinv2Config, VitConfig, BertConfig, Gpt2Config or GraphormerConfig. pad_mode and window_clamp of
+        Swin are set as that code base computes: official none and min (pad_then_roll and never in its backbone for
+        detection and segmentation, which is told by pretrain_img_size), timm roll_then_pad and per_axis,
+        transformers pad_then_roll with min (V1), per_axis_floor (V2) or never (its backbone of V1), torchvision
+        pad_then_roll and padded. timm and torchvision leave out what does not fill a patch: images have to be cut
+        accordingly.
 
     Raises:
         ValueError: an unknown source, family or argument, or one whose value our models do not have.
     """
+    if source in ("v1", "v2"):
+        return graphormer_config(source, theirs, **changes)
     base = "hf" if source in ("hf4", "hf5") else source
     if base not in _NAMES or source == "hf":
         raise ValueError(
-            f"source: expected one of 'official', 'timm', 'torchvision', 'hf4', 'hf5', got {source!r}"
+            f"source: expected one of 'official', 'timm', 'torchvision', 'hf4', 'hf5', 'v1', 'v2', got {source!r}"
         )
     family = family or _family_of(theirs)
     if family in TEXT_FAMILIES and base == "hf":

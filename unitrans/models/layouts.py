@@ -279,6 +279,60 @@ def _hf_swin(base: str, block: Sequence[Rename], backbone: str | None = None) ->
 
 _VIT_BLOCK = "blocks.{b}."
 
+_GRAPH_NODES = ("atom_encoder", "in_degree_encoder", "out_degree_encoder", "graph_token")
+_GRAPH_PAIRS = (
+    "edge_encoder",
+    "edge_dis_encoder",
+    "spatial_pos_encoder",
+    "graph_token_virtual_distance",
+)
+_GRAPH_V2_BLOCK: tuple[Rename, ...] = (
+    (tuple(f"self_attn.{part}_proj.{{rest}}" for part in "qkv"), "attn.qkv.{rest}"),
+    ("self_attn.in_proj_{rest}", "attn.qkv.{rest}"),  # older files
+    ("self_attn.out_proj.{rest}", "attn.proj.{rest}"),
+    ("self_attn_layer_norm.{rest}", "norm1.{rest}"),
+    ("fc1.{rest}", "mlp.fc1.{rest}"),
+    ("fc2.{rest}", "mlp.fc2.{rest}"),
+    ("final_layer_norm.{rest}", "norm2.{rest}"),
+)
+_GRAPH_V2 = Layout(
+    renames=(
+        *_under("graph_encoder.layers.{b}.", _VIT_BLOCK, _GRAPH_V2_BLOCK),
+        ("graph_encoder.graph_node_feature.{rest}", "node_embed.{rest}"),
+        ("graph_encoder.graph_attn_bias.{rest}", "pair_bias.{rest}"),
+        ("graph_encoder.emb_layer_norm.{rest}", "embed_norm.{rest}"),
+        ("lm_head_transform_weight.{rest}", "pooler.dense.{rest}"),
+        ("layer_norm.{rest}", "pooler.norm.{rest}"),
+    ),
+    heads=(
+        ("encoder.embed_out.weight", "out.weight"),
+        ("encoder.lm_output_learned_bias", "out_bias"),
+        ("encoder.masked_lm_pooler.{rest}", "masked_lm_pooler.{rest}"),
+        ("encoder.graph_encoder.final_layer_norm.{rest}", "unused_norm.{rest}"),
+    ),
+    prefix="encoder.",
+)
+_GRAPH_V1_BLOCK: tuple[Rename, ...] = (
+    (tuple(f"self_attention.linear_{part}.{{rest}}" for part in "qkv"), "attn.qkv.{rest}"),
+    ("self_attention.output_layer.{rest}", "attn.proj.{rest}"),
+    ("self_attention_norm.{rest}", "norm1.{rest}"),
+    ("ffn.layer{s}.{rest}", "mlp.fc{s}.{rest}"),
+    ("ffn_norm.{rest}", "norm2.{rest}"),
+)
+
+
+def _graph_v1(*head: str) -> Layout:
+    return Layout(
+        renames=(
+            *_under("layers.{b}.", _VIT_BLOCK, _GRAPH_V1_BLOCK),
+            *((f"{name}.{{rest}}", f"node_embed.{name}.{{rest}}") for name in _GRAPH_NODES),
+            *((f"{name}.{{rest}}", f"pair_bias.{name}.{{rest}}") for name in _GRAPH_PAIRS),
+            ("final_ln.{rest}", "norm.{rest}"),
+        ),
+        heads=tuple((f"{name}.{{rest}}", "out.{rest}") for name in head),
+    )
+
+
 _BERT_BLOCK: tuple[Rename, ...] = (
     (tuple(name + ".{rest}" for name in _HF4_NAMES), "attn.qkv.{rest}"),
     ("attention.output.LayerNorm.{rest}", "norm1.{rest}"),
@@ -378,4 +432,8 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
     ("gpt2", "hf5"): _GPT2,
     ("vit", "hf4"): _hf("vit.", "encoder.layer.{b}.", _VIT_BLOCK, _HF_VIT4_BLOCK, pos_embed="pos_embed"),
     ("vit", "hf5"): _hf("vit.", "layers.{b}.", _VIT_BLOCK, _HF5_BLOCK, pos_embed="pos_embed"),
+    ("graphormer", "v2"): _GRAPH_V2,
+    # The head is downstream_out_proj for all data sets but PCQM4M; both are read.
+    ("graphormer", "v1"): _graph_v1("out_proj", "downstream_out_proj"),
+    ("graphormer", "v1-downstream"): _graph_v1("downstream_out_proj", "out_proj"),
 }

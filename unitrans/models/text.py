@@ -142,7 +142,7 @@ class TextEncoder(PreTrainedModel):
                 mlp_ratio=config.mlp_ratio,
                 norm=config.norm,
                 drop=config.drop_rate,
-                inner_drop=0.0,
+                act_drop=0.0,
                 attn_drop=config.attn_drop_rate,
                 eps=config.layer_norm_eps,
                 activation=config.activation,

@@ -3,6 +3,7 @@
 from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias, relative_position_index
 from unitrans.nn.block import Activation, Attention, Block, DropPath, Mlp, activation_function
 from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, unpatchify
+from unitrans.nn.graph import MASKED, GraphPairBias, NodeEmbedding
 from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.nn.tokens import TokenEmbed
 
@@ -11,8 +12,11 @@ __all__ = [
     "Attention",
     "Block",
     "DropPath",
+    "GraphPairBias",
     "LogSpacedPositionBias",
+    "MASKED",
     "Mlp",
+    "NodeEmbedding",
     "PatchEmbed",
     "PatchMerging",
     "RelativePositionBias",

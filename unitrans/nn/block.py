@@ -127,7 +127,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, non-linearity, Linear."""
+    """Linear, non-linearity, Linear, with dropout behind each; `act_drop` is the first one where it differs."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Mlp(nn.Module):
         hidden: int,
         *,
         drop: float = 0.0,
-        inner_drop: float | None = None,
+        act_drop: float | None = None,
         activation: Activation = "gelu",
     ) -> None:
         super().__init__()
@@ -143,11 +143,11 @@ class Mlp(nn.Module):
         self.act = activation_function(activation)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
-        self.inner_drop = nn.Dropout(drop if inner_drop is None else inner_drop)
+        self.act_drop = nn.Dropout(drop if act_drop is None else act_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, C] -> [T, C]."""
-        return self.drop(self.fc2(self.inner_drop(self.act(self.fc1(x)))))
+        return self.drop(self.fc2(self.act_drop(self.act(self.fc1(x)))))
 
 
 class DropPath(nn.Module):
@@ -187,9 +187,9 @@ class Block(nn.Module):
         norm: where the LayerNorms stand. "pre": x + f(norm(x)) (ViT, Swin V1, GPT-2); "post": norm(x + f(x))
             (BERT, Graphormer); "res-post": x + norm(f(x)) (Swin V2).
         drop, attn_drop, drop_path: dropout of projections, of attention weights, of whole branches.
+        act_drop: dropout behind the activation of the MLP; None: as drop.
         eps: of the LayerNorms.
         activation: non-linearity of the MLP; see `activation_function`.
-        inner_drop: dropout inside the MLP; None: the same as `drop`.
         layer_scale: initial value of a learned factor per channel on each branch (CaiT, BEiT); None: no factor.
         extra_norm: a LayerNorm on the stream behind the block (the largest Swin V2).
         Others as in `Attention`.
@@ -208,10 +208,10 @@ class Block(nn.Module):
         qk_norm: bool = False,
         drop: float = 0.0,
         attn_drop: float = 0.0,
+        act_drop: float | None = None,
         drop_path: float = 0.0,
         eps: float = 1e-5,
         activation: Activation = "gelu",
-        inner_drop: float | None = None,
         layer_scale: float | None = None,
         extra_norm: bool = False,
         position_bias: nn.Module | None = None,
@@ -234,7 +234,7 @@ class Block(nn.Module):
         self.norm2 = branch_norm(dim, eps=eps)
         # A ratio that came from a width, as 1200 / 312, gives that width back.
         hidden = int(dim * mlp_ratio + 1e-6)
-        self.mlp = Mlp(dim, hidden, drop=drop, inner_drop=inner_drop, activation=activation)
+        self.mlp = Mlp(dim, hidden, drop=drop, act_drop=act_drop, activation=activation)
         self.drop_path = DropPath(drop_path)
         scaled = layer_scale is not None
         self.gamma_1 = nn.Parameter(torch.zeros(dim)) if scaled else None

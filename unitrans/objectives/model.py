@@ -21,6 +21,7 @@ class MaskedSignalConfig(PreTrainedConfig):
         objective: name of the objective.
         objective_options: its options.
         labels: what the labels of the training data mean (`Labels` as a dict); None for an objective without.
+        reading: what a domain has to know to read other samples as the training samples were read; None: nothing.
     """
 
     model_type = "unitrans-masked-signal"
@@ -29,6 +30,7 @@ class MaskedSignalConfig(PreTrainedConfig):
     objective: str = "mim"
     objective_options: dict[str, Any] | None = None
     labels: dict[str, Any] | None = None
+    reading: dict[str, Any] | None = None
 
     @property
     def encoder_config(self) -> PreTrainedConfig:
@@ -60,14 +62,17 @@ class MaskedSignalModel(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def create(cls, encoder_config: PreTrainedConfig, objective: Objective) -> "MaskedSignalModel":
-        """A freshly initialised model for this encoder and objective."""
+    def create(
+        cls, encoder_config: PreTrainedConfig, objective: Objective, reading: dict[str, Any] | None = None
+    ) -> "MaskedSignalModel":
+        """A freshly initialised model for this encoder and objective; reading as in `MaskedSignalConfig`."""
         return cls(
             MaskedSignalConfig(
                 encoder=encoder_config.to_dict(),
                 objective=objective.name,
                 objective_options=objective.options.model_dump(),
                 labels=None if objective.labels is None else dataclasses.asdict(objective.labels),
+                reading=reading,
             )
         )
 

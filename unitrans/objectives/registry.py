@@ -5,6 +5,7 @@ from typing import Any
 
 from unitrans.objectives.base import Labels, Objective
 from unitrans.objectives.clm import CausalLanguageModeling
+from unitrans.objectives.mgm import MaskedGraphModeling
 from unitrans.objectives.mim import MaskedImageModeling
 from unitrans.objectives.mlm import MaskedLanguageModeling
 from unitrans.objectives.supervised import Classification, Regression
@@ -16,6 +17,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         MaskedImageModeling,
         MaskedLanguageModeling,
         CausalLanguageModeling,
+        MaskedGraphModeling,
         Classification,
         Regression,
         TokenClassification,

@@ -111,6 +111,16 @@ class _Ours(BaseModel):
         description="true: weight decay also acts on relative position tables and their like, as in official "
         "SimMIM pretraining. false: it does not, as in official Swin training and fine-tuning.",
     )
+    decay_everything: bool = Field(
+        False,
+        description="true: weight decay acts on all parameters, biases, norms and embeddings too, as fairseq and the "
+        "published Graphormer do.",
+    )
+    optim_eps_mode: Literal["corrected", "uncorrected"] = Field(
+        "corrected",
+        description="Where Adam adds train.adam_epsilon: corrected, to the bias-corrected root of the second moment, "
+        "as in the paper and torch; uncorrected, to the root as it is, as fairseq does.",
+    )
     layer_decay: Float = Field(
         1.0,
         gt=0,
@@ -233,5 +243,7 @@ def train_config_class() -> type[BaseModel]:
         if name == "gradient_accumulation_steps":
             order |= {key: ours.pop(key) for key in ("global_batch_size",)}
         if name == "weight_decay":
-            order |= {key: ours.pop(key) for key in ("decay_bias_tables", "layer_decay")}
+            order |= {key: ours.pop(key) for key in ("decay_bias_tables", "decay_everything", "layer_decay")}
+        if name == "adam_epsilon":
+            order |= {key: ours.pop(key) for key in ("optim_eps_mode",)}
     return create_model("TrainConfig", __config__=ConfigDict(extra="forbid"), **order, **ours)

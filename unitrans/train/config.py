@@ -261,6 +261,7 @@ def resolve(
     data: str | None = None,
     config: str | None = None,
     init: str | None = None,
+    target: str | None = None,
     settings: Sequence[str] = (),
 ) -> RunConfig:
     """The complete configuration of a run. ``settings`` and flags beat the file, the file beats the defaults.
@@ -271,15 +272,18 @@ def resolve(
     flags: dict[str, Any] = {} if domain is None else {"domain": domain}
     flags |= {} if objective is None else {"objective": {"name": objective}}
     flags |= {} if data is None else {"data": {"path": data}}
+    if target is not None:
+        flags["data"] = flags.get("data", {}) | {"target": target}
     flags |= {} if init is None else {"train": {"init": init}}
     given = read_settings(settings)
     given_twice = (
         ("--data", "data", "path"),
         ("--objective", "objective", "name"),
+        ("--target", "data", "target"),
         ("--init", "train", "init"),
     )
     for flag, section, key in given_twice:
-        if section in flags and key in given.get(section, {}):
+        if key in flags.get(section, {}) and key in given.get(section, {}):
             raise ConfigError(f"{flag} and {section}.{key}= are both given: leave one out")
     layers = _merge(read_file(config) if config is not None else {}, _merge(flags, given))
     layers.setdefault("domain", "vision")

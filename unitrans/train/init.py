@@ -24,10 +24,10 @@ from unitrans.train.init_hf import WORD_ROWS, grown_rows, init_hf
 WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
 _FREE = {"in_chans", "image_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "architectures", "dtype"}
-_FREE |= {"transformers_version", "torch_dtype"}
+_FREE |= {"transformers_version", "torch_dtype", "act_drop_rate", "embed_drop_rate"}
 
 
-def init_folder(name: str) -> Path:
+def init_folder(name: str, flag: str = "--init") -> Path:
     """The folder with the weights: a checkpoint, or the best (else the latest) checkpoint of a run."""
     root = Path(name).expanduser()
     for folder in (root, root / "checkpoints" / "best", root / "checkpoints" / "latest"):
@@ -35,7 +35,7 @@ def init_folder(name: str) -> Path:
             return folder.resolve()
     what = "it holds no checkpoint" if root.is_dir() else "there is no such folder"
     raise ConfigError(
-        f"--init {name}: {what}: name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
+        f"{flag} {name}: {what}: name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
     )
 
 

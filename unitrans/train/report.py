@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,27 +23,42 @@ if TYPE_CHECKING:
 PICTURES = 16
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A part of the data that was not trained on: its name, what the model reached there (``eval_`` and the name of a
+    figure), and what the figures were made of."""
+
+    name: str
+    source: Any
+    metrics: dict[str, float]
+    collected: dict[str, torch.Tensor]
+
+
 def report(
     session: Session,
     trainer: UnitransTrainer,
     run: Path,
-    metrics: dict[str, float] | None,
+    judged: Sequence[Judged],
     say: Callable[[str], None],
 ) -> None:
     """Says how good the model is, draws reconstructions.png and curves.png, writes summary.json.
 
-    metrics: of the held-out samples, None when nothing was held out.
+    judged: the parts of the data that were not trained on; the first is the validation part where there is one.
     """
     step = trainer.state.best_global_step or trainer.state.global_step
     result: dict[str, Any] = {"step": step}
-    if metrics is None:
+    files: list[Path] = []
+    if not judged:
         say(
             "\nNothing was held out (data.validation=none), so there is no figure for samples it has not seen."
         )
-    else:
-        result |= _compare(session, metrics, say)
+    for part in judged:
+        figures = _compare(session, part, say)
+        drawn, details = _details(session, run, part, say)
+        files += drawn
+        result |= figures | details if part.name == "validation" else {part.name: figures | details}
     write_json(run / "summary.json", result)
-    files = _pictures(session, trainer, run)
+    files += _pictures(session, trainer, run)
     draw_curves(run / "curves.png", read_metrics(run / METRICS_FILE))
     names = ", ".join(path.name for path in [*files, run / "curves.png"])
     weights = "best" if trainer.state.best_global_step else "latest"
@@ -60,19 +76,37 @@ def report(
         say(f"  {command:<{width}}  # {text}")
 
 
-def _compare(session: Session, metrics: dict[str, float], say: Callable[[str], None]) -> dict[str, Any]:
+def _details(
+    session: Session, run: Path, part: Judged, say: Callable[[str], None]
+) -> tuple[list[Path], dict[str, Any]]:
+    """What the domain has to say about all predictions for a part, where it has."""
+    describe = getattr(session.domain, "details", None)
+    if describe is None:
+        return [], {}
+    files, found = describe(run, part.name, part.collected, session.objective)
+    intervals = found.get("intervals", {})
+    if session.objective.headline in intervals:
+        low, high = intervals[session.objective.headline]
+        say(f"95 % of resamples of these samples: {session.objective.headline} {low:.4f} to {high:.4f}.")
+    return files, found
+
+
+def _compare(session: Session, part: Judged, say: Callable[[str], None]) -> dict[str, Any]:
     """The model beside the simple predictors of its domain."""
+    metrics = part.metrics
     seed, objective = session.settings["seed"], session.objective
     figures = {name.removeprefix("eval_"): value for name, value in metrics.items() if name != "eval_seconds"}
     baselines = session.domain.baselines(
         session.train_source,
-        session.validation_source,
+        part.source,
         objective,
         session.model_config,
         lambda sample_id: sample_rng(seed, None, sample_id, "mask"),
     )
-    say("\n" + session.domain.summary(figures, baselines, objective))
-    if objective.note:
+    if part.name != "validation":
+        say(f"\nThe {part.name} part, judged once:")
+    say(("\n" if part.name == "validation" else "") + session.domain.summary(figures, baselines, objective))
+    if objective.note and part.name == "validation":
         say(f"Note: {objective.note}.")
     predictors = [{"name": b.name, objective.headline: b.value, "note": b.note} for b in baselines]
     return {**figures, "predictors": predictors}

@@ -30,7 +30,7 @@ from unitrans.train.environment import describe_environment, processor_name, tor
 from unitrans.train.errors import ConfigError, InterruptedRunError, user_errors
 from unitrans.train.init import init_weights
 from unitrans.train.random import derived_seed
-from unitrans.train.report import report
+from unitrans.train.report import Judged, report
 from unitrans.train.runs import CONFIG_FILE, command_line, create_run_folder, find_run, write_json, write_text
 from unitrans.train.sampler import UpdateSampler
 from unitrans.train.saving import load_weights
@@ -129,7 +129,8 @@ def open_session(config: RunConfig) -> Session:
         if max_steps < 0:
             max_steps = max(1, math.ceil(train["num_train_epochs"] * sampler.updates_per_epoch()))
         set_seed(train["seed"])  # the initial weights
-        model = MaskedSignalModel.create(model_config, objective)
+        reading = getattr(train_source, "reading", None)
+        model = MaskedSignalModel.create(model_config, objective, reading)
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
@@ -383,13 +384,25 @@ def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
             trainer.args.device
         )
     load_weights(trainer.model, best if best.exists() else checkpoints / "latest")
-    metrics = trainer.judge() if session.validation_source is not None else None  # all processes together
+    judged = judge_parts(session, trainer)  # all processes together
     if is_main():
-        report(session, trainer, run, metrics, _say)
+        report(session, trainer, run, judged, _say)
         write_skipped(trainer, session, run)  # last: the simple predictors may have met more
     if dist.is_initialized():
         dist.destroy_process_group()
     return run
+
+
+def judge_parts(session: Session, trainer: UnitransTrainer) -> list[Judged]:
+    """The chosen weights on the samples that chose them and, where the domain keeps some for that, on those that judge
+    them, once."""
+    judged = []
+    parts = {"validation": session.validation_source, "test": getattr(session.train_source, "test", None)}
+    for name, source in parts.items():
+        if source is not None:
+            metrics = trainer.judge(session.data(source))
+            judged.append(Judged(name, source, metrics, trainer.collected))
+    return judged
 
 
 def write_skipped(trainer: UnitransTrainer, session: Session, run: Path) -> None:

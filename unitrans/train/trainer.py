@@ -116,6 +116,7 @@ class UnitransTrainer(Saving, Trainer):
         self.tokens_seen = 0
         self.skipped: dict[str, str] = {}  # sample id -> why it could not be read
         self.clock = Clock()
+        self.collected: dict[str, Tensor] = {}  # see judge()
         self.evaluations_without_best = 0
         self._unreadable_in_a_row = 0
         self.pending_evaluation = False
@@ -288,10 +289,17 @@ class UnitransTrainer(Saving, Trainer):
                 self.model if model is None else model,
                 self.args.weight_decay,
                 decay_bias_tables=self.settings["decay_bias_tables"],
+                decay_everything=self.settings["decay_everything"],
                 layer_decay=self.settings["layer_decay"],
             )
             betas = (self.args.adam_beta1, self.args.adam_beta2)
-            self.optimizer = make_adamw(groups, lr=self.schedule(0), betas=betas, eps=self.args.adam_epsilon)
+            self.optimizer = make_adamw(
+                groups,
+                lr=self.schedule(0),
+                betas=betas,
+                eps=self.args.adam_epsilon,
+                eps_mode=self.settings["optim_eps_mode"],
+            )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> UpdateScheduler:
@@ -317,20 +325,19 @@ class UnitransTrainer(Saving, Trainer):
         return metrics
 
     @torch.no_grad()
-    def judge(self) -> dict[str, float]:
+    def judge(self, data: CorruptedSamples | None = None) -> dict[str, float]:
         """Sums over all held-out samples for the model as it is, with masks that never change.
 
-        ``eval_loss`` in the loss's unit, and the metrics and figures of the objective. {} when a signal asks to stop
-        first.
+        data: other samples than the held-out ones. ``eval_loss`` in the loss's unit, and the metrics and figures of the
+        objective; what figures were made of is left in ``collected``. {} when a signal asks to stop first.
         """
+        data = self.eval_dataset if data is None else data
         start = time.perf_counter()
         # With FSDP all processes must call the model equally often: each judges everything.
         rank, processes = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
-        batches = validation_batches(
-            len(self.eval_dataset), self.args.per_device_eval_batch_size, rank, processes
-        )
+        batches = validation_batches(len(data), self.args.per_device_eval_batch_size, rank, processes)
         loader = make_loader(
-            self.eval_dataset,
+            data,
             batches,
             self.data_collator.for_validation(),
             seed=self.args.seed,
@@ -351,13 +358,14 @@ class UnitransTrainer(Saving, Trainer):
             collected = [batch for part in parts for batch in part]
         loss, targets, samples, *sums = totals.tolist()
         if not samples:
-            raise RunError(f"none of the {len(self.eval_dataset):,} held-out samples can be read")
+            raise RunError(f"none of the {len(data):,} held-out samples can be read")
         metrics = {"eval_loss": loss / max(targets, 1)}
         for name, total, count in zip(names, sums[::2], sums[1::2], strict=True):
             metrics[f"eval_{name}"] = total / max(count, 1)
+        self.collected = {}
         if collected:
-            together = {key: torch.cat([batch[key] for batch in collected]) for key in collected[0]}
-            figures = self.model.objective.figures(together)
+            self.collected = {key: torch.cat([batch[key] for batch in collected]) for key in collected[0]}
+            figures = self.model.objective.figures(self.collected)
             metrics |= {f"eval_{name}": value for name, value in figures.items()}
         return metrics | {"eval_samples": int(samples), "eval_seconds": round(time.perf_counter() - start, 3)}
 

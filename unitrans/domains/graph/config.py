@@ -1,0 +1,88 @@
+"""The ``data`` section of a graph run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from unitrans.domains.graph.splits import SplitKind
+
+
+class DataConfig(BaseModel):
+    """Where the graphs are, what is predicted of them, and how they are split."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        "nci",
+        min_length=1,
+        description="A table of molecules (.csv, .tsv, .smi, .txt, also .gz), an SDF file, a list of PyG Data objects "
+        "saved with torch.save (.pt), a data set of PyG or OGB by name, with its folder (pyg:ZINC:ROOT, "
+        "ogbg-molhiv:ROOT, pcqm4mv2:ROOT), or the embedded one (nci: 5,000 molecules of the NCI that come with RDKit, "
+        "target qed).",
+    )
+    target: str | list[str] | None = Field(
+        None,
+        description="The column, or columns (a,b), to predict, --target on the command line. An empty cell is a "
+        "missing label. null: the only column that can be one.",
+    )
+    smiles_column: str | None = Field(
+        None, description="The column with SMILES. null: the one that is named like it (smiles, SMILES, ...)."
+    )
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="Between the cells of a table. null: by its first line."
+    )
+    split: SplitKind = Field(
+        "random",
+        description="How molecules are held out. random; scaffold (Bemis-Murcko, balanced as in chemprop); "
+        "scaffold_deepchem (the largest scaffolds are trained on, as in DeepChem and MoleculeNet); column (see "
+        "split_column); official (that of a PyG or OGB data set). The same molecule is never on two sides.",
+    )
+    split_column: str = Field(
+        "split",
+        min_length=1,
+        description="With split=column: the column that says train, validation or test.",
+    )
+    split_seed: int = Field(
+        0,
+        ge=0,
+        description="Which random or scaffold split. Not train.seed: runs with other seeds share a split.",
+    )
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="The share of molecules that choose the checkpoint. 0: none."
+    )
+    test: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="The share of molecules that judge the chosen checkpoint, once, at the end.",
+    )
+    max_nodes: int = Field(
+        128,
+        ge=1,
+        description="Larger molecules are left out and listed with the reason, as unreadable ones are.",
+    )
+    largest_fragment: bool = Field(
+        False,
+        description="true: of a molecule in several parts (salts) the one with most heavy atoms is kept.",
+    )
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """--target a,b names two columns."""
+        if isinstance(value, str) and "," in value:
+            return [name.strip() for name in value.split(",")]
+        return value
+
+    @model_validator(mode="after")
+    def _unique(self) -> DataConfig:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"data.target: expected different columns, got {self.target}")
+        return self
+
+    @property
+    def targets(self) -> list[str]:
+        """The columns to predict; [] where they are to be found."""
+        return [self.target] if isinstance(self.target, str) else list(self.target or ())

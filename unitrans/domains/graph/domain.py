@@ -1,0 +1,239 @@
+"""Graphs: molecules from tables and SDF files, data sets of PyG and OGB, packed into one stream of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
+from unitrans.domains.graph import baselines as predictors
+from unitrans.domains.graph import chemistry, config
+from unitrans.domains.graph.intervals import bootstrap
+from unitrans.domains.graph.reading import EMBEDDED, smiles_column
+from unitrans.domains.graph.source import GraphSource, open_sources
+from unitrans.domains.graph.table import MOLECULE_WIDTHS
+from unitrans.objectives.base import LabelKind
+
+MAX_PICTURES = 16
+
+
+class GraphDomain:
+    """Graphs. A token is a node, or the token of a graph; see ``unitrans.domains.base.Domain``."""
+
+    name = "graph"
+    DataConfig = config.DataConfig
+    embedded = frozenset(EMBEDDED)
+
+    def open(
+        self, data: config.DataConfig, model_config: Any, seed: int, label_kinds: Sequence[LabelKind] = ()
+    ) -> tuple[GraphSource, GraphSource | None]:
+        """The graphs to train on and those that choose the checkpoint; those that judge it are the `test` of both.
+
+        The split follows from data.split_seed, not from ``seed``.
+        """
+        train, validation = open_sources(data, label_kinds)
+        table = train.table
+        model_config.check_nodes(torch.from_numpy(table.nodes.astype(np.int64)))
+        return train, validation
+
+    def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
+        """Packs graphs into one stream of nodes.
+
+        Returns {"nodes": int64 [T, F], "plans", "sample_ids", "num_skipped", "labels" of samples with labels, and of
+        corrupted ones "mask" bool [T], "node_labels" int64 [T, F], "edge_ends" int64 [2, M] and "edge_labels" int64
+        [M, Fe] of hidden edges}, or None when no sample is left.
+        """
+        good = [sample for sample in samples if sample is not None]
+        if not good:
+            return None
+        sizes = [len(sample["nodes"]) for sample in good]
+        nodes = torch.from_numpy(np.concatenate([sample["nodes"] for sample in good]))
+        model_config.check_nodes(nodes)
+        batch: Batch = {
+            "nodes": nodes,
+            "plans": model_config.plans(
+                sizes,
+                [sample["edge_index"].shape[1] for sample in good],
+                np.concatenate([sample["edge_index"] for sample in good], axis=1),
+                np.concatenate([sample["edge_attr"] for sample in good]),
+            ),
+            "sample_ids": [sample["id"] for sample in good],
+            "num_skipped": len(samples) - len(good),
+            **stack_labels(good),
+        }
+        if "mask" in good[0]:
+            starts = np.cumsum([0, *sizes[:-1]])
+            ends = [
+                (sample["edge_index"] + start)[:, sample["edge_mask"]]
+                for sample, start in zip(good, starts, strict=True)
+            ]
+            parts = {
+                "mask": np.concatenate([sample["mask"] for sample in good]),
+                "node_labels": np.concatenate([sample["node_labels"] for sample in good]),
+                "edge_ends": np.concatenate(ends, axis=1),
+                "edge_labels": np.concatenate([s["edge_labels"][s["edge_mask"]] for s in good]),
+            }
+            batch |= {key: torch.from_numpy(value) for key, value in parts.items()}
+        return batch
+
+    def data_unit_scale(self, source: GraphSource, model_config: Any) -> None:
+        """None: predictions are no values of nodes."""
+        return
+
+    def baselines(
+        self,
+        train_source: GraphSource,
+        validation_source: GraphSource,
+        objective: Any,
+        model_config: Any,
+        rng_for: Callable[[str], np.random.Generator],
+    ) -> list[Baseline]:
+        """Simple predictors of the label, or of hidden nodes; see ``unitrans.domains.graph.baselines``."""
+        if objective.name == "mgm":
+            return predictors.hidden_nodes(train_source, validation_source, objective, rng_for)
+        if objective.name == "regression":
+            return predictors.regression(train_source, validation_source)
+        return predictors.classification(train_source, validation_source, objective.headline)
+
+    def report(
+        self,
+        directory: Path,
+        source: GraphSource,
+        samples: Sequence[Sample],
+        predictions: Sequence[torch.Tensor],
+        objective: Any,
+        model_config: Any,
+    ) -> list[Path]:
+        """molecules.png: held-out molecules with what was predicted of them, or of their hidden atoms."""
+        if not source.molecules or not samples:
+            return []
+        from unitrans.domains.graph import pictures
+
+        path = Path(directory) / "molecules.png"
+        chosen = list(zip(samples, predictions, strict=True))[:MAX_PICTURES]
+        if objective.name == "mgm":
+            drawn, captions = pictures.masked_pictures(
+                [sample for sample, _ in chosen], [predicted.numpy() for _, predicted in chosen]
+            )
+        else:
+            drawn = [pictures.molecule_picture(pictures.molecule_of(sample)) for sample, _ in chosen]
+            captions = [_caption(sample, predicted, objective) for sample, predicted in chosen]
+        pictures.draw_molecules(path, drawn, captions)
+        return [path]
+
+    def details(
+        self, directory: Path, part: str, collected: Mapping[str, torch.Tensor], objective: Any
+    ) -> tuple[list[Path], dict[str, Any]]:
+        """Of all predictions for a held-out part: 95 % intervals of the figures, and for numbers a parity plot.
+
+        Args:
+            part: "validation" or "test".
+            collected: what `objective.collect` gave, all samples together.
+        """
+        if not collected:
+            return [], {}
+        intervals = bootstrap(objective.figures, collected)
+        if objective.name != "regression":
+            return [], {"intervals": intervals}
+        from unitrans.domains.graph.pictures import draw_parity
+
+        labels = objective.labels
+        mean, std = np.array(labels.mean), np.array(labels.std)
+        predicted, truth = (collected[key].double().numpy() * std + mean for key in ("predicted", "label"))
+        lines = []
+        for k in range(len(labels.names)):
+            known = np.isfinite(truth[:, k])
+            error = predicted[known, k] - truth[known, k]
+            lines.append(
+                f"MAE {np.abs(error).mean():.4g}, RMSE {np.sqrt(np.square(error).mean()):.4g}, {known.sum():,} {part}"
+            )
+        path = Path(directory) / ("parity.png" if part == "validation" else f"parity-{part}.png")
+        draw_parity(path, labels.names, predicted, truth, lines)
+        return [path], {"intervals": intervals}
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """How rows of a table become samples to predict.
+
+        Args:
+            names: columns of the table.
+            reading: of the checkpoint; see `MaskedSignalConfig`.
+            column: with the SMILES; None: that of the training data, else the one named like it.
+
+        Returns:
+            A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
+            read.
+        """
+        return _molecule_reader(names, reading, column)
+
+    def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
+        """The model beside the simple predictors, as a table and one sentence."""
+        titles = {
+            "mae": "Mean absolute error, in the units of the target,",
+            "roc_auc": "ROC-AUC",
+            "accuracy": "Accuracy",
+            "node_accuracy": "Share of hidden nodes whose first feature (of atoms: the element) is predicted right",
+        }
+        # A part whose samples give one answer only has no ROC-AUC: then the loss has to do.
+        shown = objective.headline if objective.headline in metrics else "loss"
+        others = ", ".join(
+            f"{name} {value:.4f}" for name, value in metrics.items() if name not in (shown, "samples")
+        )
+        title = f"{titles.get(shown, shown)} on {metrics['samples']:,.0f} held-out graphs ({others})"
+        beside = baselines if shown == objective.headline else []
+        return compare(title, metrics[shown], beside, greater_is_better=objective.greater_is_better)
+
+
+def _molecule_reader(
+    names: Sequence[str], reading: Mapping[str, Any], column: str | None
+) -> Callable[[Mapping[str, Any]], Sample]:
+    """See ``GraphDomain.record_reader``."""
+    if not reading["molecules"] or reading["features"] != list(MOLECULE_WIDTHS):
+        raise ValueError(
+            "this model was trained on graphs that were no molecules read from SMILES, so it cannot predict them: use "
+            "it from Python, as in model.encoder(pyg_batch)"
+        )
+    if reading["featuriser"] != chemistry.FEATURISER:
+        raise ValueError(
+            f"this model reads molecules by the rules {reading['featuriser']!r}, this version of unitrans by "
+            f"{chemistry.FEATURISER!r}: use the version that it was trained with"
+        )
+    if column is None and reading["smiles_column"] in names:
+        column = reading["smiles_column"]
+    column = smiles_column(list(names), column, "the input")
+
+    def read(record: Mapping[str, Any]) -> Sample:
+        molecule = chemistry.read_smiles(
+            record.get(column), max_nodes=reading["max_nodes"], largest_fragment=reading["largest_fragment"]
+        )
+        return {
+            "nodes": molecule.nodes.astype(np.int64),
+            "edge_index": molecule.edge_index.astype(np.int64),
+            "edge_attr": molecule.edge_attr.astype(np.int64),
+        }
+
+    return read
+
+
+def _caption(sample: Sample, predicted: torch.Tensor, objective: Any) -> str:
+    """What was predicted, and what is true, of one molecule."""
+    labels = objective.labels
+    values = predicted.reshape(-1)
+    if labels.kind == "class":
+        number = int(values.argmax())
+        truth = labels.names[int(sample["label"])]
+        return f"{labels.names[number]} ({values.softmax(0)[number]:.0%}), true {truth}"
+    if labels.kind == "multi":
+        shown = torch.sigmoid(values).tolist()
+        truths = np.asarray(sample["label"], dtype=float).reshape(-1)
+    else:
+        mean, std = np.array(labels.mean), np.array(labels.std)
+        shown = (values.double().numpy() * std + mean).tolist()
+        truths = np.asarray(sample["label"], dtype=float).reshape(-1) * std + mean
+    first = list(zip(labels.names, shown, truths, strict=True))[:2]
+    return "\n".join(f"{name[:24]}: {value:.3g}, true {truth:.3g}" for name, value, truth in first)

@@ -1,0 +1,240 @@
+"""Graphs asked for by index, and how the rows of a data set become a training, a validation and a test source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unitrans.domains.base import Sample
+from unitrans.domains.graph import chemistry, splits
+from unitrans.domains.graph.config import DataConfig
+from unitrans.domains.graph.labels import Targets, meaning, read_targets, value_meaning
+from unitrans.domains.graph.reading import Rows, read_rows
+from unitrans.domains.graph.splits import Parts
+from unitrans.domains.graph.table import GraphTable
+from unitrans.objectives.base import LabelKind, Labels
+
+
+class GraphSource:
+    """Some rows of a data set; see ``unitrans.domains.base.Source``.
+
+    Attributes:
+        table, rows: the graphs, and which of them these are.
+        num_tokens: nodes of each, and the graph token.
+        values: labels of all rows of the data set, as `Targets.values`; None: none were asked for.
+        molecules: whether graphs have SMILES.
+        reading: what it takes to read other molecules as these were read.
+        validation, test: of the training source, the other parts; None where there are none.
+    """
+
+    in_order = False
+
+    def __init__(
+        self, table: GraphTable, rows: Sequence[int], values: np.ndarray | None, labels: Labels | None
+    ) -> None:
+        self.table, self.rows, self.values, self.labels = (
+            table,
+            np.asarray(rows, dtype=np.int64),
+            values,
+            labels,
+        )
+        self.ids = [f"row {row + 1}" for row in self.rows]
+        self.num_tokens = (table.sizes[self.rows] + 1).tolist()
+        self.notes: list[str] = []
+        self._skipped: dict[str, str] = {}
+        self.molecules = True
+        self.reading: dict[str, Any] | None = None
+        self.validation: GraphSource | None = None
+        self.test: GraphSource | None = None
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(row, reason) of what cannot be used."""
+        return list(self._skipped.items())
+
+    def skip(self, name: str, reason: str) -> None:
+        """Lists a row that was left out."""
+        self._skipped[name] = reason
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.load(index)
+
+    def load(self, index: int) -> Sample:
+        """{"id", "nodes" int64 [n, F], "edge_index" int64 [2, e], "edge_attr" int64 [e, Fe], "smiles", and "label"}."""
+        row = int(self.rows[index])
+        sample: Sample = {"id": self.ids[index], "smiles": self.table.names[row], **self.table.graph(row)}
+        return sample if self.values is None else sample | {"label": self.values[row]}
+
+    def name(self, index: int) -> str:
+        """The row of the data set."""
+        return self.ids[index]
+
+    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
+        """Nothing: a graph has no other side to be seen from."""
+        return sample
+
+    @property
+    def smiles(self) -> list[str]:
+        """Canonical SMILES of every sample."""
+        return [self.table.names[row] for row in self.rows]
+
+
+def open_sources(
+    data: DataConfig, kinds: Sequence[LabelKind], rows: Rows | None = None
+) -> tuple[GraphSource, GraphSource | None]:
+    """See ``GraphDomain.open``. rows: graphs that are in memory already, instead of data.path."""
+    rows = read_rows(data) if rows is None else rows
+    targets = read_targets(rows, data, kinds) if kinds else None
+    table = rows.table
+    usable = np.array([not reason for reason in table.reasons], dtype=bool)
+    if not usable.any():
+        raise ValueError(
+            f"data.path: none of {len(table):,} graphs can be used; the first: {table.reasons[0]}"
+        )
+    labelled = usable if targets is None else usable & targets.known()
+    if not labelled.any():
+        raise ValueError(f"data.target: none of {int(usable.sum()):,} graphs has a label")
+    units = _units(table)
+    parts = _split(rows, data, np.flatnonzero(labelled), units)
+    if not parts.train:
+        raise ValueError("data.split: no graph is left to train on")
+    values = None if targets is None else targets.values
+    labels = None
+    if targets is not None:
+        chosen = np.asarray(parts.train)
+        labels = value_meaning(targets, chosen) if "value" in kinds else meaning(targets, chosen)
+    train, validation, test = (GraphSource(table, part, values, labels) if part else None for part in parts)
+    assert train is not None
+    for source in (train, validation, test):
+        if source is not None:
+            source.molecules, source.validation, source.test = rows.molecules, validation, test
+            source.reading = _reading(rows, data, targets)
+    for row in np.flatnonzero(~usable):
+        train.skip(f"row {row + 1}", table.reasons[row])
+    train.notes += _notes(rows, targets, usable, labelled, units, parts, data)
+    if targets is not None and "value" not in kinds:
+        _check_classes(targets, parts, data)
+    return train, validation
+
+
+def _units(table: GraphTable) -> np.ndarray:
+    """int64 [R]: equal for equal molecules; graphs without a name are all different."""
+    seen: dict[str, int] = {}
+    return np.array(
+        [seen.setdefault(name or f"#{row}", len(seen)) for row, name in enumerate(table.names)],
+        dtype=np.int64,
+    )
+
+
+def _split(rows: Rows, data: DataConfig, chosen: np.ndarray, units: np.ndarray) -> Parts:
+    """Rows of every part."""
+    if data.split == "official":
+        if rows.official is None:
+            raise ValueError(
+                "data.split=official: this data set has no split of its own; use random or scaffold"
+            )
+        allowed = set(chosen.tolist())
+        return Parts(*([row for row in part if row in allowed] for part in rows.official))
+    if data.split == "column":
+        if data.split_column not in rows.columns:
+            raise ValueError(
+                f"data.split_column={data.split_column!r} is not a column: expected one of "
+                f"{', '.join(rows.columns) or 'none'}"
+            )
+        column = [rows.columns[data.split_column][row] for row in chosen]
+        parts, _ = splits.column_split(column, units[chosen].tolist(), data.split_column)
+        return Parts(*(chosen[part].tolist() if part else [] for part in parts))
+    # Units are numbered in the order of the rows; those of rows that are left out do not count.
+    different, own = np.unique(units[chosen], return_inverse=True)
+    if data.split == "random":
+        unit_parts = splits.random_split(len(different), data.validation, data.test, data.split_seed)
+    else:
+        if not rows.molecules:
+            raise ValueError(
+                f"data.split={data.split}: scaffolds are of molecules, and these graphs have no SMILES"
+            )
+        first = {unit: row for row, unit in zip(reversed(chosen), reversed(own), strict=True)}
+        sets = splits.scaffold_sets([rows.table.names[first[unit]] for unit in range(len(different))])
+        if data.split == "scaffold":
+            unit_parts = splits.scaffold_balanced(sets, data.validation, data.test, data.split_seed)
+        else:
+            unit_parts = splits.scaffold_by_size(sets, data.validation, data.test)
+    return splits.rows_of(unit_parts, own.tolist(), chosen.tolist())
+
+
+def _reading(rows: Rows, data: DataConfig, targets: Targets | None) -> dict[str, Any]:
+    """What a checkpoint has to know to read new molecules as the training ones were read."""
+    reading: dict[str, Any] = {"domain": "graph", "molecules": rows.molecules}
+    if rows.molecules:
+        reading |= {"featuriser": chemistry.FEATURISER, "rdkit": chemistry.rdkit_version()}
+    return reading | {
+        "targets": targets.names if targets is not None else [],
+        "smiles_column": rows.smiles_column,
+        "max_nodes": data.max_nodes,
+        "largest_fragment": data.largest_fragment,
+        "features": [rows.table.nodes.shape[1], rows.table.edge_attr.shape[1]],
+    }
+
+
+def _notes(
+    rows: Rows,
+    targets: Targets | None,
+    usable: np.ndarray,
+    labelled: np.ndarray,
+    units: np.ndarray,
+    parts: Parts,
+    data: DataConfig,
+) -> list[str]:
+    notes = []
+    if targets is not None:
+        notes.append(f"target {', '.join(targets.names)}")
+        missing = int(usable.sum() - labelled.sum())
+        if missing:
+            notes.append(f"{missing:,} graphs without a label are left out")
+    sizes = f"{len(parts.train):,} / {len(parts.validation):,} / {len(parts.test):,}"
+    seed = f", split_seed {data.split_seed}" if data.split in ("random", "scaffold") else ""
+    notes.append(f"split {data.split}{seed}: {sizes} rows to train, to choose the checkpoint, to judge it")
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(labelled):
+        members[int(units[row])].append(int(row))
+    several = [listed for listed in members.values() if len(listed) > 1]
+    if several:
+        text = f"{sum(map(len, several)) - len(several):,} rows repeat a molecule"
+        if targets is not None:
+            different = sum(_differ(targets.values[listed]) for listed in several)
+            text += f", and {different:,} molecules have different labels in different rows"
+        notes.append(text + "; all are kept, on one side of the split")
+    kept = sum(map(len, parts))
+    if kept < labelled.sum() and data.split == "column":
+        notes.append(
+            f"{int(labelled.sum()) - kept:,} rows are left out: their molecule is in a part that judges"
+        )
+    return notes
+
+
+def _differ(values: np.ndarray) -> bool:
+    """Whether rows of one molecule say different things."""
+    if values.ndim == 1:
+        return len(set(values.tolist())) > 1
+    low, high = np.nan_to_num(values, nan=np.inf).min(0), np.nan_to_num(values, nan=-np.inf).max(0)
+    return bool((high > low).any())
+
+
+def _check_classes(targets: Targets, parts: Parts, data: DataConfig) -> None:
+    """ValueError for a part that judges and has one answer only: its figures would mean nothing."""
+    for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if not part:
+            continue
+        values = targets.values[np.asarray(part)].reshape(len(part), -1)
+        answers = [len(set(column[np.isfinite(column)].tolist())) for column in values.T]
+        if max(answers) < 2:
+            raise ValueError(
+                f"data.split={data.split}: all {len(part)} samples of the {name} part have the same answer, so "
+                "nothing can be judged; choose another data.split or data.split_seed, or a larger part"
+            )

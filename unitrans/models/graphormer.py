@@ -1,0 +1,364 @@
+"""Graphormer (Ying et al. 2021, arXiv:2106.05234; version 2: Shi et al. 2022, arXiv:2203.04810) on the one Block.
+
+One group per graph, its graph token in front; distances and the edges on paths are one bias plane per graph, shared by
+all blocks. Version 1 is norm="pre", final_norm=True, embed_norm=False, head="linear", init="v1"; version 2 the default.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from unitrans.models.graphormer_plans import (
+    GraphormerPlans,
+    check_values,
+    pack_official,
+    pack_pyg,
+    plans_of_edges,
+)
+from unitrans.models.images import EncoderOutput, check_sizes
+from unitrans.nn import Block, GraphPairBias, NodeEmbedding, gather_rows
+from unitrans.ops.graphs import PathRule
+
+NormPlace = Literal["post", "pre"]
+Head = Literal["transform", "linear"]
+Init = Literal["v1", "v2"]
+
+#: (depth, embed_dim, num_heads) of the published sizes; the hidden width of the MLPs is embed_dim.
+SIZES = {"slim": (12, 80, 8), "base": (12, 768, 32), "large": (24, 1024, 32)}
+
+
+class GraphormerConfig(PreTrainedConfig):
+    """Configuration of a Graphormer encoder; the defaults are the published "slim".
+
+    Attributes:
+        num_atoms, num_edges: rows of the tables of node and edge features (and one more, for padding).
+        feature_offset: rows between features: value v of feature f is row v + 2 + feature_offset * f.
+        num_in_degree, num_out_degree, num_spatial, num_edge_dis: rows of the tables of degrees, distances and (times
+            heads squared) hops.
+        multi_hop: the edges on the path between two nodes count; False: only an edge between them.
+        multi_hop_max_dist: how many edges of a path count.
+        spatial_pos_max: nodes this far apart or farther do not see each other; nodes without a path are 510 apart.
+        paths: which of several shortest paths counts: official, or bfs (for large graphs).
+        embed_dim, depth, num_heads: channels, blocks, heads.
+        mlp_ratio: hidden width of the MLPs over the channels.
+        norm: where the LayerNorms of the blocks stand: post (version 2) or pre (version 1).
+        embed_norm: a LayerNorm on the embedded rows (version 2).
+        final_norm: a LayerNorm on the last rows (version 1).
+        head: what stands between the graph token and a last linear layer: transform (linear, GELU, LayerNorm:
+            version 2) or linear (nothing: version 1).
+        drop_rate, attn_drop_rate, act_drop_rate: dropout of embedded rows and projections, of attention weights, and
+            behind the activation of the MLPs.
+        embed_drop_rate: dropout of embedded rows where it is not drop_rate.
+        init: v2: normal of .02, rows of padding zero; v1: linear layers of .02 / sqrt(depth), no row zero.
+        num_outputs: values that `Graphormer` predicts for a graph.
+        layer_norm_eps: of all LayerNorms.
+    """
+
+    model_type = "unitrans-graphormer"
+
+    num_atoms: int = 512 * 9
+    num_edges: int = 512 * 3
+    feature_offset: int = 512
+    num_in_degree: int = 512
+    num_out_degree: int = 512
+    num_spatial: int = 512
+    num_edge_dis: int = 128
+    multi_hop: bool = True
+    multi_hop_max_dist: int = 5
+    spatial_pos_max: int = 1024
+    paths: PathRule = "official"
+    embed_dim: int = 80
+    depth: int = 12
+    num_heads: int = 8
+    mlp_ratio: float = 1.0
+    norm: NormPlace = "post"
+    embed_norm: bool = True
+    final_norm: bool = False
+    head: Head = "transform"
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.1
+    act_drop_rate: float = 0.1
+    embed_drop_rate: float | None = None
+    init: Init = "v2"
+    num_outputs: int = 1
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self, **kwargs: object) -> None:
+        super().__post_init__(**kwargs)
+        check_sizes(
+            self,
+            *"num_atoms num_edges feature_offset num_in_degree num_out_degree num_spatial num_edge_dis".split(),
+            *"multi_hop_max_dist spatial_pos_max embed_dim depth num_heads mlp_ratio num_outputs".split(),
+        )
+        for name in ("drop_rate", "attn_drop_rate", "act_drop_rate", "embed_drop_rate"):
+            if not 0 <= (getattr(self, name) or 0.0) < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)}")
+        for name, kind in (("norm", NormPlace), ("head", Head), ("init", Init), ("paths", PathRule)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"
+            )
+        if self.multi_hop and self.multi_hop_max_dist > self.num_edge_dis:
+            raise ValueError(
+                f"multi_hop_max_dist: expected at most num_edge_dis {self.num_edge_dis}, "
+                f"got {self.multi_hop_max_dist}"
+            )
+
+    @classmethod
+    def named(cls, size: str, **fields: Any) -> "GraphormerConfig":
+        """A published size, "slim", "base" or "large", with other fields as given."""
+        if size not in SIZES:
+            raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {size!r}")
+        depth, dim, heads = SIZES[size]
+        return cls(**({"depth": depth, "embed_dim": dim, "num_heads": heads} | fields))
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last rows."""
+        return self.embed_dim
+
+    def plans(
+        self, num_nodes: ArrayLike, num_edges: ArrayLike, edge_index: ArrayLike, edge_attr: ArrayLike
+    ) -> GraphormerPlans:
+        """The plans of a batch of graphs.
+
+        Args:
+            num_nodes, num_edges: integers [B], of each graph.
+            edge_index: integers [2, E], node numbers inside the graph, one graph after the other; both directions of
+                an undirected edge.
+            edge_attr: int64 [E, F], categories; -1 is a hidden edge.
+
+        Raises:
+            ValueError: lists that do not fit together, or that the tables do not cover.
+        """
+        return plans_of_edges(self, num_nodes, num_edges, edge_index, edge_attr)
+
+    def check_nodes(self, nodes: Tensor) -> None:
+        """Raises ValueError if these categories [T, F] have no rows in the table of node features."""
+        check_values("nodes", nodes, self.feature_offset, 2, self.num_atoms + 1, "num_atoms")
+
+
+class GraphormerPreTrainedModel(PreTrainedModel):
+    config: GraphormerConfig
+    config_class = GraphormerConfig
+    base_model_prefix = "encoder"
+    main_input_name = "nodes"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The published initialisation of each version."""
+        v1 = self.config.init == "v1"
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02 / self.config.depth**0.5 if v1 else 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.padding_idx is not None and not v1:
+                nn.init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+
+    @staticmethod
+    def no_weight_decay_keywords() -> tuple[str, ...]:
+        """Parts of parameter names that are not decayed, beside biases and norms: none."""
+        return ()
+
+    @staticmethod
+    def no_weight_decay() -> set[str]:
+        """Names of parameters of the encoder that are never decayed: none."""
+        return set()
+
+
+class GraphormerModel(GraphormerPreTrainedModel):
+    """The Graphormer encoder.
+
+    Example:
+        >>> model = GraphormerModel(GraphormerConfig(depth=2))
+        >>> plans = model.config.plans([3], [2], [[0, 1], [1, 0]], [[0], [0]])
+        >>> model(torch.tensor([[6], [7], [6]]), plans).pooler_output.shape
+        torch.Size([1, 80])
+    """
+
+    input_names = ("nodes", "plans")
+
+    def __init__(self, config: GraphormerConfig) -> None:
+        super().__init__(config)
+        dim, eps = config.embed_dim, config.layer_norm_eps
+        self.node_embed = NodeEmbedding(
+            config.num_atoms, config.num_in_degree, config.num_out_degree, dim, config.feature_offset
+        )
+        self.pair_bias = GraphPairBias(
+            config.num_heads,
+            config.num_edges,
+            config.num_spatial,
+            config.num_edge_dis,
+            multi_hop=config.multi_hop,
+            max_divisor=config.multi_hop_max_dist,
+            max_distance=config.spatial_pos_max,
+            offset=config.feature_offset,
+        )
+        self.embed_norm = nn.LayerNorm(dim, eps=eps) if config.embed_norm else nn.Identity()
+        embed_drop = config.drop_rate if config.embed_drop_rate is None else config.embed_drop_rate
+        self.embed_drop = nn.Dropout(embed_drop)
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                norm=config.norm,
+                drop=config.drop_rate,
+                attn_drop=config.attn_drop_rate,
+                act_drop=config.act_drop_rate,
+                eps=eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=eps) if config.final_norm else nn.Identity()
+        self.pooler = Transform(dim, eps) if config.head == "transform" else nn.Identity()
+        self.post_init()
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that `layer_id` tells apart."""
+        return len(self.blocks) + 2
+
+    def layer_id(self, name: str) -> int:
+        """0 for embeddings and the bias of pairs, then the blocks, the last for the final norm and the pooler."""
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        return self.num_layers - 1 if name.startswith(("norm.", "pooler.")) else 0
+
+    def embed_nodes(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
+        """nodes int64 [T, F] -> rows [T', C], graph tokens included, before any norm."""
+        x = gather_rows(self.node_embed(nodes, plans.pairs.degree), plans.tokens)
+        added = plans.tokens.index < 0
+        return torch.where(added[:, None], self.node_embed.graph_token.weight.to(x.dtype), x)
+
+    def embed(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
+        """nodes int64 [T, F], categories (-1: hidden) -> rows [T', C], graph tokens included."""
+        return self.embed_drop(self.embed_norm(self.embed_nodes(nodes, plans)))
+
+    def bias(self, plans: GraphormerPlans) -> Tensor:
+        """The bias planes [N, P] that all blocks share."""
+        bias = self.pair_bias(plans.pairs)
+        return bias if plans.extra_bias is None else bias + plans.extra_bias.to(bias.dtype)
+
+    def encode(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
+        """Embedded rows [T', C] through all blocks and the final norm -> [T', C]."""
+        return self.norm(self.encode_blocks(x, plans)[-1])
+
+    def encode_blocks(self, x: Tensor, plans: GraphormerPlans) -> list[Tensor]:
+        """Embedded rows [T', C] -> the rows behind every block."""
+        bias, rows = self.bias(plans), []
+        for block in self.blocks:
+            x = block(x, plans.groups, bias)
+            rows.append(x)
+        return rows
+
+    def features(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
+        """nodes int64 [T, F] -> last rows [T', C]."""
+        return self.encode(self.embed(nodes, plans), plans)
+
+    def pool(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
+        """Last rows [T', C] -> [B, C]: the graph tokens, through the transform of the head where there is one."""
+        return self.pooler(x.index_select(0, plans.groups.cu_seqlens[:-1].long()))
+
+    def rows_of_nodes(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
+        """Rows [T', C] -> those of nodes [T, C]."""
+        return gather_rows(x, plans.tokens.inverted())
+
+    def forward(self, nodes: Any, plans: GraphormerPlans | None = None) -> EncoderOutput:
+        """A PyG batch, official inputs, or nodes and plans.
+
+        Args:
+            nodes: int64 [T, F] with plans; or, without, a `torch_geometric.data.Batch` or `Data` (categories in x
+                and edge_attr); or the padded inputs of the published code as a mapping.
+            plans: from `config.plans`.
+
+        Returns:
+            last_hidden_state [T', C], of every graph its token, then its nodes; pooler_output [B, C].
+        """
+        nodes, plans = self.packed(nodes, plans)
+        x = self.features(nodes, plans)
+        return EncoderOutput(last_hidden_state=x, pooler_output=self.pool(x, plans))
+
+    def packed(self, nodes: Any, plans: GraphormerPlans | None) -> tuple[Tensor, GraphormerPlans]:
+        """What forward was given, as nodes and plans."""
+        if plans is not None:
+            return nodes, plans
+        if isinstance(nodes, Mapping):
+            return pack_official(self.config, nodes)
+        if hasattr(nodes, "edge_index"):
+            return pack_pyg(self.config, nodes)
+        raise ValueError(
+            f"nodes: expected a PyG batch, official inputs, or a tensor together with plans, got "
+            f"{type(nodes).__name__} without plans"
+        )
+
+
+class Transform(nn.Module):
+    """Linear, GELU, LayerNorm: what version 2 puts in front of its last linear layer."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        return self.norm(F.gelu(self.dense(x)))
+
+
+class Graphormer(GraphormerPreTrainedModel):
+    """Graphormer with its head: one prediction per graph. Usable as a plain module on a PyG batch.
+
+    Version 2 has parameters that its published code never uses (`masked_lm_pooler`; with pre-norm also the last
+    LayerNorm). They are here, frozen, so that its weights come and go complete.
+
+    Example:
+        >>> from torch_geometric.data import Data
+        >>> bond = torch.tensor([[0, 1], [1, 0]])
+        >>> data = Data(x=torch.tensor([[6], [8]]), edge_index=bond, edge_attr=torch.ones(2, 1))
+        >>> Graphormer(GraphormerConfig(depth=2))(data).logits.shape
+        torch.Size([1, 1])
+    """
+
+    def __init__(self, config: GraphormerConfig) -> None:
+        super().__init__(config)
+        self.encoder = GraphormerModel(config)
+        transform = config.head == "transform"
+        self.out = nn.Linear(config.embed_dim, config.num_outputs, bias=not transform)
+        self.out_bias = nn.Parameter(torch.zeros(1)) if transform else None
+        self.masked_lm_pooler = nn.Linear(config.embed_dim, config.embed_dim) if transform else None
+        unused_norm = transform and config.norm == "pre" and not config.final_norm
+        self.unused_norm = nn.LayerNorm(config.embed_dim) if unused_norm else None
+        for unused in (self.masked_lm_pooler, self.unused_norm):
+            if unused is not None:
+                unused.requires_grad_(False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.out_bias is not None:
+            nn.init.zeros_(self.out_bias)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Pooled rows [B, C] -> [B, num_outputs]."""
+        x = self.out(x)
+        return x if self.out_bias is None else x + self.out_bias
+
+    def forward(self, nodes: Any, plans: GraphormerPlans | None = None) -> EncoderOutput:
+        """As `GraphormerModel.forward`, with logits [B, num_outputs]."""
+        output = self.encoder(nodes, plans)
+        output.logits = self.predict(output.pooler_output)
+        return output

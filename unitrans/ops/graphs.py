@@ -1,0 +1,127 @@
+"""What the bias of a batch of graphs is built from: distances, paths and degrees, packed and ragged.
+
+Made once per batch on the host (C++ behind `unitrans._graph`). Shape letters: B graphs, T nodes of all graphs,
+E edges, F features of an edge, K hops, R pairs of nodes (the sum of n * n), U different edges.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from unitrans.ops.planners import graph_planners
+
+#: Which of several shortest paths counts: "official" as in the loop of the published Graphormer (O(n^3)), "bfs" the
+#: one that a breadth-first search finds first (O(n * edges)). Distances are the same.
+PathRule = Literal["official", "bfs"]
+
+#: A distance of this or more counts as no path at all, and so does an absent path.
+UNREACHABLE: int = graph_planners.UNREACHABLE
+
+
+@dataclass(frozen=True)
+class GraphPairs:
+    """The nodes and the pairs of nodes of a batch of graphs.
+
+    The R pairs (i, j) are row-major inside a graph, one graph after the other.
+
+    Attributes:
+        cu_nodes: int32 [B + 1], starts at 0; graph g has the nodes cu_nodes[g] : cu_nodes[g + 1].
+        degree: int64 [T], how many different nodes the edges of a node lead to.
+        distance: int16 [R], edges of a shortest path from i to j, UNREACHABLE (510) without one.
+        hops: int32 [R, K], codes of the first K edges of that path, 0 behind its end.
+        edges: int64 [U, F], what the codes stand for: code c is an edge with the features edges[c - 1].
+    """
+
+    cu_nodes: Tensor
+    degree: Tensor
+    distance: Tensor
+    hops: Tensor
+    edges: Tensor
+
+    @classmethod
+    def from_edges(
+        cls,
+        num_nodes: ArrayLike,
+        num_edges: ArrayLike,
+        edge_index: ArrayLike,
+        edge_attr: ArrayLike,
+        *,
+        hops: int = 5,
+        paths: PathRule = "official",
+        hops_are_edges: bool = False,
+    ) -> "GraphPairs":
+        """The pairs of a batch of directed graphs; an undirected edge is listed in both directions.
+
+        Args:
+            num_nodes, num_edges: integers [B], of each graph.
+            edge_index: integers [2, E], sources and targets as node numbers inside their graph, one graph after
+                the other. Of parallel edges the last one counts.
+            edge_attr: int64 [E, F].
+            hops: K.
+            paths: which of several shortest paths counts.
+            hops_are_edges: K is 1 and the code is that of the edge (i, j) itself, 0 where there is none.
+
+        Raises:
+            ValueError: lists that do not fit together; the message names the graph and the edge.
+        """
+        if paths not in get_args(PathRule):
+            raise ValueError(f"paths: expected one of {', '.join(get_args(PathRule))}, got {paths!r}")
+        index, attr = np.asarray(edge_index), np.ascontiguousarray(edge_attr, dtype=np.int64)
+        if index.ndim != 2 or index.shape[0] != 2:
+            raise ValueError(f"edge_index: expected [2, edges], got shape {index.shape}")
+        if attr.ndim != 2 or attr.shape[0] != index.shape[1]:
+            raise ValueError(
+                f"edge_attr: expected [{index.shape[1]} edges, features], got shape {attr.shape}"
+            )
+        code, first = graph_planners.unique_rows(attr)
+        cu_nodes = _cumulative(num_nodes)
+        degree, distance, codes = graph_planners.pair_features(
+            cu_nodes,
+            _cumulative(num_edges),
+            np.ascontiguousarray(index[0], dtype=np.int32),
+            np.ascontiguousarray(index[1], dtype=np.int32),
+            code,
+            hops,
+            paths,
+            hops_are_edges,
+        )
+        return cls(
+            cu_nodes=torch.from_numpy(cu_nodes),
+            degree=torch.from_numpy(degree).long(),
+            distance=torch.from_numpy(distance),
+            hops=torch.from_numpy(codes),
+            edges=torch.from_numpy(attr[first]),
+        )
+
+    @property
+    def num_graphs(self) -> int:
+        return self.cu_nodes.shape[0] - 1
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes of all graphs."""
+        return self.degree.shape[0]
+
+    def to(self, *args: Any, **kwargs: Any) -> "GraphPairs":
+        """The same pairs on another device; arguments as for `Tensor.to`."""
+        return GraphPairs(*(x.to(*args, **kwargs) for x in self._tensors()))
+
+    def pin_memory(self) -> "GraphPairs":
+        """The same pairs in pinned memory."""
+        return GraphPairs(*(x.pin_memory() for x in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.cu_nodes, self.degree, self.distance, self.hops, self.edges
+
+
+pytree.register_dataclass(GraphPairs, serialized_type_name="unitrans.GraphPairs")
+
+
+def _cumulative(counts: ArrayLike) -> np.ndarray:
+    sizes = np.asarray(counts, dtype=np.int64).reshape(-1)
+    return np.concatenate([[0], sizes.cumsum()]).astype(np.int32)
