@@ -1,5 +1,6 @@
 """Runs on text: what they leave, going on exactly, weights from transformers and back, what a trained model answers."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,39 @@ def test_a_causal_model_writes_and_opens_as_gpt2(workdir: Path, corpus: Path) ->
     torch.testing.assert_close(scores, back(ids).logits[0], rtol=1e-4, atol=1e-4)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["predictors"][2]["name"] == "table of the two tokens before"
+
+
+def test_the_command_answers(workdir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of a table, texts on standard input, hidden words, vectors; and what it cannot answer."""
+    table = labelled(workdir)
+    run = running.train(
+        config("classification", data=str(table), drop=("data.vocab", "data.doc"), data__vocab_size=300),
+        "run",
+    )
+    (workdir / "new.csv").write_text('text,n\n"the red cat sat, once",1\n,2\nan old dog,3\n')
+    capsys.readouterr()
+    assert main(["predict", "--checkpoint", str(run), "new.csv", "-o", "out.csv"]) == 1
+    rows = list(csv.DictReader((workdir / "out.csv").open()))
+    assert [row["n"] for row in rows] == ["1", "2", "3"] and rows[0]["class"] in ("cat", "other")
+    assert float(rows[2]["class_p_cat"]) + float(rows[2]["class_p_other"]) == pytest.approx(1)
+    assert "there is no text" in rows[1]["error"] and not rows[1]["class"]
+    answers = TextPredictor(
+        MaskedSignalModel.from_pretrained(run / "checkpoints" / "best"), tokenizer_of(run)
+    )
+    want = answers.classify(["the red cat sat, once"])[0]
+    assert float(rows[0]["class_p_cat"]) == pytest.approx(want["probabilities"]["cat"], abs=1e-5)
+    assert main(["predict", "--checkpoint", str(run), "--fill-mask", "a [MASK]"]) == 2
+    assert "expected a model of objective mlm" in capsys.readouterr().err
+    masked = running.train(config(), "masked")
+    capsys.readouterr()
+    assert (
+        main(["predict", "--checkpoint", str(masked), "--fill-mask", "the old [MASK] .", "--top-k", "3"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(line.startswith("1  0.") and "the old" in line for line in lines)
+    assert main(["predict", "--checkpoint", str(masked), "--embed", "the old cat"]) == 0
+    assert len(capsys.readouterr().out.split()) == 16
+    assert main(["predict", "--checkpoint", str(masked), "--embed", "a", "--prompt", "b"]) == 2
 
 
 def test_words_are_tagged(workdir: Path) -> None:

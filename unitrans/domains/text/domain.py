@@ -16,6 +16,7 @@ from unitrans.domains.text import baselines as predictors
 from unitrans.domains.text import config
 from unitrans.domains.text.documents import EMBEDDED, Documents, nothing_usable, open_documents
 from unitrans.domains.text.pages import write_predictions
+from unitrans.domains.text.predict import row_reader
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.settings import settings_from
 from unitrans.domains.text.source import (
@@ -76,7 +77,8 @@ class TextDomain:
         limit = min(
             data.max_length or model_config.max_position_embeddings, model_config.max_position_embeddings
         )
-        cutter = Cutter(tokenizer, limit, bool(model_config.causal), labels)
+        column = getattr(documents, "text", None)
+        cutter = Cutter(tokenizer, limit, bool(model_config.causal), labels, column)
         if data.streaming:
             train: Any = StreamedText(documents, cutter, data, seed, rule)
             validation = (
@@ -124,6 +126,12 @@ class TextDomain:
             batch["labels"] = torch.from_numpy(np.concatenate([sample["labels"] for sample in good]))
             batch["predicted"] = (batch["labels"] != IGNORED).nonzero().squeeze(1)
         return batch | stack_labels(good)
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """See ``unitrans.domains.base.Predicts``."""
+        return row_reader(names, reading, column)
 
     def data_unit_scale(self, source: Any, model_config: Any) -> None:
         """Tokens are no values."""
