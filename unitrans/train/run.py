@@ -344,7 +344,8 @@ def resume(folder: str) -> Path:
     config = resolve(config=str(run / CONFIG_FILE))
     domain = config.get_domain()
     if hasattr(domain, "resumed"):
-        config = replace(config, data=domain.resumed(config.data, run))
+        data, model = domain.resumed(config.data, config.model, run)
+        config = replace(config, data=data, model=model)
     session = open_session(config)
     return _train(session, run, checkpoint)
 
