@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     options = make_parser().parse(list(arguments))
     _check(options)
     # torch and transformers take seconds to import: only now.
-    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError
+    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
 
     try:
         _run(options)
@@ -112,6 +112,12 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     except RunError as error:
         print(f"unitrans: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        print(f"unitrans: {sentence}", file=sys.stderr)
         return 1
     except InterruptedRunError as stopped:
         return 128 + int(signal.Signals(stopped.signum))

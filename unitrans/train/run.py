@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 import unitrans
 from unitrans.domains.base import Domain, Source
+from unitrans.domains.errors import SourceError
 from unitrans.objectives import MaskedSignalModel
 from unitrans.ops.backends import choose_backend
 from unitrans.train import checkpoint as ckpt
@@ -27,7 +30,7 @@ from unitrans.train.callbacks import ProgressBar, RunLog, StopOnSignal, stop_sig
 from unitrans.train.config import RunConfig, resolve
 from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.train.environment import describe_environment, processor_name, torch_note
-from unitrans.train.errors import ConfigError, InterruptedRunError, user_errors
+from unitrans.train.errors import ConfigError, InterruptedRunError, RunError, user_errors
 from unitrans.train.init import init_weights
 from unitrans.train.random import derived_seed
 from unitrans.train.report import Judged, report
@@ -39,6 +42,8 @@ from unitrans.train.trainer import UnitransTrainer
 
 DRY_RUN_UPDATES = 5
 SKIPPED_SHOWN = 10  # of the samples that are known to be unreadable when a run begins
+MAX_UPDATES = 10**12
+MAX_SAMPLES = 10**7  # in an update
 # Of TrainingArguments, these reach the trainer by other ways.
 _NOT_PASSED = (
     "lr_scheduler_type",
@@ -123,17 +128,33 @@ def open_session(config: RunConfig) -> Session:
             num_tokens=train_source.num_tokens,
             in_order=train_source.in_order,
         )
-        max_steps = train["max_steps"]
-        if max_steps == 0:
-            raise ConfigError("train.max_steps: expected -1 or a number of updates above 0, got 0")
-        if max_steps < 0:
-            max_steps = max(1, math.ceil(train["num_train_epochs"] * sampler.updates_per_epoch()))
+        max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
         reading = getattr(train_source, "reading", None)
         model = MaskedSignalModel.create(model_config, objective, reading)
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
+
+
+def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:
+    """How many updates a run takes. ConfigError for none, and for more or larger ones than a machine can compute."""
+    if sampler.global_batch_size > MAX_SAMPLES:
+        raise ConfigError(
+            f"train.per_device_train_batch_size: {sampler.global_batch_size:,} samples an update are more than the "
+            f"{MAX_SAMPLES:,} that are taken: lower it"
+        )
+    updates, name = train["max_steps"], "max_steps"
+    if updates == 0:
+        raise ConfigError("train.max_steps: expected -1 or a number of updates above 0, got 0")
+    if updates < 0:
+        name, updates = "num_train_epochs", train["num_train_epochs"] * sampler.updates_per_epoch()
+    if updates > MAX_UPDATES:
+        raise ConfigError(
+            f"train.{name}={train[name]:g} means {updates:.3g} updates, more than the {MAX_UPDATES:,} that are taken: "
+            "lower it"
+        )
+    return max(1, math.ceil(updates))
 
 
 def accumulation_steps(train: dict[str, Any], processes: int) -> int:
@@ -323,7 +344,8 @@ def resume(folder: str) -> Path:
     config = resolve(config=str(run / CONFIG_FILE))
     domain = config.get_domain()
     if hasattr(domain, "resumed"):
-        config = replace(config, data=domain.resumed(config.data, run))
+        data, model = domain.resumed(config.data, config.model, run)
+        config = replace(config, data=data, model=model)
     session = open_session(config)
     return _train(session, run, checkpoint)
 
@@ -354,7 +376,44 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
+@contextmanager
+def failures(run: Path | None) -> Iterator[None]:
+    """Where a run is on its way: a source that breaks off ends it with one sentence that says how to go on, and
+    loader workers end before the process does."""
+    try:
+        yield
+    except SourceError as error:
+        end_workers(error)
+        steps = [] if run is None else ckpt.steps_in(run / "checkpoints")
+        saved = (
+            f"; everything up to update {steps[-1]:,} is saved" if steps else "; nothing had been saved yet"
+        )
+        more = f", to go on: {command_line('train', '--resume', str(run))}" if steps else ""
+        raise RunError(error.sentence + (saved + more) * (run is not None)) from None
+    except RunError as error:
+        end_workers(error)
+        raise
+
+
+def end_workers(error: BaseException | None) -> None:
+    """Frees the loader that the frames of an error hold. Its workers end with it; they do not heed SIGTERM, so a
+    process that waited for them at its exit would wait for ever."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+
+
 def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
+    try:
+        with failures(run):
+            return _run_to_report(session, run, checkpoint)
+    finally:
+        for source in (session.train_source, session.validation_source):
+            getattr(source, "close", lambda: None)()
+
+
+def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> Path:
     introduce(session, run, _say)
     trainer = make_trainer(session, run, run)
     bar = ProgressBar(trainer)
@@ -438,9 +497,9 @@ class _Stopwatch(TrainerCallback):
 def dry_run(config: RunConfig) -> None:
     """Times a few updates and says what the run would cost. Nothing is written."""
     session = open_new_session(config)
-    introduce(session, None, _say)
     watch = _Stopwatch()
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, failures(None):
+        introduce(session, None, _say)
         trainer = make_trainer(session, folder, None)
         trainer.add_callback(watch)
         start = time.perf_counter()

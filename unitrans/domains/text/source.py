@@ -79,6 +79,7 @@ class Cutter:
     limit: int
     causal: bool
     labels: Labels | None = None
+    text_column: str | None = None  # of the table that the documents come from
     shortened: int = 0  # documents of which only the beginning is used
 
     def __post_init__(self) -> None:
@@ -88,6 +89,11 @@ class Cutter:
             raise ValueError(
                 f"data.max_length: expected room for two tokens and the special ones, got {self.limit}"
             )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these; the tokenizer lies in the run."""
+        return {"domain": "text", "text_column": self.text_column, "limit": self.limit, "causal": self.causal}
 
     def samples(self, documents: Sequence[Document]) -> Iterator[tuple[Document, list[Sample] | str]]:
         """Every document with its samples, or with the reason why there are none."""
@@ -217,6 +223,11 @@ class TextSource:
     def tokenizer(self) -> TextTokenizer:
         """What made the tokens."""
         return self.cutter.tokenizer
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these."""
+        return self.cutter.reading
 
     @property
     def labels(self) -> Labels | None:

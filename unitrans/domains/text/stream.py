@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,11 @@ class StreamedText(Endless[Sample]):
     def tokenizer(self) -> TextTokenizer:
         """What makes the tokens."""
         return self.cutter.tokenizer
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these."""
+        return self.cutter.reading
 
     @property
     def labels(self) -> Labels | None:
