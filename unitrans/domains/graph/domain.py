@@ -36,8 +36,8 @@ class GraphDomain:
         The split follows from data.split_seed, not from ``seed``.
         """
         train, validation = open_sources(data, label_kinds)
-        table = train.table
-        model_config.check_nodes(torch.from_numpy(table.nodes.astype(np.int64)))
+        nodes = train.table.nodes
+        model_config.check_nodes(torch.from_numpy(np.stack([nodes.min(0), nodes.max(0)]).astype(np.int64)))
         return train, validation
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
