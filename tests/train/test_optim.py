@@ -9,7 +9,7 @@ from torch import nn
 
 from unitrans.train.config import RunConfig
 from unitrans.train.optim import parameter_groups
-from unitrans.train.run import open_session
+from unitrans.train.session import open_session
 
 TRAJECTORY = Path(__file__).parents[3] / "shared" / "golden" / "20_traj_simmim_swin"
 

@@ -144,7 +144,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(config.to_yaml(), end="")
         return
-    from unitrans.train.run import dry_run, train
+    from unitrans.train.cost import dry_run
+    from unitrans.train.run import train
 
     if options.dry_run:
         dry_run(config)
