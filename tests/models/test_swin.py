@@ -338,7 +338,8 @@ def test_what_does_not_fit_is_reported() -> None:
     )
     assert load_weights(model, weights, "official", strict=False).unexpected
     with pytest.raises(
-        ValueError, match="layout: for swin expected one of 'official', 'timm', 'hf4', 'hf5', got 'keras'"
+        ValueError,
+        match="layout: for swin expected one of 'official', 'timm', 'torchvision', 'hf4', 'hf5', got 'keras'",
     ):
         load_weights(model, weights, "keras")
 
