@@ -96,8 +96,12 @@ class VitConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"
             )
-        kinds = (("relative_position", RelativePosition), ("pooling", Pooling), ("final_norm", NormPlace))
-        kinds += (("init", VitInit),)
+        kinds = (
+            ("relative_position", RelativePosition),
+            ("pooling", Pooling),
+            ("final_norm", NormPlace),
+            ("init", VitInit),
+        )
         for name, kind in kinds:
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
