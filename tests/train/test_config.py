@@ -11,7 +11,7 @@ from unitrans.train import yaml12
 from unitrans.train.arguments import refusal, train_config_class
 from unitrans.train.config import resolve, shipped_configurations
 from unitrans.train.errors import ConfigError
-from unitrans.train.run import accumulation_steps
+from unitrans.train.session import accumulation_steps
 
 
 def test_settings_beat_the_file_and_the_file_beats_the_defaults(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     options = make_parser().parse(list(arguments))
     _check(options)
     # torch and transformers take seconds to import: only now.
-    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError
+    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
 
     try:
         _run(options)
@@ -122,6 +122,12 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     except RunError as error:
         print(f"unitrans: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        print(f"unitrans: {sentence}", file=sys.stderr)
         return 1
     except InterruptedRunError as stopped:
         return 128 + int(signal.Signals(stopped.signum))
@@ -149,7 +155,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(config.to_yaml(), end="")
         return
-    from unitrans.train.run import dry_run, train
+    from unitrans.train.cost import dry_run
+    from unitrans.train.run import train
 
     if options.dry_run:
         dry_run(config)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
+from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Sample, get_domain
 from unitrans.objectives import MaskedSignalModel
@@ -211,6 +212,7 @@ def load_model(name: str) -> MaskedSignalModel:
     folder = init_folder(name, flag="--checkpoint")
     if (folder / ckpt.MANIFEST).is_file():
         ckpt.verify(folder)
+    transformers_logging.disable_progress_bar()
     with user_errors():
         model = MaskedSignalModel.from_pretrained(folder)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

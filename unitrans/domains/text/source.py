@@ -170,7 +170,7 @@ def around(
 
 
 def batches(items: Iterable[Document], size: int = BATCH) -> Iterator[list[Document]]:
-    """Lists of at most this many documents, of about BATCH_CHARACTERS, as tokenizers return many times the text."""
+    """Lists of at most this many documents, of about BATCH_CHARACTERS: what tokenizers return is many times that."""
     batch: list[Document] = []
     characters = 0
     for document in items:
