@@ -199,10 +199,11 @@ def test_missing_and_wrong_numbers() -> None:
         ("a,b", {"target": "c"}, ("value",), "data.target='c' is not a column: expected one of a, b"),
         ("a,b", {"target": "a,a"}, ("value",), "expected different columns"),
         ("a,b", {"target": "a"}, ("value",), "is 1 for every training sample"),
+        ("a,b", {"target": "b"}, ("class", "multi"), "data.target='b' has fractions, which are no classes"),
     ],
 )
 def test_wrong_targets_are_named(tmp_path, columns, settings, kinds, message) -> None:
-    path = table(tmp_path / "m.csv", f"smiles,{columns}", [f"{s},1,{n}" for n, s in enumerate(SMILES)])
+    path = table(tmp_path / "m.csv", f"smiles,{columns}", [f"{s},1,{n}.5" for n, s in enumerate(SMILES)])
     with pytest.raises(ValueError, match=message):
         open_sources(DataConfig(path=path, **settings), kinds)
 
@@ -369,7 +370,7 @@ def pcqm_files(root: Path) -> None:
 def test_pcqm4mv2_from_its_own_files(tmp_path) -> None:
     lsc = pytest.importorskip("ogb.lsc", reason="needs the ogb extra")
     pcqm_files(tmp_path)
-    data = DataConfig(path=f"pcqm4mv2:{tmp_path}", split="official")
+    data = DataConfig(path=f"pcqm4mv2:{tmp_path}")  # its own split is the default
     train, validation = open_sources(data, ("value",))
     assert [len(train), len(validation), train.test] == [8, 2, None]
     assert list(dict(train.skipped)) == ["row 9"] and "cannot parse" in dict(train.skipped)["row 9"]
