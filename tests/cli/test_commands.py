@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from unitrans.cli import main
 
@@ -170,6 +171,28 @@ def test_wrong_invocations(arguments: list[str], sentence: str, capsys: pytest.C
     assert captured.err.startswith("unitrans: ") and captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes."),
+         "unitrans: out of memory (40000000000 bytes wanted): lower train.per_device_train_batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+         "unitrans: out of memory (2.00 GiB wanted): lower"),
+        (MemoryError(), "unitrans: out of memory: lower"),
+    ],
+)  # fmt: skip
+def test_memory_that_runs_out_is_exit_1(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("unitrans.train.run.introduce", full)
+    assert main(["train", *SMALL]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(sentence) and printed.count("\n") == 1
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

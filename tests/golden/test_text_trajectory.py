@@ -14,8 +14,8 @@ from unitrans.models.convert_config import config_from
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.train.config import resolve
 from unitrans.train.optim import parameter_groups
-from unitrans.train.run import Session, make_trainer
 from unitrans.train.sampler import Key, UpdateSampler
+from unitrans.train.session import Session, make_trainer
 
 
 class FixedSource:

@@ -15,7 +15,8 @@ from unitrans.cli import main
 from unitrans.train.config import resolve
 from unitrans.train.ensemble import crossed_coverage, fit
 from unitrans.train.predict import Predictor, half_width
-from unitrans.train.run import open_session, train
+from unitrans.train.run import train
+from unitrans.train.session import open_session
 
 TINY = [
     "model.embed_dim=16",

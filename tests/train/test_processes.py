@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from unitrans.train import run as running
 from unitrans.train.config import RunConfig
 from unitrans.train.errors import ConfigError
+from unitrans.train.session import training_arguments
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "import sys; from unitrans.cli import main; sys.exit(main())"
@@ -118,7 +119,7 @@ def test_two_processes_equal_one_in_float64(tiny: Callable[..., RunConfig], work
 def test_fsdp_on_the_cpu_is_refused(tiny: Callable[..., RunConfig], workdir: Path) -> None:
     session = running.open_session(tiny("train.fsdp=true", "train.use_cpu=true"))
     with pytest.raises(ConfigError, match=r"train\.fsdp shards over GPUs and this run is on the CPU"):
-        running.training_arguments(session, workdir)
+        training_arguments(session, workdir)
 
 
 # Four updates with DDP and with fully_shard on the same batches; after two the sharded one is saved and taken up anew.
@@ -133,7 +134,7 @@ from unitrans.nn import Block
 from unitrans.train.config import resolve
 from unitrans.train.data import Collate
 from unitrans.train.optim import make_adamw, parameter_groups
-from unitrans.train.run import open_session
+from unitrans.train.session import open_session
 from unitrans.train.saving import gather_state, scatter_moments, scatter_weights
 
 dist.init_process_group("gloo")

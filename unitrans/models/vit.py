@@ -4,6 +4,7 @@ One group per image. The options of BEiT (arXiv:2106.08254) are here too, as Sim
 relative position bias, no bias of the keys, a learned factor per channel on every branch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -30,6 +31,7 @@ from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gath
 RelativePosition = Literal["none", "shared", "per_layer"]
 Pooling = Literal["cls", "mean"]
 NormPlace = Literal["rows", "pooled"]
+VitInit = Literal["plain", "beit"]
 
 
 class VitConfig(PreTrainedConfig):
@@ -56,6 +58,8 @@ class VitConfig(PreTrainedConfig):
         pooling: what a classifier sees: the class token (cls), or the mean of the patches.
         final_norm: the last LayerNorm is on all rows, or on the pooled vector only.
         layer_norm_eps: of all LayerNorms.
+        init: fresh weights: plain, or beit (BEiT and SimMIM: tables of relative positions start at zero, normal
+            weights are cut at one deviation, and the last layers of branches are divided by sqrt(2 * block)).
     """
 
     model_type = "unitrans-vit"
@@ -80,6 +84,7 @@ class VitConfig(PreTrainedConfig):
     pooling: Pooling = "cls"
     final_norm: NormPlace = "rows"
     layer_norm_eps: float = 1e-6
+    init: VitInit = "plain"
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -91,7 +96,12 @@ class VitConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_heads: expected a divisor of embed_dim {self.embed_dim}, got {self.num_heads}"
             )
-        kinds = (("relative_position", RelativePosition), ("pooling", Pooling), ("final_norm", NormPlace))
+        kinds = (
+            ("relative_position", RelativePosition),
+            ("pooling", Pooling),
+            ("final_norm", NormPlace),
+            ("init", VitInit),
+        )
         for name, kind in kinds:
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
@@ -165,9 +175,11 @@ class VitPreTrainedModel(ImageEncoder):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal of .02 for linear layers, tables and tokens, convolutions as torch."""
+        """Truncated normal of .02 for linear layers, tables and tokens, convolutions as torch; see `init`."""
+        beit = self.config.init == "beit"
+        cut = 0.02 if beit else 2.0
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-cut, b=cut)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, RelativePositionBias, Attention, Block)):
@@ -175,7 +187,9 @@ class VitPreTrainedModel(ImageEncoder):
         elif isinstance(module, VitModel):
             for parameter in (module.cls_token, module.pos_embed):
                 if parameter is not None:
-                    nn.init.trunc_normal_(parameter, std=0.02)
+                    nn.init.trunc_normal_(parameter, std=0.02, a=-cut, b=cut)
+        if beit and isinstance(module, RelativePositionBias):
+            nn.init.zeros_(module.relative_position_bias_table)
 
     @staticmethod
     def no_weight_decay_keywords() -> tuple[str, ...]:
@@ -228,6 +242,12 @@ class VitModel(VitPreTrainedModel):
         self.fc_norm = nn.Identity() if on_rows else nn.LayerNorm(dim, eps=eps)
         self.remember_plans()
         self.post_init()
+        if config.init == "beit":  # here, as weights that are loaded must not be divided
+            with torch.no_grad():
+                for number, block in enumerate(self.blocks, start=1):
+                    assert isinstance(block, Block)
+                    for layer in (block.attn.proj, block.mlp.fc2):
+                        layer.weight.div_(math.sqrt(2 * number))
 
     def _bias(self) -> RelativePositionBias:
         config = self.config

@@ -97,7 +97,6 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
             f"--to hf: {name} has no normalised targets: add --encoder to write the encoder alone"
         )
     fields = _labels(objective.labels, objective.name)
-    output.mkdir(parents=True, exist_ok=True)
     if name is None:
         save_hf(output, model.encoder, config, _BARE[family], **fields)
     else:

@@ -41,6 +41,7 @@ class TextDomain:
     name = "text"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
+    default_objective = "mlm"
 
     def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
         """What the settings given so far say about others: a tokenizer about the model, --init about both."""

@@ -19,9 +19,9 @@ from unitrans.models.text_plans import TextPlans
 TOKENS = 4096  # of a batch, about
 
 
-def tokenizer_of(folder: Path) -> TextTokenizer:
+def tokenizer_of(folder: str | Path) -> TextTokenizer:
     """The tokenizer of a run, found from the run or one of its checkpoints. ValueError if there is none."""
-    folder = folder.resolve()
+    folder = Path(folder).expanduser().resolve()
     for place in (folder, *folder.parents[:2]):
         if has_tokenizer(place):
             return load_tokenizer(str(place))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from unitrans.domains.text.tokenizer import Encoded, TextTokenizer
 from unitrans.objectives.base import LabelKind, Labels
 
 BATCH = 256  # documents that are tokenised at a time
+BATCH_CHARACTERS = 1 << 19
 IGNORED = -100
 
 
@@ -170,9 +170,16 @@ def around(
 
 
 def batches(items: Iterable[Document], size: int = BATCH) -> Iterator[list[Document]]:
-    """Lists of at most this many."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+    """Lists of at most this many documents, of about BATCH_CHARACTERS: what tokenizers return is many times that."""
+    batch: list[Document] = []
+    characters = 0
+    for document in items:
+        batch.append(document)
+        characters += len(document.text)
+        if len(batch) == size or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
