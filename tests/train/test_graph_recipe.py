@@ -15,7 +15,7 @@ from unitrans.models.graphormer import Graphormer
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels
 from unitrans.train.config import resolve
-from unitrans.train.run import Session, make_trainer
+from unitrans.train.session import Session, make_trainer
 from unitrans.train.sampler import UpdateSampler
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -77,7 +77,7 @@ def published(network: PaddedGraphormer, source: Molecules, sampler: UpdateSampl
         rest = 1 - (update - WARMUP) / (UPDATES - WARMUP)
         rate = RATE * update / WARMUP if update < WARMUP else (RATE - END) * rest + END
         told["learning_rate"].append(rate)
-        told["loss"].append(float(loss))
+        told["loss"].append(loss.item())
         told["grad_norm"].append(float(norm))
         with torch.no_grad():
             for p in parameters:
