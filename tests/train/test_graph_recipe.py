@@ -15,8 +15,8 @@ from unitrans.models.graphormer import Graphormer
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels
 from unitrans.train.config import resolve
-from unitrans.train.session import Session, make_trainer
 from unitrans.train.sampler import UpdateSampler
+from unitrans.train.session import Session, make_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.graph import random_molecule
