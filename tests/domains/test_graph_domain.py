@@ -322,6 +322,20 @@ def test_a_saved_list_of_pyg_data(tmp_path) -> None:
         open_sources(DataConfig(path=str(tmp_path / "graphs.pt"), split="scaffold"), ("value",))
 
 
+def test_pyg_data_with_smiles_are_molecules_and_keep_their_own_features(tmp_path) -> None:
+    listed = pyg_list()
+    for data, smiles in zip(
+        listed, ["CCO", "OCC", "CCN", "CCC", "CCCl", "CCBr", "COC", "CNC", "CSC", "CC=O"], strict=True
+    ):
+        data.smiles = smiles
+    torch.save(listed, tmp_path / "graphs.pt")
+    train, validation = open_sources(DataConfig(path=str(tmp_path / "graphs.pt"), validation=0.2), ("value",))
+    assert train.molecules and not set(train.smiles) & set(validation.smiles)
+    sample = train.load(0) | {"label": train.load(0)["label"]}
+    objective = type("Any", (), {"name": "regression", "labels": train.labels})
+    assert GraphDomain().report(tmp_path, train, [sample], [torch.zeros(1)], objective, None) == []
+
+
 def test_other_pickles_are_refused(tmp_path) -> None:
     torch.save([Path("x")], tmp_path / "graphs.pt")
     with pytest.raises(ValueError, match="cannot be read as a list of PyG Data"):

@@ -105,17 +105,16 @@ def test_a_run_predicts_what_it_reports(molecules, capsys) -> None:
     assert np.mean(errors) == pytest.approx(summary["test"]["mae"], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("objective", "target", "columns"),
-    [("classification", "odd", ["odd"]), ("classification", "odd,some", ["odd", "some"])],
-)
-def test_yes_or_no(molecules, objective, target, columns) -> None:
-    folder = run(molecules, "data.test=0", "data.validation=0.3", objective=objective, target=target)
+def test_yes_or_no(molecules) -> None:
+    """Two targets, one with missing labels."""
+    folder = run(
+        molecules, "data.test=0", "data.validation=0.3", objective="classification", target="odd,some"
+    )
     lines = molecules.read_text().splitlines()[:4]
     Path("few.csv").write_text("\n".join(lines) + "\n")
     assert main(["predict", "--checkpoint", str(folder), "few.csv", "-o", "out.jsonl"]) == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    assert all(0 < row[name] < 1 for row in rows for name in columns)
+    assert all(0 < row[name] < 1 for row in rows for name in ("odd", "some"))
 
 
 def test_classes(molecules) -> None:

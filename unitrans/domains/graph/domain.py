@@ -109,8 +109,9 @@ class GraphDomain:
         model_config: Any,
     ) -> list[Path]:
         """molecules.png: held-out molecules with what was predicted of them, or of their hidden atoms."""
-        if not source.molecules or not samples:
-            return []
+        widths = (source.table.nodes.shape[1], source.table.edge_attr.shape[1])
+        if not source.molecules or widths != MOLECULE_WIDTHS or not samples:
+            return []  # nothing that RDKit could draw
         from unitrans.domains.graph import pictures
 
         path = Path(directory) / "molecules.png"
