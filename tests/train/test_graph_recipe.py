@@ -10,8 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from unitrans.domains.graph import GraphDomain
-from unitrans.models.convert import export_weights
-from unitrans.models.graphormer import Graphormer
+from unitrans.models.convert import export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels
 from unitrans.train.config import resolve
@@ -117,23 +116,21 @@ def test_published_recipe(tmp_path: Path) -> None:
     )
     source, model_config = Molecules(), config.model_config()
     objective = make_objective("regression", model_config, {"loss": "l1"}, source.labels)
-    torch.manual_seed(0)
     model = MaskedSignalModel.create(model_config, objective)
-    torch.nn.init.zeros_(model.head.linear.bias)
     sampler = UpdateSampler(
         24, per_device_batch_size=4, accumulation_steps=2, seed=1, num_tokens=source.num_tokens
     )
 
-    whole = Graphormer(model_config)
-    whole.encoder.load_state_dict(model.encoder.state_dict())
-    with torch.no_grad():
-        whole.out.weight.copy_(model.head.linear.weight)
-    network = PaddedGraphormer(model_config).double()
-    shapes = network.state_dict()
-    network.load_state_dict(
-        {k: v.double().view_as(shapes[k]) for k, v in export_weights(whole, "v2").items()}
-    )
-    want = published(network, source, sampler)
+    network = PaddedGraphormer(model_config)
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.05)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            torch.nn.init.zeros_(module.weight[0])
+    report = load_weights(model, network.state_dict(), "v2")
+    assert not report.missing and not report.unexpected
+    want = published(network.double(), source, sampler)
 
     session = Session(
         config, GraphDomain(), model_config, SimpleNamespace(), source, None, sampler, UPDATES, model
@@ -148,11 +145,7 @@ def test_published_recipe(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             got, values, rtol=1e-12 if key == "learning_rate" else 2e-5, atol=1e-12, err_msg=key
         )
-    whole.encoder.load_state_dict(model.encoder.state_dict())
-    with torch.no_grad():
-        whole.out.weight.copy_(model.head.linear.weight)
-        whole.out_bias.copy_(model.head.linear.bias)
-    final = export_weights(whole, "v2")
+    final = export_weights(model, "v2")
     for name, value in network.named_parameters():
         if "k_proj.bias" in name or "masked_lm_pooler" in name:  # rounding noise under Adam; never used
             continue
