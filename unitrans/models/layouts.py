@@ -7,7 +7,7 @@ their rows one after the other are ours (separate projections of queries, keys a
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 Rename = tuple[str | tuple[str, ...], str]
@@ -454,6 +454,18 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
     ("vit", "hf4"): _hf("vit.", "encoder.layer.{b}.", _VIT_BLOCK, _HF_VIT4_BLOCK, pos_embed="pos_embed"),
     ("vit", "hf5"): _hf("vit.", "layers.{b}.", _VIT_BLOCK, _HF5_BLOCK, pos_embed="pos_embed"),
     ("graphormer", "v2"): _GRAPH_V2,
+    # transformers up to 4.x, which kept the tree of version 2 under a classifier of its own.
+    ("graphormer", "hf4"): replace(
+        _GRAPH_V2,
+        heads=(
+            ("classifier.classifier.weight", "out.weight"),
+            ("classifier.lm_output_learned_bias", "out_bias"),
+            ("classifier.classifier.weight", "head.linear.weight"),
+            ("classifier.lm_output_learned_bias", "head.linear.bias"),
+            ("encoder.masked_lm_pooler.{rest}", "masked_lm_pooler.{rest}"),
+            ("encoder.graph_encoder.final_layer_norm.{rest}", "unused_norm.{rest}"),
+        ),
+    ),
     # The head is downstream_out_proj for all data sets but PCQM4M; both are read.
     ("graphormer", "v1"): _graph_v1("out_proj", "downstream_out_proj"),
     ("graphormer", "v1-downstream"): _graph_v1("downstream_out_proj", "out_proj"),
