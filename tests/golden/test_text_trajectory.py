@@ -76,6 +76,9 @@ def test_updates_of_transformers(golden: Callable[[str], Any], tmp_path: Path, a
         "warmup_prefix": "true",
         "min_learning_rate": 0,
         "weight_decay": recipe["weight_decay"],
+        "adam_beta1": recipe["betas"][0],
+        "adam_beta2": recipe["betas"][1],
+        "adam_epsilon": recipe["eps"],
         "max_grad_norm": recipe["clip_grad_norm"],
         "logging_steps": 1,
     }
