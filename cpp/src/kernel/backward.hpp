@@ -24,12 +24,16 @@ struct BackwardScratch {
     E *key_rows, *key_panels, *key_inverse_norm;  // keys of one head
     E *value_panels, *dk_rows, *dv_rows;
     E *query_rows, *query_inverse_norm, *grad_out_rows, *probabilities, *gradient;  // one block
-    E *dq_rows, *keep;                                                              // one tile
+    E *dq_rows, *keep, *picked_bias;                                                // one tile
     E *dk_sum, *dv_sum;  // all keys of the stream, one head; only for keys that repeat
+    Index picked_row;
+    Columns<E> columns;
     KeyWords key_words;
 
     BackwardScratch(Arena& arena, const Problem& problem, const TaskExtent& extent, Width<E> width)
-        : key_words(arena, extent.keys) {
+        : picked_row(staging_row<E>(extent)),
+          columns(arena, extent.columns),
+          key_words(arena, extent.keys) {
         const Index keys = round_up(extent.keys, kLanes<E>);
         key_rows = arena.take<E>(keys * width.padded);
         key_panels = arena.take<E>(keys * width.dim);
@@ -47,6 +51,7 @@ struct BackwardScratch {
         gradient = arena.take<E>(block_elements);
         dq_rows = arena.take<E>(kTileRows * width.padded);
         keep = arena.take<E>(keys);
+        picked_bias = arena.take<E>(kTileRows * picked_row);
         const Index sums = problem.plan.keys_repeat ? problem.num_keys * width.padded : 0;
         dk_sum = arena.take<E>(sums);
         dv_sum = arena.take<E>(sums);
@@ -68,6 +73,7 @@ struct BackwardHead {
     Index next_h;
     Width<E> width;
     E scale;
+    const E* bias;  // plane of the group, null: none
 
     bool wants_dbias() const { return task.dbias.data != nullptr && group.bias_offset >= 0; }
     // Where the group's plane begins in the d(bias) of the task.
@@ -76,11 +82,32 @@ struct BackwardHead {
     }
 };
 
+// Row m of a tile: scores were turned into exp(scores - max), `gradient` is that of dropout(P).
+template <class E>
+[[gnu::always_inline]] inline void gradient_row(const BackwardHead<E>& head, Index row,
+                                                KeySpan span, E sum, E inverse_sum,
+                                                E* probabilities, E* gradient) {
+    const BackwardScratch<E>& scratch = head.scratch;
+    const Index vectors = span.vectors<E>();
+    const auto* grad_lse = static_cast<const E*>(head.inputs.grad_lse);
+    const E dlse = grad_lse != nullptr ? grad_lse[row * head.problem.num_heads + head.h] : 0;
+    if (sum == 0) {  // attends to nothing: no gradient, whatever comes from above
+        clear(probabilities, vectors * kLanes<E>);
+        clear(gradient, vectors * kLanes<E>);
+    } else if (head.dropout.on) {
+        scratch.key_words.keep_row(head.dropout, row, head.h, span, scratch.keep);
+        softmax_gradient<E, true>(vectors, inverse_sum, dlse, probabilities, gradient,
+                                  scratch.keep);
+    } else {
+        softmax_gradient<E, false>(vectors, inverse_sum, dlse, probabilities, gradient, nullptr);
+    }
+}
+
 // P (dropout applied) and dS of queries [first, first + rows), their dq, and their share of d(bias)
 // and d(scale). `local` is the place of the first of them in the block.
-template <class T, class E>
-void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index local, KeySpan span,
-                   Target<E> probabilities, Target<E> gradient) {
+template <class T, class E, int rows>
+[[gnu::noinline]] void backward_rows(const BackwardHead<E>& head, Index first, Index local,
+                                     KeySpan span, Target<E> probabilities, Target<E> gradient) {
     const Problem& problem = head.problem;
     const BackwardScratch<E>& scratch = head.scratch;
     const Group& group = head.group;
@@ -88,38 +115,29 @@ void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index l
     const Index h = head.h, vectors = span.vectors<E>();
     const E* queries = scratch.query_rows + local * width.padded;
 
-    compute_scores(group, first, rows, span, queries, scratch.key_panels,
-                   bias_plane<E>(problem, group, h), width, probabilities);
+    const BiasRows<E> bias(group, head.bias, first, rows, span, scratch.columns,
+                           scratch.picked_bias, scratch.picked_row);
     SoftmaxState<E> state;
-    softmax(rows, vectors, probabilities, state);
-    multiply<E>(rows, vectors, width.dim,
-                {scratch.grad_out_rows + local * width.padded, width.padded, 1},
-                {scratch.value_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim},
-                gradient, false);
+    compute_scores<E, rows>(group, first, span, Left<E>{queries, width.padded}, scratch.key_panels,
+                            bias, width.dim, E{1}, probabilities, state);
+    softmax<E, rows>(vectors, probabilities, state);
+    multiply_rows<E, rows, false>(
+        vectors, width.dim, Left<E>{scratch.grad_out_rows + local * width.padded, width.padded},
+        Right<E>{scratch.value_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim},
+        gradient, false);
     for (Index m = 0; m < rows; ++m) {
-        const Index row = group.queries[first + m];
-        E* p = probabilities.data + m * probabilities.row;
-        E* g = gradient.data + m * gradient.row;
-        const auto* grad_lse = static_cast<const E*>(head.inputs.grad_lse);
-        const E dlse = grad_lse != nullptr ? grad_lse[row * problem.num_heads + h] : 0;
-        if (state.sum[m] == 0) {  // attends to nothing: no gradient, whatever comes from above
-            clear(p, vectors * kLanes<E>);
-            clear(g, vectors * kLanes<E>);
-        } else if (head.dropout.on) {
-            scratch.key_words.keep_row(head.dropout, row, h, span, scratch.keep);
-            softmax_gradient<E, true>(vectors, state.inverse_sum(m), dlse, p, g, scratch.keep);
-        } else {
-            softmax_gradient<E, false>(vectors, state.inverse_sum(m), dlse, p, g, nullptr);
-        }
+        gradient_row(head, group.queries[first + m], span, state.sum[m], state.inverse_sum(m),
+                     probabilities.data + m * probabilities.row, gradient.data + m * gradient.row);
     }
     if (head.wants_dbias()) {
         add_bias_gradient(group, static_cast<E*>(head.task.dbias.data), head.dbias_origin(), first,
-                          rows, span, gradient);
+                          rows, span, scratch.columns, gradient);
     }
 
-    multiply<E>(rows, width.vectors(), span.count(), {gradient.data, gradient.row, 1},
-                {scratch.key_rows + span.first * width.padded, width.padded, kLanes<E>},
-                {scratch.dq_rows, width.padded}, false);
+    multiply_rows<E, rows, false>(
+        width.vectors(), span.count(), Left<E>{gradient.data, gradient.row},
+        Right<E>{scratch.key_rows + span.first * width.padded, width.padded, kLanes<E>},
+        Target<E>{scratch.dq_rows, width.padded}, false);
     const HeadRows<T> dq = head_rows<T>(head.gradients.dq, h);
     for (Index m = 0; m < rows; ++m) {
         E* row = scratch.dq_rows + m * width.padded;
@@ -134,26 +152,27 @@ void backward_tile(const BackwardHead<E>& head, Index first, Index rows, Index l
     }
 }
 
-// Asks for what the next head reads and this one writes, in proportion to the queries done.
+// Asks for what the next head reads and this one writes: a piece for every tile of queries.
 template <class T, class E>
-[[gnu::always_inline]] inline void prefetch_meanwhile(const BackwardHead<E>& head, Index first,
-                                                      Index rows) {
+[[gnu::always_inline]] inline void prefetch_meanwhile(const BackwardHead<E>& head,
+                                                      const Ahead& ahead, const Ahead& here,
+                                                      Index piece) {
     const Group &group = head.group, &next = head.next_group;
-    const Part part{first, first + rows, group.num_queries};
-    const Index dim = head.width.dim, k_first = part.first(group.num_keys),
-                k_last = part.last(group.num_keys);
-    prefetch_inputs<T>(head.problem, next, head.next_h, part);
+    const Index dim = head.width.dim;
+    const Index k_first = here.first_key(piece), k_last = here.first_key(piece + 1);
+    ahead.prefetch_inputs<T>(head.problem, piece);
     prefetch_rows<false>(head_rows<T>(head.inputs.grad_out, head.next_h), next.queries,
-                         part.first(next.num_queries), part.last(next.num_queries), dim);
-    prefetch_rows<true>(head_rows<T>(head.gradients.dq, head.h), group.queries, first, first + rows,
-                        dim);
+                         ahead.first_query(piece), ahead.first_query(piece + 1), dim);
+    prefetch_rows<true>(head_rows<T>(head.gradients.dq, head.h), group.queries,
+                        here.first_query(piece), here.first_query(piece + 1), dim);
     prefetch_rows<true>(head_rows<T>(head.gradients.dk, head.h), group.keys, k_first, k_last, dim);
     prefetch_rows<true>(head_rows<T>(head.gradients.dv, head.h), group.keys, k_first, k_last, dim);
 }
 
 // Queries [first, first + rows): everything about them, and their share of dk and dv.
 template <class T, class E>
-void backward_block(const BackwardHead<E>& head, Index first, Index rows) {
+void backward_block(const BackwardHead<E>& head, const Ahead& ahead, const Ahead& here,
+                    Index& piece, Index first, Index rows) {
     const BackwardScratch<E>& scratch = head.scratch;
     const Width<E> width = head.width;
     const RowList& queries = head.group.queries;
@@ -170,18 +189,22 @@ void backward_block(const BackwardHead<E>& head, Index first, Index rows) {
     const Pieces tiles(rows, kTileRows);
     for (Index t = 0; t < tiles.count; ++t) {
         const Index local = tiles.begin(t);
-        prefetch_meanwhile<T>(head, first + local, tiles.length(t));
-        backward_tile<T>(head, first + local, tiles.length(t), local, span,
-                         {scratch.probabilities + local * row_length, row_length},
-                         {scratch.gradient + local * row_length, row_length});
+        prefetch_meanwhile<T>(head, ahead, here, piece++);
+        with_rows(tiles.length(t), [&](auto count) {
+            backward_rows<T, E, count.value>(
+                head, first + local, local, span,
+                {scratch.probabilities + local * row_length, row_length},
+                {scratch.gradient + local * row_length, row_length});
+        });
     }
     const Index offset = span.first * width.padded;
-    multiply<E>(span.count(), width.vectors(), rows, {scratch.probabilities, 1, row_length},
-                {scratch.grad_out_rows, width.padded, kLanes<E>},
-                {scratch.dv_rows + offset, width.padded}, true);
-    multiply<E>(span.count(), width.vectors(), rows, {scratch.gradient, 1, row_length},
-                {scratch.query_rows, width.padded, kLanes<E>},
-                {scratch.dk_rows + offset, width.padded}, true);
+    multiply<E, true>(span.count(), width.vectors(), rows,
+                      Left<E>{scratch.probabilities, row_length},
+                      Right<E>{scratch.grad_out_rows, width.padded, kLanes<E>},
+                      Target<E>{scratch.dv_rows + offset, width.padded}, true);
+    multiply<E, true>(span.count(), width.vectors(), rows, Left<E>{scratch.gradient, row_length},
+                      Right<E>{scratch.query_rows, width.padded, kLanes<E>},
+                      Target<E>{scratch.dk_rows + offset, width.padded}, true);
 }
 
 template <class E>
@@ -234,8 +257,13 @@ void backward_head(const BackwardHead<E>& head) {
     clear(scratch.dk_rows, padded);
 
     const Index step = backward_block_rows<E>(group.num_queries, group.num_keys);
+    // Not more than there will be tiles.
+    const Index pieces = maximum<Index>(group.num_queries / kTileRows, 1);
+    const Ahead ahead(head.next_group, head.next_h, pieces), here(group, head.h, pieces);
+    Index piece = 0;
     for (Index first = 0; first < group.num_queries; first += step) {
-        backward_block<T>(head, first, minimum(step, group.num_queries - first));
+        backward_block<T>(head, ahead, here, piece, first,
+                          minimum(step, group.num_queries - first));
     }
     store_key_gradients<T>(head);
 }
@@ -275,12 +303,15 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
     const bool repeat = problem.plan.keys_repeat;
 
     clear_bias_gradient<E>(backward.dbias, task.head_begin, task.head_end);
-    const auto run = [&](Index g, Index h, Index next_g, Index next_h) {
-        const Group group(problem.plan, g), next(problem.plan, next_g);
-        const E scale = static_cast<const E*>(problem.scale)[h];
+    const auto start = [&](const Group& group) {
         if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
+        if (!group.consecutive_keys) scratch.columns.assign(group.key_position, group.num_keys);
+    };
+    const auto run = [&](const Group& group, Index h, const Group& next, Index next_h) {
+        const E scale = static_cast<const E*>(problem.scale)[h];
         backward_head<T>(BackwardHead<E>{problem, inputs, gradients, backward, dropout, scratch,
-                                         group, h, next, next_h, width, scale});
+                                         group, h, next, next_h, width, scale,
+                                         bias_plane<E>(problem, group, h)});
     };
     const Index last_group = task.group_end - 1, last_head = task.head_end - 1;
     if (repeat) {  // a task has all groups: head by head, so that the sums are those of one head
@@ -288,14 +319,18 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
             clear(scratch.dk_sum, problem.num_keys * width.padded);
             clear(scratch.dv_sum, problem.num_keys * width.padded);
             for (Index g = task.group_begin; g < task.group_end; ++g) {
-                run(g, h, minimum(g + 1, last_group), h);
+                const Group group(problem.plan, g);
+                start(group);
+                run(group, h, Group(problem.plan, minimum(g + 1, last_group)), h);
             }
             store_key_sums<T>(problem, gradients, h, width, scratch);
         }
     } else {  // group by group: its rows of all heads lie side by side
         for (Index g = task.group_begin; g < task.group_end; ++g) {
-            for (Index h = task.head_begin; h < last_head; ++h) run(g, h, g, h + 1);
-            run(g, last_head, minimum(g + 1, last_group), task.head_begin);
+            const Group group(problem.plan, g);
+            start(group);
+            for (Index h = task.head_begin; h < last_head; ++h) run(group, h, group, h + 1);
+            run(group, last_head, Group(problem.plan, minimum(g + 1, last_group)), task.head_begin);
         }
     }
     trim_thread_scratch();

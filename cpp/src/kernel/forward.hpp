@@ -6,7 +6,6 @@
 #include "../work.hpp"
 #include "dropout.hpp"
 #include "score.hpp"
-#include "softmax.hpp"
 
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
@@ -29,21 +28,32 @@ inline const E* bias_plane(const Problem& problem, const Group& group, Index h) 
 
 // The largest groups of a task, which its scratch memory must hold.
 struct TaskExtent {
-    Index queries = 0, keys = 0;
+    Index queries = 0, keys = 0, columns = 0;  // columns of bias planes that are picked
     TaskExtent(const Plan& plan, const Task& task) {
         for (Index g = task.group_begin; g < task.group_end; ++g) {
             const Group group(plan, g);
             queries = maximum(queries, group.num_queries);
             keys = maximum(keys, group.num_keys);
+            if (!group.consecutive_keys) {
+                columns = maximum<Index>(columns, group.key_position[group.num_keys - 1] + 1);
+            }
         }
     }
 };
 
+// Rows that irregular columns of the bias are picked into: whole vectors, and one behind them.
+template <class E>
+inline Index staging_row(const TaskExtent& extent) {
+    return extent.columns == 0 ? 0 : round_up(extent.keys, kLanes<E>) + kLanes<E>;
+}
+
 template <class E>
 struct ForwardScratch {
-    E *key_rows, *key_panels, *value_rows;  // keys of one head
-    E *query_rows, *scores, *out_rows;      // one block of queries
+    E *key_rows, *key_panels, *value_rows;            // keys of one head
+    E *query_rows, *scores, *out_rows, *picked_bias;  // one block of queries
     E *inverse_norm, *keep;
+    Index picked_row;
+    Columns<E> columns;
     KeyWords key_words;
 
     ForwardScratch(Arena& arena, const TaskExtent& extent, Width<E> width)
@@ -53,8 +63,11 @@ struct ForwardScratch {
           query_rows(arena.take<E>(kTileRows * width.padded)),
           scores(arena.take<E>(kTileRows * round_up(extent.keys, kLanes<E>))),
           out_rows(arena.take<E>(kTileRows * width.padded)),
+          picked_bias(arena.take<E>(kTileRows * staging_row<E>(extent))),
           inverse_norm(arena.take<E>(maximum<Index>(extent.keys, kTileRows))),
           keep(arena.take<E>(round_up(extent.keys, kLanes<E>))),
+          picked_row(staging_row<E>(extent)),
+          columns(arena, extent.columns),
           key_words(arena, extent.keys) {}
 };
 
@@ -77,62 +90,92 @@ inline E row_lse(const SoftmaxState<E>& state, Index m) {
                                                         : __builtin_log(state.sum[m]));
 }
 
-// Queries [first, first + rows) of a group whose keys and values are packed.
-template <class T, class E>
-void forward_block(const Problem& problem, const ForwardOutputs& outputs, const Dropout& dropout,
-                   const Group& group, Index h, Index first, Index rows,
-                   const ForwardScratch<E>& scratch) {
-    const Width<E> width(problem.head_dim);
+// One head of a group whose keys and values are packed.
+template <class E>
+struct ForwardHead {
+    const Problem& problem;
+    const ForwardOutputs& outputs;
+    const Dropout& dropout;
+    const ForwardScratch<E>& scratch;
+    const Group& group;
+    Index h;
+    Width<E> width;
+    const E* bias;  // plane of the group, null: none
+};
+
+// Queries [first, first + rows) of a group.
+template <class T, class E, int rows>
+[[gnu::noinline]] void forward_rows(const ForwardHead<E>& head, Index first) {
+    const Problem& problem = head.problem;
+    const ForwardScratch<E>& scratch = head.scratch;
+    const Group& group = head.group;
+    const Width<E> width = head.width;
     const KeySpan span = group.span<E>(first, rows);
     const Index vectors = span.vectors<E>();
     const Target<E> scores{scratch.scores, vectors * kLanes<E>};
 
-    const HeadRows<T> out = head_rows<T>(outputs.out, h);
+    const HeadRows<T> out = head_rows<T>(head.outputs.out, head.h);
     prefetch_rows<true>(out, group.queries, first, first + rows, width.dim);
-    gather_rows<E>(head_rows<T>(problem.q, h), group.queries, first, rows, width,
+    gather_rows<E>(head_rows<T>(problem.q, head.h), group.queries, first, rows, width,
                    scratch.query_rows);
     if (problem.qk_norm) normalize_rows(scratch.query_rows, rows, width, scratch.inverse_norm);
-    compute_scores(group, first, rows, span, scratch.query_rows, scratch.key_panels,
-                   bias_plane<E>(problem, group, h), width, scores);
+    const BiasRows<E> bias(group, head.bias, first, rows, span, scratch.columns,
+                           scratch.picked_bias, scratch.picked_row);
     SoftmaxState<E> state;
-    softmax(rows, vectors, scores, state);
-    if (dropout.on) {
+    compute_scores<E, rows>(group, first, span, Left<E>{scratch.query_rows, width.padded},
+                            scratch.key_panels, bias, width.dim, E{1}, scores, state);
+    softmax<E, rows>(vectors, scores, state);
+    if (head.dropout.on) {
         for (Index m = 0; m < rows; ++m) {
-            scratch.key_words.keep_row(dropout, group.queries[first + m], h, span, scratch.keep);
+            scratch.key_words.keep_row(head.dropout, group.queries[first + m], head.h, span,
+                                       scratch.keep);
             apply_dropout(vectors, scratch.keep, scores.data + m * scores.row);
         }
     }
-    multiply<E>(rows, width.vectors(), span.count(), {scores.data, scores.row, 1},
-                {scratch.value_rows + span.first * width.padded, width.padded, kLanes<E>},
-                {scratch.out_rows, width.padded}, false);
+    multiply_rows<E, rows, false>(
+        width.vectors(), span.count(), Left<E>{scores.data, scores.row},
+        Right<E>{scratch.value_rows + span.first * width.padded, width.padded, kLanes<E>},
+        Target<E>{scratch.out_rows, width.padded}, false);
 
     for (Index m = 0; m < rows; ++m) {
         const Index row = group.queries[first + m];
         store_row(out[row], scratch.out_rows + m * width.padded, width, state.inverse_sum(m));
-        if (outputs.lse != nullptr) {
-            static_cast<E*>(outputs.lse)[row * problem.num_heads + h] = row_lse(state, m);
+        if (head.outputs.lse != nullptr) {
+            static_cast<E*>(head.outputs.lse)[row * problem.num_heads + head.h] = row_lse(state, m);
         }
     }
 }
 
-// A part [begin, end) of `of` equal parts of some work.
-struct Part {
-    Index begin, end, of;
-    Index first(Index n) const { return n * begin / of; }
-    Index last(Index n) const { return n * end / of; }
-};
+// The rows of the next head, asked for in as many pieces as this head has blocks of queries.
+struct Ahead {
+    const Group& group;
+    Index h;
+    Index queries, keys;  // per piece
 
-// Asks for a part of the rows of q, k and v of one head of a group.
-template <class T>
-[[gnu::always_inline]] inline void prefetch_inputs(const Problem& problem, const Group& group,
-                                                   Index h, Part part) {
-    const Index q_first = part.first(group.num_queries), q_last = part.last(group.num_queries);
-    const Index k_first = part.first(group.num_keys), k_last = part.last(group.num_keys);
-    const Index dim = problem.head_dim;
-    prefetch_rows<false>(head_rows<T>(problem.q, h), group.queries, q_first, q_last, dim);
-    prefetch_rows<false>(head_rows<T>(problem.k, h), group.keys, k_first, k_last, dim);
-    prefetch_rows<false>(head_rows<T>(problem.v, h), group.keys, k_first, k_last, dim);
-}
+    Ahead(const Group& group, Index h, Index pieces)
+        : group(group),
+          h(h),
+          queries(share(group.num_queries, pieces)),
+          keys(share(group.num_keys, pieces)) {}
+
+    Index first_query(Index piece) const { return minimum(piece * queries, group.num_queries); }
+    Index first_key(Index piece) const { return minimum(piece * keys, group.num_keys); }
+
+    template <class T>
+    [[gnu::always_inline]] void prefetch_inputs(const Problem& problem, Index piece) const {
+        const Index q_first = first_query(piece), q_last = first_query(piece + 1);
+        const Index k_first = first_key(piece), k_last = first_key(piece + 1);
+        const Index dim = problem.head_dim;
+        prefetch_rows<false>(head_rows<T>(problem.q, h), group.queries, q_first, q_last, dim);
+        prefetch_rows<false>(head_rows<T>(problem.k, h), group.keys, k_first, k_last, dim);
+        prefetch_rows<false>(head_rows<T>(problem.v, h), group.keys, k_first, k_last, dim);
+    }
+
+  private:
+    static Index share(Index n, Index pieces) {
+        return static_cast<uint32_t>(n + pieces - 1) / static_cast<uint32_t>(pieces);
+    }
+};
 
 template <class T, class E>
 void forward_task(const Problem& problem, const ForwardOutputs& outputs, const Task& task) {
@@ -152,17 +195,22 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
         if (queries <= 0) continue;
         const Pieces blocks(queries, kTileRows);
         if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
+        if (!group.consecutive_keys) scratch.columns.assign(group.key_position, group.num_keys);
         for (Index h = task.head_begin; h < task.head_end; ++h) {
             pack_keys<T>(problem, group, h, width, scratch.key_rows, scratch.inverse_norm,
                          scratch.key_panels);
             gather_rows<E>(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
                            scratch.value_rows);
+            const ForwardHead<E> head{problem, outputs, dropout, scratch,
+                                      group,   h,       width,   bias_plane<E>(problem, group, h)};
             const bool more_heads = h + 1 < task.head_end;
+            const Ahead ahead(more_heads ? group : following, more_heads ? h + 1 : task.head_begin,
+                              blocks.count);
             for (Index b = 0; b < blocks.count; ++b) {
-                prefetch_inputs<T>(problem, more_heads ? group : following,
-                                   more_heads ? h + 1 : task.head_begin, {b, b + 1, blocks.count});
-                forward_block<T>(problem, outputs, dropout, group, h, begin + blocks.begin(b),
-                                 blocks.length(b), scratch);
+                ahead.prefetch_inputs<T>(problem, b);
+                with_rows(blocks.length(b), [&](auto rows) {
+                    forward_rows<T, E, rows.value>(head, begin + blocks.begin(b));
+                });
             }
         }
     }

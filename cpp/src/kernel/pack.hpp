@@ -59,16 +59,19 @@ struct Width {
     Index vectors() const { return padded / kLanes<E>; }
 };
 
-// rows[i] = source[list[begin + i]], with zeros up to the padded width.
+// target = the values of a row, with zeros up to the padded width.
+template <class E, class T>
+[[gnu::always_inline]] inline void load_row(const T* row, Width<E> width, E* target) {
+    for_vectors<E>(width.dim,
+                   [&](Index c, Index lanes) { store(target + c, load_as<E>(row + c, lanes)); });
+}
+
+// rows[i] = source[list[begin + i]]
 template <class E, class T>
 inline void gather_rows(HeadRows<const T> source, RowList list, Index begin, Index count,
                         Width<E> width, E* rows) {
     for (Index i = 0; i < count; ++i) {
-        const T* row = source[list[begin + i]];
-        E* target = rows + i * width.padded;
-        for_vectors<E>(width.dim, [&](Index c, Index lanes) {
-            store(target + c, load_as<E>(row + c, lanes));
-        });
+        load_row(source[list[begin + i]], width, rows + i * width.padded);
     }
 }
 
@@ -79,10 +82,12 @@ template <bool to_write, class T>
                                                  Index end, Index dim) {
     constexpr Index kLineBytes = 64;
     const Index bytes = dim * static_cast<Index>(sizeof(T));
+    const Index step = rows.stride * static_cast<Index>(sizeof(T));
+    const bool whole_lines = ((reinterpret_cast<uintptr_t>(rows.data) | step | bytes) % 64) == 0;
     for (Index i = begin; i < end; ++i) {
         const char* row = reinterpret_cast<const char*>(rows[list[i]]);
         for (Index b = 0; b < bytes; b += kLineBytes) __builtin_prefetch(row + b, to_write, 3);
-        __builtin_prefetch(row + bytes - 1, to_write, 3);
+        if (!whole_lines) __builtin_prefetch(row + bytes - 1, to_write, 3);
     }
 }
 
