@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitrans import Plan, attention
+from unitrans import Plan, attention_qkvpacked
 from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias
 
 Grid = tuple[int, int]
@@ -88,8 +88,9 @@ class Tensors:
         return replace(self, qkv=self.qkv.to(dtype), grad_out=self.grad_out.to(dtype))
 
     def run(self, qkv: Tensor, bias: Tensor | None, qk_norm: bool, backend: str | None = None) -> Tensor:
-        q, k, v = qkv.unbind(1)
-        out = attention(q, k, v, self.plan, bias=bias, scale=self.scale, qk_norm=qk_norm, backend=backend)
+        out = attention_qkvpacked(
+            qkv, self.plan, bias=bias, scale=self.scale, qk_norm=qk_norm, backend=backend
+        )
         assert isinstance(out, Tensor)
         return out
 
