@@ -246,13 +246,10 @@ void backward_head(const BackwardHead<E>& head) {
     const Width<E> width = head.width;
     const Index padded = round_up(group.num_keys, kLanes<E>) * width.padded;
 
-    pack_keys<T>(head.problem, group, head.h, width, scratch.key_rows, scratch.key_inverse_norm,
-                 scratch.key_panels);
-    E* value_rows = scratch.dv_rows;  // until they lie in panels
-    clear(value_rows, padded);
-    gather_rows<E>(head_rows<T>(head.problem.v, head.h), group.keys, 0, group.num_keys, width,
-                   value_rows);
-    pack_panels(value_rows, round_up(group.num_keys, kLanes<E>), width, E{1}, scratch.value_panels);
+    pack_keys<T>(head.problem, group, head.h, width, true, scratch.key_rows,
+                 scratch.key_inverse_norm, scratch.key_panels);
+    gather_panels(head_rows<T>(head.problem.v, head.h), group.keys, group.num_keys, width, E{1},
+                  scratch.value_panels);
     clear(scratch.dv_rows, padded);
     clear(scratch.dk_rows, padded);
 

@@ -71,16 +71,22 @@ struct ForwardScratch {
           key_words(arena, extent.keys) {}
 };
 
-// Gathers the keys of a group, normalised if the problem says so, with zeros up to whole vectors of
-// keys.
+// The keys of a group in panels, normalised if the problem says so, with zeros up to whole vectors
+// of keys. `rows` is filled if `keep_rows`, else it may be.
 template <class T, class E>
-inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width, E* rows,
-                      E* inverse_norm, E* panels) {
+inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width,
+                      bool keep_rows, E* rows, E* inverse_norm, E* panels) {
+    const HeadRows<const T> keys = head_rows<T>(problem.k, h);
+    const E scale = static_cast<const E*>(problem.scale)[h];
+    if (!problem.qk_norm && !keep_rows) {
+        gather_panels(keys, group.keys, group.num_keys, width, scale, panels);
+        return;
+    }
     const Index padded_keys = round_up(group.num_keys, kLanes<E>);
-    gather_rows<E>(head_rows<T>(problem.k, h), group.keys, 0, group.num_keys, width, rows);
+    gather_rows<E>(keys, group.keys, 0, group.num_keys, width, rows);
     clear(rows + group.num_keys * width.padded, (padded_keys - group.num_keys) * width.padded);
     if (problem.qk_norm) normalize_rows(rows, group.num_keys, width, inverse_norm);
-    pack_panels(rows, padded_keys, width, static_cast<const E*>(problem.scale)[h], panels);
+    pack_panels(rows, padded_keys, width, scale, panels);
 }
 
 template <class E>
@@ -197,7 +203,7 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
         if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
         if (!group.consecutive_keys) scratch.columns.assign(group.key_position, group.num_keys);
         for (Index h = task.head_begin; h < task.head_end; ++h) {
-            pack_keys<T>(problem, group, h, width, scratch.key_rows, scratch.inverse_norm,
+            pack_keys<T>(problem, group, h, width, false, scratch.key_rows, scratch.inverse_norm,
                          scratch.key_panels);
             gather_rows<E>(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
                            scratch.value_rows);

@@ -129,20 +129,56 @@ inline void normalize_gradient(E* gradient, const E* x, E inverse_norm, Width<E>
     }
 }
 
-// Transposes rows [n, dim] (n whole vectors) into panels of kLanes rows each, times a factor:
-// panels[p][c][lane] = factor * rows[p * kLanes + lane][c].
+// Transposes kLanes rows into a panel, times a factor: panel[c][lane] = factor * row lane [c].
+// `load_at(lane, c, lanes)` gives the values c .. of a row.
+template <class E, class Load>
+[[gnu::always_inline]] inline void pack_panel(Width<E> width, E factor, E* panel, Load load_at) {
+    constexpr Index n = kLanes<E>;
+    for (Index c = 0; c < width.dim; c += n) {
+        const Index count = minimum(n, width.dim - c);
+        Vec<E> square[n];
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) square[i] = load_at(i, c, count);
+        transpose<E>(square);
+        E* target = panel + c * n;
+        if (count == n) {
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) store(target + i * n, square[i] * factor);
+        } else {
+            for (Index i = 0; i < count; ++i) store(target + i * n, square[i] * factor);
+        }
+    }
+}
+
+// Rows [n, dim] (n whole vectors) of scratch in panels: panels[p][c][lane] = factor * rows[p *
+// kLanes + lane][c].
 template <class E>
 inline void pack_panels(const E* rows, Index n, Width<E> width, E factor, E* panels) {
-    constexpr Index lanes = kLanes<E>;
-    for (Index first = 0; first < n; first += lanes) {
+    for (Index first = 0; first < n; first += kLanes<E>) {
+        pack_panel<E>(width, factor, panels + first * width.dim, [&](Index i, Index c, Index) {
+            return load(rows + (first + i) * width.padded + c);
+        });
+    }
+}
+
+// The same, straight from the entries of a list, with zeros behind the last.
+template <class E, class T>
+inline void gather_panels(HeadRows<const T> source, RowList list, Index count, Width<E> width,
+                          E factor, E* panels) {
+    constexpr Index n = kLanes<E>;
+    for (Index first = 0; first < count; first += n) {
         E* panel = panels + first * width.dim;
-        for (Index c = 0; c < width.dim; c += lanes) {
-            Vec<E> square[lanes];
-            for (Index i = 0; i < lanes; ++i)
-                square[i] = load(rows + (first + i) * width.padded + c);
-            transpose<E>(square);
-            const Index count = minimum(lanes, width.dim - c);
-            for (Index i = 0; i < count; ++i) store(panel + (c + i) * lanes, square[i] * factor);
+        if (first + n <= count) {
+            const T* rows[n];
+            for (int i = 0; i < n; ++i) rows[i] = source[list[first + i]];
+            pack_panel<E>(width, factor, panel, [&](Index i, Index c, Index lanes) {
+                return load_as<E>(rows[i] + c, lanes);
+            });
+        } else {
+            pack_panel<E>(width, factor, panel, [&](Index i, Index c, Index lanes) {
+                return first + i < count ? load_as<E>(source[list[first + i]] + c, lanes)
+                                         : Vec<E>{};
+            });
         }
     }
 }
