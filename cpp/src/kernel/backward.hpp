@@ -69,11 +69,10 @@ struct BackwardHead {
     const BackwardScratch<E>& scratch;
     const Group& group;
     Index h;
-    const Group& next_group;  // whose rows are asked for meanwhile
-    Index next_h;
     Width<E> width;
     E scale;
-    const E* bias;  // plane of the group, null: none
+    const E* bias;              // plane of the group, null: none
+    const Ahead &ahead, &here;  // of this head: where it writes
 
     bool wants_dbias() const { return task.dbias.data != nullptr && group.bias_offset >= 0; }
     // Where the group's plane begins in the d(bias) of the task.
@@ -104,10 +103,12 @@ template <class E>
 }
 
 // P (dropout applied) and dS of queries [first, first + rows), their dq, and their share of d(bias)
-// and d(scale). `local` is the place of the first of them in the block.
+// and d(scale). `local` is the place of the first of them in the block. Memory is asked for in small
+// portions: a piece of what the next head reads and of what this one writes.
 template <class T, class E, int rows>
 [[gnu::noinline]] void backward_rows(const BackwardHead<E>& head, Index first, Index local,
-                                     KeySpan span, Target<E> probabilities, Target<E> gradient) {
+                                     Index piece, KeySpan span, Target<E> probabilities,
+                                     Target<E> gradient) {
     const Problem& problem = head.problem;
     const BackwardScratch<E>& scratch = head.scratch;
     const Group& group = head.group;
@@ -115,20 +116,27 @@ template <class T, class E, int rows>
     const Index h = head.h, vectors = span.vectors<E>();
     const E* queries = scratch.query_rows + local * width.padded;
 
+    const Ahead &ahead = head.ahead, &here = head.here;
+    ahead.prefetch_queries<T>(problem.q, width.dim, piece);
+    ahead.prefetch_keys<T>(problem.k, width.dim, piece);
     const BiasRows<E> bias(group, head.bias, first, rows, span, scratch.columns,
                            scratch.picked_bias, scratch.picked_row);
     SoftmaxState<E> state;
     compute_scores<E, rows>(group, first, span, Left<E>{queries, width.padded}, scratch.key_panels,
                             bias, width.dim, E{1}, probabilities, state);
+    ahead.prefetch_keys<T>(problem.v, width.dim, piece);
     softmax<E, rows>(vectors, probabilities, state);
+    ahead.prefetch_queries<T>(head.inputs.grad_out, width.dim, piece);
     multiply_rows<E, rows, false>(
         vectors, width.dim, Left<E>{scratch.grad_out_rows + local * width.padded, width.padded},
         Right<E>{scratch.value_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim},
         gradient, false);
+    here.prefetch_queries<T>(head.gradients.dq, width.dim, piece);
     for (Index m = 0; m < rows; ++m) {
         gradient_row(head, group.queries[first + m], span, state.sum[m], state.inverse_sum(m),
                      probabilities.data + m * probabilities.row, gradient.data + m * gradient.row);
     }
+    here.prefetch_keys<T>(head.gradients.dk, width.dim, piece);
     if (head.wants_dbias()) {
         add_bias_gradient(group, static_cast<E*>(head.task.dbias.data), head.dbias_origin(), first,
                           rows, span, scratch.columns, gradient);
@@ -138,6 +146,7 @@ template <class T, class E, int rows>
         width.vectors(), span.count(), Left<E>{gradient.data, gradient.row},
         Right<E>{scratch.key_rows + span.first * width.padded, width.padded, kLanes<E>},
         Target<E>{scratch.dq_rows, width.padded}, false);
+    here.prefetch_keys<T>(head.gradients.dv, width.dim, piece);
     const HeadRows<T> dq = head_rows<T>(head.gradients.dq, h);
     for (Index m = 0; m < rows; ++m) {
         E* row = scratch.dq_rows + m * width.padded;
@@ -152,27 +161,9 @@ template <class T, class E, int rows>
     }
 }
 
-// Asks for what the next head reads and this one writes: a piece for every tile of queries.
-template <class T, class E>
-[[gnu::always_inline]] inline void prefetch_meanwhile(const BackwardHead<E>& head,
-                                                      const Ahead& ahead, const Ahead& here,
-                                                      Index piece) {
-    const Group &group = head.group, &next = head.next_group;
-    const Index dim = head.width.dim;
-    const Index k_first = here.first_key(piece), k_last = here.first_key(piece + 1);
-    ahead.prefetch_inputs<T>(head.problem, piece);
-    prefetch_rows<false>(head_rows<T>(head.inputs.grad_out, head.next_h), next.queries,
-                         ahead.first_query(piece), ahead.first_query(piece + 1), dim);
-    prefetch_rows<true>(head_rows<T>(head.gradients.dq, head.h), group.queries,
-                        here.first_query(piece), here.first_query(piece + 1), dim);
-    prefetch_rows<true>(head_rows<T>(head.gradients.dk, head.h), group.keys, k_first, k_last, dim);
-    prefetch_rows<true>(head_rows<T>(head.gradients.dv, head.h), group.keys, k_first, k_last, dim);
-}
-
 // Queries [first, first + rows): everything about them, and their share of dk and dv.
 template <class T, class E>
-void backward_block(const BackwardHead<E>& head, const Ahead& ahead, const Ahead& here,
-                    Index& piece, Index first, Index rows) {
+void backward_block(const BackwardHead<E>& head, Index& piece, Index first, Index rows) {
     const BackwardScratch<E>& scratch = head.scratch;
     const Width<E> width = head.width;
     const RowList& queries = head.group.queries;
@@ -189,13 +180,13 @@ void backward_block(const BackwardHead<E>& head, const Ahead& ahead, const Ahead
     const Pieces tiles(rows, kTileRows);
     for (Index t = 0; t < tiles.count; ++t) {
         const Index local = tiles.begin(t);
-        prefetch_meanwhile<T>(head, ahead, here, piece++);
         with_rows(tiles.length(t), [&](auto count) {
             backward_rows<T, E, count.value>(
-                head, first + local, local, span,
+                head, first + local, local, piece, span,
                 {scratch.probabilities + local * row_length, row_length},
                 {scratch.gradient + local * row_length, row_length});
         });
+        ++piece;
     }
     const Index offset = span.first * width.padded;
     multiply<E, true>(span.count(), width.vectors(), rows,
@@ -254,13 +245,9 @@ void backward_head(const BackwardHead<E>& head) {
     clear(scratch.dk_rows, padded);
 
     const Index step = backward_block_rows<E>(group.num_queries, group.num_keys);
-    // Not more than there will be tiles.
-    const Index pieces = maximum<Index>(group.num_queries / kTileRows, 1);
-    const Ahead ahead(head.next_group, head.next_h, pieces), here(group, head.h, pieces);
     Index piece = 0;
     for (Index first = 0; first < group.num_queries; first += step) {
-        backward_block<T>(head, ahead, here, piece, first,
-                          minimum(step, group.num_queries - first));
+        backward_block<T>(head, piece, first, minimum(step, group.num_queries - first));
     }
     store_key_gradients<T>(head);
 }
@@ -306,9 +293,12 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
     };
     const auto run = [&](const Group& group, Index h, const Group& next, Index next_h) {
         const E scale = static_cast<const E*>(problem.scale)[h];
+        // Not more pieces than there will be tiles.
+        const Index pieces = maximum<Index>(group.num_queries / kTileRows, 1);
+        const Ahead ahead(next, next_h, pieces), here(group, h, pieces);
         backward_head<T>(BackwardHead<E>{problem, inputs, gradients, backward, dropout, scratch,
-                                         group, h, next, next_h, width, scale,
-                                         bias_plane<E>(problem, group, h)});
+                                         group, h, width, scale, bias_plane<E>(problem, group, h),
+                                         ahead, here});
     };
     const Index last_group = task.group_end - 1, last_head = task.head_end - 1;
     if (repeat) {  // a task has all groups: head by head, so that the sums are those of one head

@@ -96,6 +96,44 @@ inline E row_lse(const SoftmaxState<E>& state, Index m) {
                                                         : __builtin_log(state.sum[m]));
 }
 
+template <class R>
+inline constexpr bool kToWrite = false;
+template <>
+inline constexpr bool kToWrite<Rows> = true;
+
+// The rows of the next head, asked for in as many pieces as this head has blocks of queries.
+struct Ahead {
+    const Group& group;
+    Index h;
+    Index queries, keys;  // per piece
+
+    Ahead(const Group& group, Index h, Index pieces)
+        : group(group),
+          h(h),
+          queries(share(group.num_queries, pieces)),
+          keys(share(group.num_keys, pieces)) {}
+
+    Index first_query(Index piece) const { return minimum(piece * queries, group.num_queries); }
+    Index first_key(Index piece) const { return minimum(piece * keys, group.num_keys); }
+
+    // To read (ConstRows) or to write (Rows).
+    template <class T, class R>
+    [[gnu::always_inline]] void prefetch_queries(const R& rows, Index dim, Index piece) const {
+        prefetch_rows<kToWrite<R>>(head_rows<T>(rows, h), group.queries, first_query(piece),
+                                   first_query(piece + 1), dim);
+    }
+    template <class T, class R>
+    [[gnu::always_inline]] void prefetch_keys(const R& rows, Index dim, Index piece) const {
+        prefetch_rows<kToWrite<R>>(head_rows<T>(rows, h), group.keys, first_key(piece),
+                                   first_key(piece + 1), dim);
+    }
+
+  private:
+    static Index share(Index n, Index pieces) {
+        return static_cast<uint32_t>(n + pieces - 1) / static_cast<uint32_t>(pieces);
+    }
+};
+
 // One head of a group whose keys and values are packed.
 template <class E>
 struct ForwardHead {
@@ -107,11 +145,13 @@ struct ForwardHead {
     Index h;
     Width<E> width;
     const E* bias;  // plane of the group, null: none
+    const Ahead& ahead;
 };
 
-// Queries [first, first + rows) of a group.
+// Queries [first, first + rows) of a group. What memory is asked for meanwhile is spread over the
+// work: a burst of requests would hold up the loads behind it.
 template <class T, class E, int rows>
-[[gnu::noinline]] void forward_rows(const ForwardHead<E>& head, Index first) {
+[[gnu::noinline]] void forward_rows(const ForwardHead<E>& head, Index first, Index piece) {
     const Problem& problem = head.problem;
     const ForwardScratch<E>& scratch = head.scratch;
     const Group& group = head.group;
@@ -121,6 +161,7 @@ template <class T, class E, int rows>
     const Target<E> scores{scratch.scores, vectors * kLanes<E>};
 
     const HeadRows<T> out = head_rows<T>(head.outputs.out, head.h);
+    head.ahead.template prefetch_queries<T>(problem.q, width.dim, piece);
     prefetch_rows<true>(out, group.queries, first, first + rows, width.dim);
     gather_rows<E>(head_rows<T>(problem.q, head.h), group.queries, first, rows, width,
                    scratch.query_rows);
@@ -130,7 +171,9 @@ template <class T, class E, int rows>
     SoftmaxState<E> state;
     compute_scores<E, rows>(group, first, span, Left<E>{scratch.query_rows, width.padded},
                             scratch.key_panels, bias, width.dim, E{1}, scores, state);
+    head.ahead.template prefetch_keys<T>(problem.k, width.dim, piece);
     softmax<E, rows>(vectors, scores, state);
+    head.ahead.template prefetch_keys<T>(problem.v, width.dim, piece);
     if (head.dropout.on) {
         for (Index m = 0; m < rows; ++m) {
             scratch.key_words.keep_row(head.dropout, group.queries[first + m], head.h, span,
@@ -151,37 +194,6 @@ template <class T, class E, int rows>
         }
     }
 }
-
-// The rows of the next head, asked for in as many pieces as this head has blocks of queries.
-struct Ahead {
-    const Group& group;
-    Index h;
-    Index queries, keys;  // per piece
-
-    Ahead(const Group& group, Index h, Index pieces)
-        : group(group),
-          h(h),
-          queries(share(group.num_queries, pieces)),
-          keys(share(group.num_keys, pieces)) {}
-
-    Index first_query(Index piece) const { return minimum(piece * queries, group.num_queries); }
-    Index first_key(Index piece) const { return minimum(piece * keys, group.num_keys); }
-
-    template <class T>
-    [[gnu::always_inline]] void prefetch_inputs(const Problem& problem, Index piece) const {
-        const Index q_first = first_query(piece), q_last = first_query(piece + 1);
-        const Index k_first = first_key(piece), k_last = first_key(piece + 1);
-        const Index dim = problem.head_dim;
-        prefetch_rows<false>(head_rows<T>(problem.q, h), group.queries, q_first, q_last, dim);
-        prefetch_rows<false>(head_rows<T>(problem.k, h), group.keys, k_first, k_last, dim);
-        prefetch_rows<false>(head_rows<T>(problem.v, h), group.keys, k_first, k_last, dim);
-    }
-
-  private:
-    static Index share(Index n, Index pieces) {
-        return static_cast<uint32_t>(n + pieces - 1) / static_cast<uint32_t>(pieces);
-    }
-};
 
 template <class T, class E>
 void forward_task(const Problem& problem, const ForwardOutputs& outputs, const Task& task) {
@@ -207,15 +219,15 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
                          scratch.key_panels);
             gather_rows<E>(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
                            scratch.value_rows);
-            const ForwardHead<E> head{problem, outputs, dropout, scratch,
-                                      group,   h,       width,   bias_plane<E>(problem, group, h)};
             const bool more_heads = h + 1 < task.head_end;
             const Ahead ahead(more_heads ? group : following, more_heads ? h + 1 : task.head_begin,
                               blocks.count);
+            const ForwardHead<E> head{problem, outputs, dropout, scratch,
+                                      group,   h,       width,   bias_plane<E>(problem, group, h),
+                                      ahead};
             for (Index b = 0; b < blocks.count; ++b) {
-                ahead.prefetch_inputs<T>(problem, b);
                 with_rows(blocks.length(b), [&](auto rows) {
-                    forward_rows<T, E, rows.value>(head, begin + blocks.begin(b));
+                    forward_rows<T, E, rows.value>(head, begin + blocks.begin(b), b);
                 });
             }
         }
