@@ -112,7 +112,7 @@ def attention_compiled_qkv(
 
 
 #: Instruction sets of the CPU kernels, ascending, as in cpp/include/unitrans/attention.hpp.
-ISA_NAMES = ("portable", "avx2", "avx512")
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512-bf16")
 
 
 def best_isa() -> str:

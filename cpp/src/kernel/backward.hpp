@@ -19,12 +19,20 @@ inline Index backward_block_rows(Index queries, Index keys) {
     return (queries + blocks - 1) / blocks;
 }
 
-template <class E>
+template <class T, class E>
 struct BackwardScratch {
-    E *key_rows, *key_panels, *key_inverse_norm;  // keys of one head
-    E *value_panels, *dk_rows, *dv_rows;
-    E *query_rows, *query_inverse_norm, *grad_out_rows, *probabilities, *gradient;  // one block
-    E *dq_rows, *keep, *picked_bias;                                                // one tile
+    using Ops = Operands<T, E>;
+    using X = typename Ops::X;
+
+    // Keys of one head. Elements of rows of A and of B are the same memory, pairs are not.
+    E *key_elements, *key_inverse_norm, *column_factors, *key_factors, *dk_rows, *dv_rows;
+    X *key_panels, *key_across, *value_panels;
+    // One block of queries.
+    E *query_elements, *query_inverse_norm, *row_factors, *probabilities, *gradient;
+    X *query_rows, *query_across, *grad_out_rows, *grad_out_across, *pairs;
+    // One tile.
+    E *dq_rows, *keep, *picked_bias;
+    X* weights;
     E *dk_sum, *dv_sum;  // all keys of the stream, one head; only for keys that repeat
     Index picked_row;
     Columns<E> columns;
@@ -35,23 +43,40 @@ struct BackwardScratch {
           columns(arena, extent.columns),
           key_words(arena, extent.keys) {
         const Index keys = round_up(extent.keys, kLanes<E>);
-        key_rows = arena.take<E>(keys * width.padded);
-        key_panels = arena.take<E>(keys * width.dim);
-        key_inverse_norm = arena.take<E>(keys);
-        value_panels = arena.take<E>(keys * width.dim);
-        dk_rows = arena.take<E>(keys * width.padded);
-        dv_rows = arena.take<E>(keys * width.padded);
         // Fewer keys make longer blocks, never longer ones than the longest group.
         const Index block = minimum(extent.queries, kBlockElements / kLanes<E>);
-        query_rows = arena.take<E>(block * width.padded);
-        query_inverse_norm = arena.take<E>(block);
-        grad_out_rows = arena.take<E>(block * width.padded);
         const Index block_elements = maximum(kBlockElements, 2 * kTileRows * keys);
+        const Index of_pairs = Ops::kPairs ? 1 : 0;
+        key_inverse_norm = arena.take<E>(keys);
+        dk_rows = arena.take<E>(keys * width.padded);
+        dv_rows = arena.take<E>(keys * width.padded);
+        key_panels = arena.take<X>(keys * Ops::depth(width.dim));
+        value_panels = arena.take<X>(keys * Ops::depth(width.dim));
+        query_inverse_norm = arena.take<E>(block);
+        query_rows = arena.take<X>(block * Ops::row(width));
+        grad_out_rows = arena.take<X>(block * Ops::row(width));
         probabilities = arena.take<E>(block_elements);
         gradient = arena.take<E>(block_elements);
         dq_rows = arena.take<E>(kTileRows * width.padded);
         keep = arena.take<E>(keys);
         picked_bias = arena.take<E>(kTileRows * picked_row);
+        if constexpr (Ops::kPairs) {
+            key_elements = arena.take<E>(keys * width.padded);
+            query_elements = arena.take<E>(block * width.padded);
+            key_across = arena.take<X>(Ops::depth(keys) * width.padded);
+            query_across = arena.take<X>(Ops::depth(block) * width.padded);
+            grad_out_across = arena.take<X>(Ops::depth(block) * width.padded);
+        } else {
+            key_across = key_elements = arena.take<E>(keys * width.padded);
+            query_across = query_elements = query_rows;
+            grad_out_across = grad_out_rows;
+        }
+        column_factors = arena.take<E>(of_pairs * keys);
+        key_factors = arena.take<E>(of_pairs * keys);
+        row_factors = arena.take<E>(of_pairs * block);
+        // An odd block has a last pair of one row.
+        pairs = arena.take<X>(of_pairs * (block_elements / 2 + keys));
+        weights = arena.take<X>(of_pairs * kTileRows * keys / 2);
         const Index sums = problem.plan.keys_repeat ? problem.num_keys * width.padded : 0;
         dk_sum = arena.take<E>(sums);
         dv_sum = arena.take<E>(sums);
@@ -59,14 +84,14 @@ struct BackwardScratch {
 };
 
 // What stays the same for all blocks of one head of one group.
-template <class E>
+template <class T, class E>
 struct BackwardHead {
     const Problem& problem;
     const BackwardInputs& inputs;
     const Gradients& gradients;
     const BackwardTask& task;
     const Dropout& dropout;
-    const BackwardScratch<E>& scratch;
+    const BackwardScratch<T, E>& scratch;
     const Group& group;
     Index h;
     Width<E> width;
@@ -74,6 +99,7 @@ struct BackwardHead {
     const E* bias;              // plane of the group, null: none
     const Ahead &ahead, &here;  // of this head: where it writes
 
+    bool wants_query_elements() const { return problem.qk_norm || task.dscale != nullptr; }
     bool wants_dbias() const { return task.dbias.data != nullptr && group.bias_offset >= 0; }
     // Where the group's plane begins in the d(bias) of the task.
     Index dbias_origin() const {
@@ -82,11 +108,11 @@ struct BackwardHead {
 };
 
 // Row m of a tile: scores were turned into exp(scores - max), `gradient` is that of dropout(P).
-template <class E>
-[[gnu::always_inline]] inline void gradient_row(const BackwardHead<E>& head, Index row,
+template <class T, class E>
+[[gnu::always_inline]] inline void gradient_row(const BackwardHead<T, E>& head, Index row,
                                                 KeySpan span, E sum, E inverse_sum,
                                                 E* probabilities, E* gradient) {
-    const BackwardScratch<E>& scratch = head.scratch;
+    const BackwardScratch<T, E>& scratch = head.scratch;
     const Index vectors = span.vectors<E>();
     const auto* grad_lse = static_cast<const E*>(head.inputs.grad_lse);
     const E dlse = grad_lse != nullptr ? grad_lse[row * head.problem.num_heads + head.h] : 0;
@@ -106,15 +132,16 @@ template <class E>
 // and d(scale). `local` is the place of the first of them in the block. Memory is asked for in small
 // portions: a piece of what the next head reads and of what this one writes.
 template <class T, class E, int rows>
-[[gnu::noinline]] void backward_rows(const BackwardHead<E>& head, Index first, Index local,
+[[gnu::noinline]] void backward_rows(const BackwardHead<T, E>& head, Index first, Index local,
                                      Index piece, KeySpan span, Target<E> probabilities,
                                      Target<E> gradient) {
+    using Ops = Operands<T, E>;
+    using X = typename Ops::X;
     const Problem& problem = head.problem;
-    const BackwardScratch<E>& scratch = head.scratch;
+    const BackwardScratch<T, E>& scratch = head.scratch;
     const Group& group = head.group;
     const Width<E> width = head.width;
-    const Index h = head.h, vectors = span.vectors<E>();
-    const E* queries = scratch.query_rows + local * width.padded;
+    const Index h = head.h, vectors = span.vectors<E>(), depth = Ops::depth(width.dim);
 
     const Ahead &ahead = head.ahead, &here = head.here;
     ahead.prefetch_queries<T>(problem.q, width.dim, piece);
@@ -122,15 +149,20 @@ template <class T, class E, int rows>
     const BiasRows<E> bias(group, head.bias, first, rows, span, scratch.columns,
                            scratch.picked_bias, scratch.picked_row);
     SoftmaxState<E> state;
-    compute_scores<E, rows>(group, first, span, Left<E>{queries, width.padded}, scratch.key_panels,
-                            bias, width.dim, E{1}, probabilities, state);
+    ScoreFactors<E> factors;
+    if (Ops::kPairs) {
+        factors = {problem.qk_norm ? scratch.row_factors + local : nullptr, scratch.column_factors};
+    }
+    compute_scores<E, rows>(group, first, span,
+                            Left<X>{scratch.query_rows + local * Ops::row(width), Ops::row(width)},
+                            scratch.key_panels, bias, depth, factors, probabilities, state);
     ahead.prefetch_keys<T>(problem.v, width.dim, piece);
     softmax<E, rows>(vectors, probabilities, state);
     ahead.prefetch_queries<T>(head.inputs.grad_out, width.dim, piece);
     multiply_rows<E, rows, false>(
-        vectors, width.dim, Left<E>{scratch.grad_out_rows + local * width.padded, width.padded},
-        Right<E>{scratch.value_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim},
-        gradient, false);
+        vectors, depth, Left<X>{scratch.grad_out_rows + local * Ops::row(width), Ops::row(width)},
+        Right<X>{scratch.value_panels + span.first * depth, kLanes<E>, kLanes<E> * depth}, gradient,
+        false);
     here.prefetch_queries<T>(head.gradients.dq, width.dim, piece);
     for (Index m = 0; m < rows; ++m) {
         gradient_row(head, group.queries[first + m], span, state.sum[m], state.inverse_sum(m),
@@ -142,15 +174,29 @@ template <class T, class E, int rows>
                           rows, span, scratch.columns, gradient);
     }
 
+    Left<X> weights;
+    if constexpr (Ops::kPairs) {
+        weights = {scratch.weights, gradient.row / 2};
+        for (Index m = 0; m < rows; ++m) {
+            pair_row(gradient.data + m * gradient.row, vectors,
+                     problem.qk_norm ? scratch.key_factors + span.first : nullptr,
+                     scratch.weights + m * weights.stride);
+        }
+    } else {
+        weights = {gradient.data, gradient.row};
+    }
     multiply_rows<E, rows, false>(
-        width.vectors(), span.count(), Left<E>{gradient.data, gradient.row},
-        Right<E>{scratch.key_rows + span.first * width.padded, width.padded, kLanes<E>},
+        width.vectors(), Ops::depth(span.count()), weights,
+        Right<X>{scratch.key_across + Ops::depth(span.first) * width.padded, width.padded,
+                 kLanes<E>},
         Target<E>{scratch.dq_rows, width.padded}, false);
     here.prefetch_keys<T>(head.gradients.dv, width.dim, piece);
     const HeadRows<T> dq = head_rows<T>(head.gradients.dq, h);
     for (Index m = 0; m < rows; ++m) {
         E* row = scratch.dq_rows + m * width.padded;
-        const E* query = queries + m * width.padded;
+        const E* query = head.wants_query_elements()
+                             ? scratch.query_elements + (local + m) * width.padded
+                             : nullptr;
         if (head.task.dscale != nullptr) {
             head.task.dscale[h] += static_cast<double>(dot(query, row, width.padded));
         }
@@ -163,16 +209,25 @@ template <class T, class E, int rows>
 
 // Queries [first, first + rows): everything about them, and their share of dk and dv.
 template <class T, class E>
-void backward_block(const BackwardHead<E>& head, Index& piece, Index first, Index rows) {
-    const BackwardScratch<E>& scratch = head.scratch;
+void backward_block(const BackwardHead<T, E>& head, Index& piece, Index first, Index rows) {
+    using Ops = Operands<T, E>;
+    using X = typename Ops::X;
+    const BackwardScratch<T, E>& scratch = head.scratch;
+    const Problem& problem = head.problem;
     const Width<E> width = head.width;
     const RowList& queries = head.group.queries;
-    gather_rows<E>(head_rows<T>(head.problem.q, head.h), queries, first, rows, width,
-                   scratch.query_rows);
-    gather_rows<E>(head_rows<T>(head.inputs.grad_out, head.h), queries, first, rows, width,
-                   scratch.grad_out_rows);
-    if (head.problem.qk_norm) {
-        normalize_rows(scratch.query_rows, rows, width, scratch.query_inverse_norm);
+    const HeadRows<const T> grad_out = head_rows<T>(head.inputs.grad_out, head.h);
+    load_queries<T>(problem, head.group, head.h, first, rows, width, scratch.query_rows,
+                    scratch.query_elements, scratch.query_inverse_norm, scratch.row_factors,
+                    scratch.column_factors);
+    Ops::rows(grad_out, queries, first, rows, width, scratch.grad_out_rows);
+    if constexpr (Ops::kPairs) {
+        const HeadRows<const T> q = head_rows<T>(problem.q, head.h);
+        Ops::across(q, queries, first, rows, width, scratch.query_across);
+        Ops::across(grad_out, queries, first, rows, width, scratch.grad_out_across);
+        if (head.wants_query_elements() && !problem.qk_norm) {
+            gather_rows<E>(q, queries, first, rows, width, scratch.query_elements);
+        }
     }
 
     const KeySpan span = head.group.template span<E>(first, rows);
@@ -188,14 +243,22 @@ void backward_block(const BackwardHead<E>& head, Index& piece, Index first, Inde
         });
         ++piece;
     }
-    const Index offset = span.first * width.padded;
-    multiply<E, true>(span.count(), width.vectors(), rows,
-                      Left<E>{scratch.probabilities, row_length},
-                      Right<E>{scratch.grad_out_rows, width.padded, kLanes<E>},
-                      Target<E>{scratch.dv_rows + offset, width.padded}, true);
-    multiply<E, true>(span.count(), width.vectors(), rows, Left<E>{scratch.gradient, row_length},
-                      Right<E>{scratch.query_rows, width.padded, kLanes<E>},
-                      Target<E>{scratch.dk_rows + offset, width.padded}, true);
+    // The sums over the queries of the block, for every key.
+    const auto add = [&](const E* weights, const E* factors, const X* right, E* sums) {
+        Left<X> left;
+        if constexpr (Ops::kPairs) {
+            pair_rows(weights, rows, row_length, factors, scratch.pairs);
+            left = {scratch.pairs, row_length};
+        } else {
+            left = {weights, row_length};
+        }
+        multiply<E, true>(span.count(), width.vectors(), Ops::depth(rows), left,
+                          Right<X>{right, width.padded, kLanes<E>},
+                          Target<E>{sums + span.first * width.padded, width.padded}, true);
+    };
+    add(scratch.probabilities, nullptr, scratch.grad_out_across, scratch.dv_rows);
+    add(scratch.gradient, problem.qk_norm ? scratch.row_factors : nullptr, scratch.query_across,
+        scratch.dk_rows);
 }
 
 template <class E>
@@ -207,8 +270,8 @@ inline void add_row(E* sum, const E* row, Width<E> width, E factor) {
 
 // dk and dv of a group: to their places, or onto the sums of keys that repeat.
 template <class T, class E>
-void store_key_gradients(const BackwardHead<E>& head) {
-    const BackwardScratch<E>& scratch = head.scratch;
+void store_key_gradients(const BackwardHead<T, E>& head) {
+    const BackwardScratch<T, E>& scratch = head.scratch;
     const Width<E> width = head.width;
     const HeadRows<T> dk = head_rows<T>(head.gradients.dk, head.h);
     const HeadRows<T> dv = head_rows<T>(head.gradients.dv, head.h);
@@ -217,7 +280,7 @@ void store_key_gradients(const BackwardHead<E>& head) {
         E* dk_row = scratch.dk_rows + j * width.padded;
         E* dv_row = scratch.dv_rows + j * width.padded;
         if (head.problem.qk_norm) {
-            normalize_gradient(dk_row, scratch.key_rows + j * width.padded,
+            normalize_gradient(dk_row, scratch.key_elements + j * width.padded,
                                scratch.key_inverse_norm[j], width);
         }
         if (head.problem.plan.keys_repeat) {
@@ -231,16 +294,27 @@ void store_key_gradients(const BackwardHead<E>& head) {
 }
 
 template <class T, class E>
-void backward_head(const BackwardHead<E>& head) {
-    const BackwardScratch<E>& scratch = head.scratch;
+void backward_head(const BackwardHead<T, E>& head) {
+    const BackwardScratch<T, E>& scratch = head.scratch;
     const Group& group = head.group;
     const Width<E> width = head.width;
     const Index padded = round_up(group.num_keys, kLanes<E>) * width.padded;
 
-    pack_keys<T>(head.problem, group, head.h, width, true, scratch.key_rows,
-                 scratch.key_inverse_norm, scratch.key_panels);
-    gather_panels(head_rows<T>(head.problem.v, head.h), group.keys, group.num_keys, width, E{1},
-                  scratch.value_panels);
+    using Ops = Operands<T, E>;
+    const HeadRows<const T> keys = head_rows<T>(head.problem.k, head.h);
+    pack_keys<T>(head.problem, group, head.h, width, scratch.key_elements, scratch.key_inverse_norm,
+                 scratch.column_factors, scratch.key_panels);
+    if (Ops::kPairs && head.problem.qk_norm) {
+        for (Index j = 0; j < round_up(group.num_keys, kLanes<E>); ++j) {
+            scratch.key_factors[j] =
+                j < group.num_keys ? norm_factor(scratch.key_inverse_norm[j]) : 0;
+        }
+    }
+    if (Ops::kPairs || !head.problem.qk_norm) {
+        Ops::across(keys, group.keys, 0, group.num_keys, width, scratch.key_across);
+    }
+    Ops::panels(head_rows<T>(head.problem.v, head.h), group.keys, group.num_keys, width, E{1},
+                scratch.value_panels);
     clear(scratch.dv_rows, padded);
     clear(scratch.dk_rows, padded);
 
@@ -256,7 +330,7 @@ void backward_head(const BackwardHead<E>& head) {
 // lists.
 template <class T, class E>
 void store_key_sums(const Problem& problem, const Gradients& gradients, Index h, Width<E> width,
-                    const BackwardScratch<E>& scratch) {
+                    const BackwardScratch<T, E>& scratch) {
     const HeadRows<T> dk = head_rows<T>(gradients.dk, h), dv = head_rows<T>(gradients.dv, h);
     for (Index row = 0; row < problem.num_keys; ++row) {
         store_row(dk[row], scratch.dk_sum + row * width.padded, width, E{1});
@@ -281,9 +355,9 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
     const Dropout dropout(problem);
     const TaskExtent extent(problem.plan, task);
     Arena measure;
-    BackwardScratch<E>(measure, problem, extent, width);
+    BackwardScratch<T, E>(measure, problem, extent, width);
     Arena arena(thread_scratch(measure.used()));
-    BackwardScratch<E> scratch(arena, problem, extent, width);
+    BackwardScratch<T, E> scratch(arena, problem, extent, width);
     const bool repeat = problem.plan.keys_repeat;
 
     clear_bias_gradient<E>(backward.dbias, task.head_begin, task.head_end);
@@ -296,9 +370,9 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
         // Not more pieces than there will be tiles.
         const Index pieces = maximum<Index>(group.num_queries / kTileRows, 1);
         const Ahead ahead(next, next_h, pieces), here(group, h, pieces);
-        backward_head<T>(BackwardHead<E>{problem, inputs, gradients, backward, dropout, scratch,
-                                         group, h, width, scale, bias_plane<E>(problem, group, h),
-                                         ahead, here});
+        backward_head<T>(BackwardHead<T, E>{problem, inputs, gradients, backward, dropout, scratch,
+                                            group, h, width, scale,
+                                            bias_plane<E>(problem, group, h), ahead, here});
     };
     const Index last_group = task.group_end - 1, last_head = task.head_end - 1;
     if (repeat) {  // a task has all groups: head by head, so that the sums are those of one head

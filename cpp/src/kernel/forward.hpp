@@ -47,46 +47,88 @@ inline Index staging_row(const TaskExtent& extent) {
     return extent.columns == 0 ? 0 : round_up(extent.keys, kLanes<E>) + kLanes<E>;
 }
 
-template <class E>
+template <class T, class E>
 struct ForwardScratch {
-    E *key_rows, *key_panels, *value_rows;            // keys of one head
-    E *query_rows, *scores, *out_rows, *picked_bias;  // one block of queries
-    E *inverse_norm, *keep;
+    using Ops = Operands<T, E>;
+    using X = typename Ops::X;
+
+    E *key_rows, *column_factors;  // keys of one head
+    X *key_panels, *value_rows;
+    X *query_rows, *weights;  // one block of queries
+    E *query_elements, *scores, *out_rows, *picked_bias;
+    E *inverse_norm, *row_factors, *keep;
     Index picked_row;
     Columns<E> columns;
     KeyWords key_words;
 
-    ForwardScratch(Arena& arena, const TaskExtent& extent, Width<E> width)
-        : key_rows(arena.take<E>(round_up(extent.keys, kLanes<E>) * width.padded)),
-          key_panels(arena.take<E>(round_up(extent.keys, kLanes<E>) * width.dim)),
-          value_rows(arena.take<E>(extent.keys * width.padded)),
-          query_rows(arena.take<E>(kTileRows * width.padded)),
-          scores(arena.take<E>(kTileRows * round_up(extent.keys, kLanes<E>))),
-          out_rows(arena.take<E>(kTileRows * width.padded)),
-          picked_bias(arena.take<E>(kTileRows * staging_row<E>(extent))),
-          inverse_norm(arena.take<E>(maximum<Index>(extent.keys, kTileRows))),
-          keep(arena.take<E>(round_up(extent.keys, kLanes<E>))),
-          picked_row(staging_row<E>(extent)),
+    ForwardScratch(Arena& arena, const Problem& problem, const TaskExtent& extent, Width<E> width)
+        : picked_row(staging_row<E>(extent)),
           columns(arena, extent.columns),
-          key_words(arena, extent.keys) {}
+          key_words(arena, extent.keys) {
+        const Index keys = round_up(extent.keys, kLanes<E>);
+        key_rows = arena.take<E>(problem.qk_norm ? keys * width.padded : 0);
+        column_factors = arena.take<E>(Ops::kPairs ? keys : 0);
+        key_panels = arena.take<X>(keys * Ops::depth(width.dim));
+        value_rows = arena.take<X>(Ops::depth(extent.keys) * width.padded);
+        query_rows = arena.take<X>(kTileRows * Ops::row(width));
+        query_elements = arena.take<E>(Ops::kPairs ? kTileRows * width.padded : 0);
+        weights = arena.take<X>(Ops::kPairs ? kTileRows * keys / 2 : 0);
+        scores = arena.take<E>(kTileRows * keys);
+        out_rows = arena.take<E>(kTileRows * width.padded);
+        picked_bias = arena.take<E>(kTileRows * picked_row);
+        inverse_norm = arena.take<E>(maximum<Index>(keys, kTileRows));
+        row_factors = arena.take<E>(kTileRows);
+        keep = arena.take<E>(keys);
+    }
 };
 
-// The keys of a group in panels, normalised if the problem says so, with zeros up to whole vectors
-// of keys. `rows` is filled if `keep_rows`, else it may be.
-template <class T, class E>
-inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width,
-                      bool keep_rows, E* rows, E* inverse_norm, E* panels) {
+// The keys of a group in panels, with zeros up to whole vectors of keys. Elements carry norms (if
+// the problem asks for them) and scale, pairs leave both to `column_factors`. `rows` gets the
+// elements where norms are asked for.
+template <class T, class E, class X>
+inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width, E* rows,
+                      E* inverse_norm, E* column_factors, X* panels) {
+    using Ops = Operands<T, E>;
     const HeadRows<const T> keys = head_rows<T>(problem.k, h);
     const E scale = static_cast<const E*>(problem.scale)[h];
-    if (!problem.qk_norm && !keep_rows) {
-        gather_panels(keys, group.keys, group.num_keys, width, scale, panels);
-        return;
-    }
     const Index padded_keys = round_up(group.num_keys, kLanes<E>);
-    gather_rows<E>(keys, group.keys, 0, group.num_keys, width, rows);
-    clear(rows + group.num_keys * width.padded, (padded_keys - group.num_keys) * width.padded);
-    if (problem.qk_norm) normalize_rows(rows, group.num_keys, width, inverse_norm);
-    pack_panels(rows, padded_keys, width, scale, panels);
+    if (problem.qk_norm) {
+        gather_rows<E>(keys, group.keys, 0, group.num_keys, width, rows);
+        clear(rows + group.num_keys * width.padded, (padded_keys - group.num_keys) * width.padded);
+        normalize_rows(rows, group.num_keys, width, inverse_norm);
+    }
+    if constexpr (Ops::kPairs) {
+        for (Index j = 0; j < padded_keys; ++j) {
+            column_factors[j] =
+                scale * (problem.qk_norm && j < group.num_keys ? norm_factor(inverse_norm[j]) : 1);
+        }
+        Ops::panels(keys, group.keys, group.num_keys, width, scale, panels);
+    } else if (problem.qk_norm) {
+        pack_panels(rows, padded_keys, width, scale, panels);
+    } else {
+        Ops::panels(keys, group.keys, group.num_keys, width, scale, panels);
+    }
+}
+
+// Some queries as rows of A. Where norms are asked for, `elements` (of pairs; else `rows`) gets them
+// normalised, and pairs leave the norms to `row_factors`.
+template <class T, class E, class X>
+inline ScoreFactors<E> load_queries(const Problem& problem, const Group& group, Index h,
+                                    Index first, Index count, Width<E> width, X* rows, E* elements,
+                                    E* inverse_norm, E* row_factors, const E* column_factors) {
+    using Ops = Operands<T, E>;
+    const HeadRows<const T> queries = head_rows<T>(problem.q, h);
+    Ops::rows(queries, group.queries, first, count, width, rows);
+    if constexpr (!Ops::kPairs) {
+        if (problem.qk_norm) normalize_rows(rows, count, width, inverse_norm);
+        return {};
+    } else {
+        if (!problem.qk_norm) return {nullptr, column_factors};
+        gather_rows<E>(queries, group.queries, first, count, width, elements);
+        normalize_rows(elements, count, width, inverse_norm);
+        for (Index i = 0; i < count; ++i) row_factors[i] = norm_factor(inverse_norm[i]);
+        return {row_factors, column_factors};
+    }
 }
 
 template <class E>
@@ -135,12 +177,12 @@ struct Ahead {
 };
 
 // One head of a group whose keys and values are packed.
-template <class E>
+template <class T, class E>
 struct ForwardHead {
     const Problem& problem;
     const ForwardOutputs& outputs;
     const Dropout& dropout;
-    const ForwardScratch<E>& scratch;
+    const ForwardScratch<T, E>& scratch;
     const Group& group;
     Index h;
     Width<E> width;
@@ -151,9 +193,11 @@ struct ForwardHead {
 // Queries [first, first + rows) of a group. What memory is asked for meanwhile is spread over the
 // work: a burst of requests would hold up the loads behind it.
 template <class T, class E, int rows>
-[[gnu::noinline]] void forward_rows(const ForwardHead<E>& head, Index first, Index piece) {
+[[gnu::noinline]] void forward_rows(const ForwardHead<T, E>& head, Index first, Index piece) {
+    using Ops = Operands<T, E>;
+    using X = typename Ops::X;
     const Problem& problem = head.problem;
-    const ForwardScratch<E>& scratch = head.scratch;
+    const ForwardScratch<T, E>& scratch = head.scratch;
     const Group& group = head.group;
     const Width<E> width = head.width;
     const KeySpan span = group.span<E>(first, rows);
@@ -163,14 +207,15 @@ template <class T, class E, int rows>
     const HeadRows<T> out = head_rows<T>(head.outputs.out, head.h);
     head.ahead.template prefetch_queries<T>(problem.q, width.dim, piece);
     prefetch_rows<true>(out, group.queries, first, first + rows, width.dim);
-    gather_rows<E>(head_rows<T>(problem.q, head.h), group.queries, first, rows, width,
-                   scratch.query_rows);
-    if (problem.qk_norm) normalize_rows(scratch.query_rows, rows, width, scratch.inverse_norm);
+    const ScoreFactors<E> factors = load_queries<T>(
+        problem, group, head.h, first, rows, width, scratch.query_rows, scratch.query_elements,
+        scratch.inverse_norm, scratch.row_factors, scratch.column_factors);
     const BiasRows<E> bias(group, head.bias, first, rows, span, scratch.columns,
                            scratch.picked_bias, scratch.picked_row);
     SoftmaxState<E> state;
-    compute_scores<E, rows>(group, first, span, Left<E>{scratch.query_rows, width.padded},
-                            scratch.key_panels, bias, width.dim, E{1}, scores, state);
+    const Index depth = Ops::depth(width.dim);
+    compute_scores<E, rows>(group, first, span, Left<X>{scratch.query_rows, Ops::row(width)},
+                            scratch.key_panels, bias, depth, factors, scores, state);
     head.ahead.template prefetch_keys<T>(problem.k, width.dim, piece);
     softmax<E, rows>(vectors, scores, state);
     head.ahead.template prefetch_keys<T>(problem.v, width.dim, piece);
@@ -181,9 +226,20 @@ template <class T, class E, int rows>
             apply_dropout(vectors, scratch.keep, scores.data + m * scores.row);
         }
     }
+    Left<X> weights;
+    if constexpr (Ops::kPairs) {
+        weights = {scratch.weights, scores.row / 2};
+        for (Index m = 0; m < rows; ++m) {
+            pair_row(scores.data + m * scores.row, vectors, nullptr,
+                     scratch.weights + m * weights.stride);
+        }
+    } else {
+        weights = {scores.data, scores.row};
+    }
     multiply_rows<E, rows, false>(
-        width.vectors(), span.count(), Left<E>{scores.data, scores.row},
-        Right<E>{scratch.value_rows + span.first * width.padded, width.padded, kLanes<E>},
+        width.vectors(), Ops::depth(span.count()), weights,
+        Right<X>{scratch.value_rows + Ops::depth(span.first) * width.padded, width.padded,
+                 kLanes<E>},
         Target<E>{scratch.out_rows, width.padded}, false);
 
     for (Index m = 0; m < rows; ++m) {
@@ -201,9 +257,9 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
     const Dropout dropout(problem);
     const TaskExtent extent(problem.plan, task);
     Arena measure;
-    ForwardScratch<E>(measure, extent, width);
+    ForwardScratch<T, E>(measure, problem, extent, width);
     Arena arena(thread_scratch(measure.used()));
-    ForwardScratch<E> scratch(arena, extent, width);
+    ForwardScratch<T, E> scratch(arena, problem, extent, width);
 
     for (Index g = task.group_begin; g < task.group_end; ++g) {
         const Group group(problem.plan, g);
@@ -215,16 +271,17 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
         if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
         if (!group.consecutive_keys) scratch.columns.assign(group.key_position, group.num_keys);
         for (Index h = task.head_begin; h < task.head_end; ++h) {
-            pack_keys<T>(problem, group, h, width, false, scratch.key_rows, scratch.inverse_norm,
-                         scratch.key_panels);
-            gather_rows<E>(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
-                           scratch.value_rows);
+            pack_keys<T>(problem, group, h, width, scratch.key_rows, scratch.inverse_norm,
+                         scratch.column_factors, scratch.key_panels);
+            Operands<T, E>::across(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
+                                   scratch.value_rows);
             const bool more_heads = h + 1 < task.head_end;
             const Ahead ahead(more_heads ? group : following, more_heads ? h + 1 : task.head_begin,
                               blocks.count);
-            const ForwardHead<E> head{problem, outputs, dropout, scratch,
-                                      group,   h,       width,   bias_plane<E>(problem, group, h),
-                                      ahead};
+            const ForwardHead<T, E> head{
+                problem, outputs, dropout, scratch,
+                group,   h,       width,   bias_plane<E>(problem, group, h),
+                ahead};
             for (Index b = 0; b < blocks.count; ++b) {
                 with_rows(blocks.length(b), [&](auto rows) {
                     forward_rows<T, E, rows.value>(head, begin + blocks.begin(b), b);

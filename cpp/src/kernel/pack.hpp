@@ -106,11 +106,19 @@ inline E dot(const E* a, const E* b, Index length) {  // whole vectors
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
+inline constexpr double kNormEps = 1e-12;
+
+// What a row was divided by, from what its gradient is multiplied with.
+template <class E>
+inline E norm_factor(E inverse_norm) {
+    return inverse_norm == 0 ? static_cast<E>(1 / kNormEps) : inverse_norm;
+}
+
 // Divides every row by its l2 norm, or by 1e-12 if that is larger. inverse_norm[i] is what its
 // gradient will be multiplied with: 1 / norm, and 0 for a norm below 1e-12.
 template <class E>
 inline void normalize_rows(E* rows, Index count, Width<E> width, E* inverse_norm) {
-    constexpr E kEps = static_cast<E>(1e-12);
+    constexpr E kEps = static_cast<E>(kNormEps);
     for (Index i = 0; i < count; ++i) {
         E* row = rows + i * width.padded;
         const E norm = square_root(dot(row, row, width.padded));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "columns.hpp"
+#include "operands.hpp"
 #include "pack.hpp"
 #include "softmax.hpp"
 #include "tiles.hpp"
@@ -139,11 +140,18 @@ inline void mask_reach(const Group& group, Index first_query, Index rows, KeySpa
     }
 }
 
+// Factors of scores whose operands do not carry them.
+template <class E>
+struct ScoreFactors {
+    const E* row = nullptr;     // of every query of the block; null: 1
+    const E* column = nullptr;  // of every key of the group, whole vectors
+};
+
 // A tile of scores and the maxima of its lanes. `last`: lanes of the last vector that are keys; the
-// others become -inf. `scale` is for operands that do not carry it.
+// others become -inf.
 template <class E, int rows, int vectors, class X>
 [[gnu::noinline]] void score_tile(Index depth, Left<X> a, Right<X> b, const E* const* bias,
-                                  Index first_key, Index last, E scale, Target<E> c,
+                                  Index first_key, Index last, ScoreFactors<E> factors, Target<E> c,
                                   Vec<E>* maxima) {
     constexpr int n = kLanes<E>;
     constexpr bool from_bias = Operand<E, X>::kScaled;
@@ -172,7 +180,9 @@ template <class E, int rows, int vectors, class X>
         for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; ++v) {
-                sum[m][v] *= scale;
+                Vec<E> factor = load(factors.column + first_key + v * n);
+                if (factors.row != nullptr) factor *= factors.row[m];
+                sum[m][v] *= factor;
                 if (bias[0] != nullptr) sum[m][v] += bias_of(m, v);
             }
         }
@@ -202,16 +212,17 @@ template <class E, int rows, class X>
 [[gnu::always_inline]] inline void compute_scores(const Group& group, Index first_query,
                                                   KeySpan span, Left<X> queries,
                                                   const X* key_panels, const BiasRows<E>& bias,
-                                                  Index depth, E scale, Target<E> scores,
-                                                  SoftmaxState<E>& state) {
+                                                  Index depth, ScoreFactors<E> factors,
+                                                  Target<E> scores, SoftmaxState<E>& state) {
     constexpr Index n = kLanes<E>;
     const Index vectors = span.vectors<E>(), last = span.count() - (vectors - 1) * n;
     for (int m = 0; m < rows; ++m) state.maxima[m] = broadcast(-kInfinity<E>);
+    if (factors.column != nullptr) factors.column += span.first;
     for_tiles(vectors, [&](Index first, auto count) {
         const bool at_end = first + count.value == vectors;
         score_tile<E, rows, count.value>(
             depth, queries, Right<X>{key_panels + (span.first + first * n) * depth, n, n * depth},
-            bias.row, first * n, at_end ? last : n, scale,
+            bias.row, first * n, at_end ? last : n, factors,
             Target<E>{scores.data + first * n, scores.row}, state.maxima);
     });
     if (group.left >= 0 || group.right >= 0) {

@@ -23,7 +23,6 @@ template <class E>
 struct Operand<E, E> {
     using Vector = Vec<E>;
     static constexpr bool kScaled = true;  // the scale of the scores is in B
-    static constexpr int kDepth = 1;       // products per element
     [[gnu::always_inline]] static void add_product(Vec<E>& sum, Vec<E> left, Vec<E> right) {
         sum += left * right;
     }
