@@ -36,7 +36,7 @@ class Windows:
 
     def small(self) -> Windows:
         sides = [min(g, 2 * w) for g, w in zip(self.grid, self.window, strict=True)]
-        return replace(self, grid=(sides[0], sides[1]), batch=2)
+        return replace(self, grid=(sides[0], sides[1]), batch=1 if max(self.window) > 8 else 2)
 
     def __str__(self) -> str:
         seen = f", {self.visible} visible" if self.visible is not None else ""
@@ -108,7 +108,7 @@ class Case:
 
     def small(self) -> Case:
         """The same kind of call, small enough for a test."""
-        return replace(self, cut=self.cut.small(), heads=min(self.heads, 3))
+        return replace(self, cut=self.cut.small(), heads=min(self.heads, 2))
 
     def tensors(self, seed: int = 0) -> Tensors:
         """Random fp32 arguments."""

@@ -29,13 +29,13 @@ class Prepared:
         forward: computes the output from the leaves.
         leaves: what gradients are taken of.
         grad_out: the gradient of the output.
-        unpack: output -> [T, N, D], rows in the order of the stream.
+        unpack: output -> [T, N, D], rows in the order of the stream; None where it computes something else.
     """
 
     forward: Forward
     leaves: list[Tensor]
     grad_out: Tensor
-    unpack: Callable[[Tensor], Tensor] = lambda out: out
+    unpack: Callable[[Tensor], Tensor] | None = lambda out: out
     forward_only: bool = False
 
     def without_gradients(self) -> Tensor:
@@ -96,7 +96,9 @@ def _own_full_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
     rows, columns = (g // w for g, w in zip(case.cut.grid, case.cut.window, strict=True))
     plan = Plan.windows((4 * rows, 5 * columns), (4, 5)).repeat(case.cut.batch)
     full = Tensors(plan, t.qkv, t.grad_out, t.scale, torch.randn(case.heads, 400), None)
-    return ours(case, full, dtype, layer=False)
+    prepared = ours(case, full, dtype, layer=False)
+    prepared.unpack = None
+    return prepared
 
 
 # -- windows
