@@ -121,21 +121,7 @@ def main() -> int:
                     for row in measure(case, DTYPES[name], what, peers, arguments.seconds):
                         print(report.line(row), flush=True)
                         rows.append(row)
-    if arguments.add_to is not None and arguments.add_to.exists():
-        done = {(r.case, r.dtype, r.threads, r.what, r.peer) for r in rows}
-        kept = [
-            r for r in report.read(arguments.add_to)
-            if (r.case, r.dtype, r.threads, r.what, r.peer) not in done
-        ]  # fmt: skip
-        rows = kept + rows
-    summary = goals.goals(rows)
-    for goal in summary:
-        figure = "-" if goal.figure is None else f"{goal.figure:.2f}"
-        print(f"{goal.text:60} aimed at {goal.target:.2f}  measured {figure:>5}  {goal.verdict}{goal.detail}")
-    if arguments.write or arguments.add_to is not None:
-        stem = arguments.add_to.stem if arguments.add_to is not None else report.file_stem("attention")
-        print(report.write(stem, "Attention against its peers", report.environment(), summary, rows))
-    return 0
+    return report.finish("attention", "Attention against its peers", rows, goals.goals, arguments)
 
 
 if __name__ == "__main__":

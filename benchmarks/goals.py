@@ -75,9 +75,18 @@ def goals(rows: list[Row]) -> list[Goal]:
         *_against(fp32, "8x8 and 16x16 cosine / best timm", (2.0, 2.2), lambda r: "v2" in r.tags and timm(r)),
         *_against(fp32, "windows / bare sdpa", (1.25, 1.4), lambda r: r.peer == "sdpa partitioned"),
         *_shares(fp32),
-        *_against(fp32, "packed without padding / sdpa", (1.3, 1.3), lambda r: "full" in r.tags and r.peer == "padded sdpa"),
-        *_against(fp32, "ragged graphs / best padded", (3.5, 3.0), lambda r: "graphs" in r.tags and r.peer.startswith("padded")),
-        *_against(fp32, "visible-only windows / full ones (at least 0.8)", (0.8, 0.8), lambda r: "visible" in r.tags and "full" in r.peer),
+        *_against(
+            fp32, "packed without padding / sdpa", (1.3, 1.3),
+            lambda r: "full" in r.tags and r.peer == "padded sdpa",
+        ),
+        *_against(
+            fp32, "ragged graphs / best padded", (3.5, 3.0),
+            lambda r: "graphs" in r.tags and r.peer.startswith("padded"),
+        ),
+        *_against(
+            fp32, "visible-only windows / full ones (at least 0.8)", (0.8, 0.8),
+            lambda r: "visible" in r.tags and "full" in r.peer,
+        ),
     ]  # fmt: skip
     avx2 = _best_peer(r for r in fp32 if r.what == FORWARD and r.peer == "unitrans avx2")
     both = _best_peer(r for r in fp32 if r.what == BOTH and r.peer == "unitrans avx2")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -82,7 +83,6 @@ def environment() -> dict[str, Any]:
 
     return {
         "cpu": cpu_model(),
-        "cores": torch.get_num_threads(),
         "instruction set": best_isa(),
         "versions": versions,
         "command": " ".join(
@@ -163,3 +163,30 @@ def file_stem(model: str) -> str:
     """model_hardware_date."""
     hardware = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
     return f"{model}_{hardware}_{date.today().isoformat()}"
+
+
+def merged(path: Path, rows: list[Row]) -> list[Row]:
+    """The rows of a file that were not measured again, and the new ones."""
+    done = {(r.case, r.dtype, r.threads, r.what, r.peer) for r in rows}
+    kept = read(path) if path.exists() else []
+    return [r for r in kept if (r.case, r.dtype, r.threads, r.what, r.peer) not in done] + rows
+
+
+def finish(
+    name: str,
+    title: str,
+    rows: list[Row],
+    goals: Callable[[list[Row]], list[Goal]],
+    arguments: argparse.Namespace,
+) -> int:
+    """Print the goals; write the report where --write or --add-to ask for it. The exit status."""
+    if arguments.add_to is not None:
+        rows = merged(arguments.add_to, rows)
+    summary = goals(rows)
+    for goal in summary:
+        figure = "-" if goal.figure is None else f"{goal.figure:.2f}"
+        print(f"{goal.text:60} aimed at {goal.target:.2f}  measured {figure:>5}  {goal.verdict}{goal.detail}")
+    if arguments.write or arguments.add_to is not None:
+        stem = arguments.add_to.stem if arguments.add_to is not None else file_stem(name)
+        print(write(stem, title, environment(), summary, rows))
+    return 0
