@@ -26,7 +26,8 @@ struct BackwardScratch {
 
     // Keys of one head. Elements of rows of A and of B are the same memory, pairs are not.
     E *key_elements, *key_inverse_norm, *column_factors, *key_factors, *dk_rows, *dv_rows;
-    X *key_panels, *key_across, *value_panels;
+    KeyPanels<X> keys, values;
+    X* key_across;
     // One block of queries.
     E *query_elements, *query_inverse_norm, *row_factors, *probabilities, *gradient;
     X *query_rows, *query_across, *grad_out_rows, *grad_out_across, *pairs;
@@ -50,8 +51,8 @@ struct BackwardScratch {
         key_inverse_norm = arena.take<E>(keys);
         dk_rows = arena.take<E>(keys * width.padded);
         dv_rows = arena.take<E>(keys * width.padded);
-        key_panels = arena.take<X>(keys * Ops::depth(width.dim));
-        value_panels = arena.take<X>(keys * Ops::depth(width.dim));
+        this->keys = take_panels<X>(arena, keys, Ops::depth(width.dim), Ops::row(width));
+        values = take_panels<X>(arena, keys, Ops::depth(width.dim), Ops::row(width));
         query_inverse_norm = arena.take<E>(block);
         query_rows = arena.take<X>(block * Ops::row(width));
         grad_out_rows = arena.take<X>(block * Ops::row(width));
@@ -155,14 +156,25 @@ template <class T, class E, int rows>
     }
     compute_scores<E, rows>(group, first, span,
                             Left<X>{scratch.query_rows + local * Ops::row(width), Ops::row(width)},
-                            scratch.key_panels, bias, depth, factors, probabilities, state);
+                            scratch.keys, bias, depth, factors, probabilities, state);
     ahead.prefetch_keys<T>(problem.v, width.dim, piece);
     softmax<E, rows>(vectors, probabilities, state);
     ahead.prefetch_queries<T>(head.inputs.grad_out, width.dim, piece);
+    const Left<X> grad_out{scratch.grad_out_rows + local * Ops::row(width), Ops::row(width)};
+    const bool lone = lone_keys<E>(group.num_keys) > 0 && span.last == group.num_keys;
     multiply_rows<E, rows, false>(
-        vectors, depth, Left<X>{scratch.grad_out_rows + local * Ops::row(width), Ops::row(width)},
-        Right<X>{scratch.value_panels + span.first * depth, kLanes<E>, kLanes<E> * depth}, gradient,
-        false);
+        vectors - lone, depth, grad_out,
+        Right<X>{scratch.values.panels + span.first * depth, kLanes<E>, kLanes<E> * depth},
+        gradient, false);
+    if (lone) {
+        E dots[rows];
+        dot_rows<E, rows>(grad_out.stride, grad_out, scratch.values.lone, dots);
+        for (int m = 0; m < rows; ++m) {
+            Vec<E> vector{};
+            vector[0] = dots[m];
+            store(gradient.data + m * gradient.row + (vectors - 1) * kLanes<E>, vector);
+        }
+    }
     here.prefetch_queries<T>(head.gradients.dq, width.dim, piece);
     for (Index m = 0; m < rows; ++m) {
         gradient_row(head, group.queries[first + m], span, state.sum[m], state.inverse_sum(m),
@@ -303,7 +315,7 @@ void backward_head(const BackwardHead<T, E>& head) {
     using Ops = Operands<T, E>;
     const HeadRows<const T> keys = head_rows<T>(head.problem.k, head.h);
     pack_keys<T>(head.problem, group, head.h, width, scratch.key_elements, scratch.key_inverse_norm,
-                 scratch.column_factors, scratch.key_panels);
+                 scratch.column_factors, scratch.keys);
     if (Ops::kPairs && head.problem.qk_norm) {
         for (Index j = 0; j < round_up(group.num_keys, kLanes<E>); ++j) {
             scratch.key_factors[j] =
@@ -314,7 +326,7 @@ void backward_head(const BackwardHead<T, E>& head) {
         Ops::across(keys, group.keys, 0, group.num_keys, width, scratch.key_across);
     }
     Ops::panels(head_rows<T>(head.problem.v, head.h), group.keys, group.num_keys, width, E{1},
-                scratch.value_panels);
+                scratch.values);
     clear(scratch.dv_rows, padded);
     clear(scratch.dk_rows, padded);
 

@@ -47,13 +47,20 @@ inline Index staging_row(const TaskExtent& extent) {
     return extent.columns == 0 ? 0 : round_up(extent.keys, kLanes<E>) + kLanes<E>;
 }
 
+template <class X>
+inline KeyPanels<X> take_panels(Arena& arena, Index keys, Index depth, Index row) {
+    X* panels = arena.take<X>(keys * depth);
+    return {panels, arena.take<X>(row)};
+}
+
 template <class T, class E>
 struct ForwardScratch {
     using Ops = Operands<T, E>;
     using X = typename Ops::X;
 
     E *key_rows, *column_factors;  // keys of one head
-    X *key_panels, *value_rows;
+    KeyPanels<X> keys;
+    X* value_rows;
     X *query_rows, *weights;  // one block of queries
     E *query_elements, *scores, *out_rows, *picked_bias;
     E *inverse_norm, *row_factors, *keep;
@@ -68,7 +75,7 @@ struct ForwardScratch {
         const Index keys = round_up(extent.keys, kLanes<E>);
         key_rows = arena.take<E>(problem.qk_norm ? keys * width.padded : 0);
         column_factors = arena.take<E>(Ops::kPairs ? keys : 0);
-        key_panels = arena.take<X>(keys * Ops::depth(width.dim));
+        this->keys = take_panels<X>(arena, keys, Ops::depth(width.dim), Ops::row(width));
         value_rows = arena.take<X>(Ops::depth(extent.keys) * width.padded);
         query_rows = arena.take<X>(kTileRows * Ops::row(width));
         query_elements = arena.take<E>(Ops::kPairs ? kTileRows * width.padded : 0);
@@ -87,7 +94,7 @@ struct ForwardScratch {
 // elements where norms are asked for.
 template <class T, class E, class X>
 inline void pack_keys(const Problem& problem, const Group& group, Index h, Width<E> width, E* rows,
-                      E* inverse_norm, E* column_factors, X* panels) {
+                      E* inverse_norm, E* column_factors, KeyPanels<X> panels) {
     using Ops = Operands<T, E>;
     const HeadRows<const T> keys = head_rows<T>(problem.k, h);
     const E scale = static_cast<const E*>(problem.scale)[h];
@@ -104,7 +111,9 @@ inline void pack_keys(const Problem& problem, const Group& group, Index h, Width
         }
         Ops::panels(keys, group.keys, group.num_keys, width, scale, panels);
     } else if (problem.qk_norm) {
-        pack_panels(rows, padded_keys, width, scale, panels);
+        const HeadRows<const E> normalised{rows, width.padded};
+        Operands<E, E>::panels(normalised, RowList{nullptr, 0}, group.num_keys, width, scale,
+                               panels);
     } else {
         Ops::panels(keys, group.keys, group.num_keys, width, scale, panels);
     }
@@ -215,7 +224,7 @@ template <class T, class E, int rows>
     SoftmaxState<E> state;
     const Index depth = Ops::depth(width.dim);
     compute_scores<E, rows>(group, first, span, Left<X>{scratch.query_rows, Ops::row(width)},
-                            scratch.key_panels, bias, depth, factors, scores, state);
+                            scratch.keys, bias, depth, factors, scores, state);
     head.ahead.template prefetch_keys<T>(problem.k, width.dim, piece);
     softmax<E, rows>(vectors, scores, state);
     head.ahead.template prefetch_keys<T>(problem.v, width.dim, piece);
@@ -272,7 +281,7 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
         if (!group.consecutive_keys) scratch.columns.assign(group.key_position, group.num_keys);
         for (Index h = task.head_begin; h < task.head_end; ++h) {
             pack_keys<T>(problem, group, h, width, scratch.key_rows, scratch.inverse_norm,
-                         scratch.column_factors, scratch.key_panels);
+                         scratch.column_factors, scratch.keys);
             Operands<T, E>::across(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
                                    scratch.value_rows);
             const bool more_heads = h + 1 < task.head_end;

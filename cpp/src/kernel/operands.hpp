@@ -7,6 +7,18 @@
 
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
+// Keys in panels: sums over their values, with a vector of keys at a time. A lone key behind the last
+// whole vector (49 = 3 * 16 + 1) stays a row: its dot products cost a third of a vector of keys.
+template <class X>
+struct KeyPanels {
+    X* panels;
+    X* lone;
+};
+template <class E>
+inline Index lone_keys(Index num_keys) {
+    return num_keys > kLanes<E> && num_keys % kLanes<E> == 1 ? 1 : 0;
+}
+
 // Storage type T, element type E: operands are elements.
 template <class T, class E>
 struct Operands {
@@ -28,8 +40,14 @@ struct Operands {
     }
     // Panels of B: a sum runs along a row, a vector has a row of the list in every lane.
     static void panels(HeadRows<const T> source, RowList list, Index count, Width<E> width,
-                       E factor, X* target) {
-        gather_panels<E>(source, list, count, width, factor, target);
+                       E factor, KeyPanels<X> target) {
+        const Index lone = lone_keys<E>(count);
+        gather_panels<E>(source, list, count - lone, width, factor, target.panels);
+        if (lone == 0) return;
+        gather_rows<E>(source, list, count - 1, 1, width, target.lone);
+        for (Index c = 0; c < width.padded; c += kLanes<E>) {
+            store(target.lone + c, load(target.lone + c) * factor);
+        }
     }
 };
 
@@ -99,8 +117,10 @@ struct Operands<BFloat16, float> {
 
     // Carries no factor.
     static void panels(HeadRows<const BFloat16> source, RowList list, Index count,
-                       Width<float> width, float, X* target) {
+                       Width<float> width, float, KeyPanels<X> keys) {
         const Index pairs = depth(width.dim);
+        X* target = keys.panels;
+        if (lone_keys<float>(count) > 0) rows(source, list, --count, 1, width, keys.lone);
         for (Index first = 0; first < count; first += 16) {
             const BFloat16* from[16];
             for (Index i = 0; i < 16; ++i) {

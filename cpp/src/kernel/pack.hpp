@@ -158,18 +158,8 @@ template <class E, class Load>
     }
 }
 
-// Rows [n, dim] (n whole vectors) of scratch in panels: panels[p][c][lane] = factor * rows[p *
-// kLanes + lane][c].
-template <class E>
-inline void pack_panels(const E* rows, Index n, Width<E> width, E factor, E* panels) {
-    for (Index first = 0; first < n; first += kLanes<E>) {
-        pack_panel<E>(width, factor, panels + first * width.dim, [&](Index i, Index c, Index) {
-            return load(rows + (first + i) * width.padded + c);
-        });
-    }
-}
-
-// The same, straight from the entries of a list, with zeros behind the last.
+// The entries of a list in panels, with zeros behind the last: panels[p][c][lane] = factor * entry
+// p * kLanes + lane [c].
 template <class E, class T>
 inline void gather_panels(HeadRows<const T> source, RowList list, Index count, Width<E> width,
                           E factor, E* panels) {

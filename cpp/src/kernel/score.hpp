@@ -206,25 +206,51 @@ template <class E, int rows, int vectors, class X>
     }
 }
 
+// The vector behind all others when it has one key.
+template <class E, int rows, class X>
+[[gnu::always_inline]] inline void score_lone_key(Left<X> a, const X* key, const E* const* bias,
+                                                  Index j, ScoreFactors<E> factors, Target<E> c,
+                                                  Vec<E>* maxima) {
+    E dots[rows];
+    dot_rows<E, rows>(a.stride, a, key, dots);
+    for (int m = 0; m < rows; ++m) {
+        E score = dots[m];
+        if (!Operand<E, X>::kScaled) {
+            score *=
+                factors.row != nullptr ? factors.column[j] * factors.row[m] : factors.column[j];
+        }
+        if (bias[0] != nullptr) score += bias[m][j];
+        Vec<E> vector = broadcast(-kInfinity<E>);
+        vector[0] = score;
+        store(c.data + m * c.row + j, vector);
+        maxima[m] = max_skipping_nan(vector, maxima[m]);
+    }
+}
+
 // scores(m, j) for `rows` packed queries and the keys of the span, in whole vectors; -inf where
 // nothing is attended. Also the maxima, for `softmax`.
 template <class E, int rows, class X>
 [[gnu::always_inline]] inline void compute_scores(const Group& group, Index first_query,
-                                                  KeySpan span, Left<X> queries,
-                                                  const X* key_panels, const BiasRows<E>& bias,
-                                                  Index depth, ScoreFactors<E> factors,
-                                                  Target<E> scores, SoftmaxState<E>& state) {
+                                                  KeySpan span, Left<X> queries, KeyPanels<X> keys,
+                                                  const BiasRows<E>& bias, Index depth,
+                                                  ScoreFactors<E> factors, Target<E> scores,
+                                                  SoftmaxState<E>& state) {
     constexpr Index n = kLanes<E>;
     const Index vectors = span.vectors<E>(), last = span.count() - (vectors - 1) * n;
     for (int m = 0; m < rows; ++m) state.maxima[m] = broadcast(-kInfinity<E>);
     if (factors.column != nullptr) factors.column += span.first;
-    for_tiles(vectors, [&](Index first, auto count) {
+    const bool lone = lone_keys<E>(group.num_keys) > 0 && span.last == group.num_keys;
+    for_tiles(vectors - lone, [&](Index first, auto count) {
         const bool at_end = first + count.value == vectors;
         score_tile<E, rows, count.value>(
-            depth, queries, Right<X>{key_panels + (span.first + first * n) * depth, n, n * depth},
+            depth, queries, Right<X>{keys.panels + (span.first + first * n) * depth, n, n * depth},
             bias.row, first * n, at_end ? last : n, factors,
             Target<E>{scores.data + first * n, scores.row}, state.maxima);
     });
+    if (lone) {
+        score_lone_key<E, rows>(queries, keys.lone, bias.row, (vectors - 1) * n, factors, scores,
+                                state.maxima);
+    }
     if (group.left >= 0 || group.right >= 0) {
         mask_reach(group, first_query, rows, span, scores, state.maxima);
     }

@@ -188,6 +188,24 @@ template <class E, int rows, bool across, class X>
     });
 }
 
+// dots[m] = row m of A times `other`, both of `length` elements in whole vectors.
+template <class E, int rows, class X>
+[[gnu::always_inline]] inline void dot_rows(Index length, Left<X> a, const X* other,
+                                            E (&dots)[rows]) {
+    using Op = Operand<E, X>;
+    Vec<E> sum[rows] = {};
+    for (Index c = 0; c < length; c += kLanes<E>) {
+        const auto right = load_lanes<typename Op::Vector>(other + c);
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+            Op::add_product(sum[m], load_lanes<typename Op::Vector>(a.data + m * a.stride + c),
+                            right);
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) dots[m] = reduce_add<E>(sum[m]);
+}
+
 // C [rows, vectors * kLanes] = A [rows, depth] B [depth, vectors * kLanes], plus C itself if
 // `accumulate`.
 template <class E, bool across, class X>
