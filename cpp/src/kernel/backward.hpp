@@ -108,24 +108,43 @@ struct BackwardHead {
     }
 };
 
-// Row m of a tile: scores were turned into exp(scores - max), `gradient` is that of dropout(P).
-template <class T, class E>
-[[gnu::always_inline]] inline void gradient_row(const BackwardHead<T, E>& head, Index row,
-                                                KeySpan span, E sum, E inverse_sum,
-                                                E* probabilities, E* gradient) {
+// Scores of a tile were turned into exp(scores - max), `gradient` is that of dropout(P): both become
+// what `softmax_gradient` says.
+template <class T, class E, int rows>
+[[gnu::always_inline]] inline void gradient_rows(const BackwardHead<T, E>& head, Index first,
+                                                 KeySpan span, const SoftmaxState<E>& state,
+                                                 Target<E> probabilities, Target<E> gradient) {
     const BackwardScratch<T, E>& scratch = head.scratch;
+    const RowList& queries = head.group.queries;
     const Index vectors = span.vectors<E>();
     const auto* grad_lse = static_cast<const E*>(head.inputs.grad_lse);
-    const E dlse = grad_lse != nullptr ? grad_lse[row * head.problem.num_heads + head.h] : 0;
-    if (sum == 0) {  // attends to nothing: no gradient, whatever comes from above
-        clear(probabilities, vectors * kLanes<E>);
-        clear(gradient, vectors * kLanes<E>);
-    } else if (head.dropout.on) {
-        scratch.key_words.keep_row(head.dropout, row, head.h, span, scratch.keep);
-        softmax_gradient<E, true>(vectors, inverse_sum, dlse, probabilities, gradient,
-                                  scratch.keep);
+    E inverse_sum[rows], dlse[rows];
+    bool all_attend = true;
+    for (int m = 0; m < rows; ++m) {
+        inverse_sum[m] = state.inverse_sum(m);
+        dlse[m] = 0;
+        if (grad_lse != nullptr) {
+            dlse[m] = grad_lse[queries[first + m] * head.problem.num_heads + head.h];
+        }
+        all_attend = all_attend && state.sum[m] != 0;
+    }
+    if (head.dropout.on) {
+        for (int m = 0; m < rows; ++m) {
+            scratch.key_words.keep_row(head.dropout, queries[first + m], head.h, span,
+                                       scratch.keep);
+            softmax_gradient<E, 1, true>(vectors, inverse_sum + m, dlse + m,
+                                         {probabilities.data + m * probabilities.row, 0},
+                                         {gradient.data + m * gradient.row, 0}, scratch.keep);
+        }
     } else {
-        softmax_gradient<E, false>(vectors, inverse_sum, dlse, probabilities, gradient, nullptr);
+        softmax_gradient<E, rows, false>(vectors, inverse_sum, dlse, probabilities, gradient,
+                                         nullptr);
+    }
+    if (all_attend) return;
+    for (int m = 0; m < rows; ++m) {  // attends to nothing: no gradient, whatever comes from above
+        if (state.sum[m] != 0) continue;
+        clear(probabilities.data + m * probabilities.row, vectors * kLanes<E>);
+        clear(gradient.data + m * gradient.row, vectors * kLanes<E>);
     }
 }
 
@@ -176,10 +195,7 @@ template <class T, class E, int rows>
         }
     }
     here.prefetch_queries<T>(head.gradients.dq, width.dim, piece);
-    for (Index m = 0; m < rows; ++m) {
-        gradient_row(head, group.queries[first + m], span, state.sum[m], state.inverse_sum(m),
-                     probabilities.data + m * probabilities.row, gradient.data + m * gradient.row);
-    }
+    gradient_rows<T, E, rows>(head, first, span, state, probabilities, gradient);
     here.prefetch_keys<T>(head.gradients.dk, width.dim, piece);
     if (head.wants_dbias()) {
         add_bias_gradient(group, static_cast<E*>(head.task.dbias.data), head.dbias_origin(), first,
@@ -255,7 +271,8 @@ void backward_block(const BackwardHead<T, E>& head, Index& piece, Index first, I
         });
         ++piece;
     }
-    // The sums over the queries of the block, for every key.
+    // The sums over the queries of the block, for every key. The first block has nothing to add to.
+    const bool more = first > 0 || head.group.has_reach();
     const auto add = [&](const E* weights, const E* factors, const X* right, E* sums) {
         Left<X> left;
         if constexpr (Ops::kPairs) {
@@ -266,7 +283,7 @@ void backward_block(const BackwardHead<T, E>& head, Index& piece, Index first, I
         }
         multiply<E, true>(span.count(), width.vectors(), Ops::depth(rows), left,
                           Right<X>{right, width.padded, kLanes<E>},
-                          Target<E>{sums + span.first * width.padded, width.padded}, true);
+                          Target<E>{sums + span.first * width.padded, width.padded}, more);
     };
     add(scratch.probabilities, nullptr, scratch.grad_out_across, scratch.dv_rows);
     add(scratch.gradient, problem.qk_norm ? scratch.row_factors : nullptr, scratch.query_across,
@@ -327,8 +344,10 @@ void backward_head(const BackwardHead<T, E>& head) {
     }
     Ops::panels(head_rows<T>(head.problem.v, head.h), group.keys, group.num_keys, width, E{1},
                 scratch.values);
-    clear(scratch.dv_rows, padded);
-    clear(scratch.dk_rows, padded);
+    if (group.has_reach() || group.num_queries == 0) {
+        clear(scratch.dv_rows, padded);
+        clear(scratch.dk_rows, padded);
+    }
 
     const Index step = backward_block_rows<E>(group.num_queries, group.num_keys);
     Index piece = 0;

@@ -50,6 +50,7 @@ struct Group {
         }
     }
 
+    bool has_reach() const { return left >= 0 || right >= 0; }
     // The keys within reach of query i are [reach_begin(i), reach_end(i)), cut to the group.
     Index reach_begin(Index i) const { return left < 0 ? 0 : maximum<Index>(i - left, 0); }
     Index reach_end(Index i) const {
@@ -251,7 +252,7 @@ template <class E, int rows, class X>
         score_lone_key<E, rows>(queries, keys.lone, bias.row, (vectors - 1) * n, factors, scores,
                                 state.maxima);
     }
-    if (group.left >= 0 || group.right >= 0) {
+    if (group.has_reach()) {
         mask_reach(group, first_query, rows, span, scores, state.maxima);
     }
 }

@@ -43,31 +43,39 @@ template <class E, int rows>
     for (int m = 0; m < rows; ++m) state.sum[m] = reduce_add<E>(running[m]);
 }
 
-// Row m of the gradient. With P = probabilities * inverse_sum:
+// The gradient of a few rows. With P = probabilities * inverse_sum:
 //   in:  gradient = d(loss)/d(dropout(P)), grad_lse = d(loss)/d(lse)
 //   out: gradient = d(loss)/d(scores) = P (keep gradient - sum_j P keep gradient + grad_lse)
 //        probabilities = keep P, the matrix that was multiplied with v
-template <class E, bool dropout>
-[[gnu::always_inline]] inline void softmax_gradient(Index vectors, E inverse_sum, E grad_lse,
-                                                    E* probabilities, E* gradient, const E* keep) {
+template <class E, int rows, bool dropout>
+[[gnu::always_inline]] inline void softmax_gradient(Index vectors, const E* inverse_sum,
+                                                    const E* grad_lse, Target<E> probabilities,
+                                                    Target<E> gradient, const E* keep) {
     constexpr Index n = kLanes<E>;
     const Index width = vectors * n;
-    Vec<E> sum{};
+    const auto gradient_at = [&](int m, Index j) {
+        const Vec<E> g = load(gradient.data + m * gradient.row + j);
+        return dropout ? g * load(keep + j) : g;
+    };
+    Vec<E> sum[rows] = {};
     for (Index j = 0; j < width; j += n) {
-        Vec<E> g = load(gradient + j);
-        if constexpr (dropout) g *= load(keep + j);
-        sum += load(probabilities + j) * g;
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+            sum[m] += load(probabilities.data + m * probabilities.row + j) * gradient_at(m, j);
+        }
     }
-    const E delta = reduce_add<E>(sum) * inverse_sum - grad_lse;
+    E delta[rows];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) {
+        delta[m] = reduce_add<E>(sum[m]) * inverse_sum[m] - grad_lse[m];
+    }
     for (Index j = 0; j < width; j += n) {
-        const Vec<E> p = load(probabilities + j) * inverse_sum;
-        Vec<E> g = load(gradient + j);
-        if constexpr (dropout) g *= load(keep + j);
-        store(gradient + j, p * (g - delta));
-        if constexpr (dropout) {
-            store(probabilities + j, p * load(keep + j));
-        } else {
-            store(probabilities + j, p);
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+            E* probability = probabilities.data + m * probabilities.row + j;
+            const Vec<E> p = load(probability) * inverse_sum[m];
+            store(gradient.data + m * gradient.row + j, p * (gradient_at(m, j) - delta[m]));
+            store(probability, dropout ? p * load(keep + j) : p);
         }
     }
 }
