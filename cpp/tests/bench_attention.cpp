@@ -200,6 +200,7 @@ int main(int argc, char** argv) {
         {"packed 96, in cache", std::vector<int32_t>(2, 96), 3, 64, Plane::kNone, {}},
         {"molecules, in cache", {10, 17, 13, 20, 15}, 8, 24, Plane::kRagged, {}},
         {"windows 49, d 32, 56x56x8", std::vector<int32_t>(512, 49), 3, 32, Plane::kShared, {}},
+        {"windows 49, d 32, 7x7x8", std::vector<int32_t>(8, 49), 24, 32, Plane::kShared, {}},
         {"visible 20 of 49, d 32", std::vector<int32_t>(512, 20), 3, 32, Plane::kShared,
          visible_places(512, rng)},
         {"windows 20, d 32", std::vector<int32_t>(512, 20), 3, 32, Plane::kShared, {}},
