@@ -130,6 +130,21 @@ def measure(
     return rows
 
 
+def profile(dtype: torch.dtype, what: str, batch: int) -> str:
+    """Where the time of one step of ours goes, operator by operator, largest first: shares of the whole."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, 224, 224, dtype=dtype)
+    step = _step(_ours().to(dtype), images, torch.randint(0, CLASSES, (batch,)), what)
+    step()
+    with torch.profiler.profile() as profiler:
+        step()
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in events)
+    lines = [f"{what}, {dtype}, batch {batch}: {total / 1e6:.2f} s"]
+    lines += [f"{e.self_cpu_time_total / total:6.1%}  {e.count:5}  {e.key}" for e in events[:18]]
+    return "\n".join(lines)
+
+
 def _without_attention(step: Callable[[], object]) -> Callable[[], object]:
     """Projections, norms, MLPs stay: what a step would cost if attention took no time."""
 
@@ -170,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="parts of names of contenders (ours is always there)")
     parser.add_argument("--seconds", type=float, default=30.0, help="per dtype and pass, after warming up")
     parser.add_argument("--compile", action="store_true", help="peers under torch.compile too: minutes")
+    parser.add_argument("--profile", action="store_true", help="only say where the time of ours goes")
     parser.add_argument(
         "--add-to", type=Path, help="a results JSON whose rows are kept, measured ones replaced"
     )
@@ -185,6 +201,9 @@ def main() -> int:
         for name in arguments.dtype:
             for what in arguments.what:
                 figure = INFERENCE if what == "inference" else TRAINING
+                if arguments.profile:
+                    print(profile(DTYPES[name], figure, arguments.batch), flush=True)
+                    continue
                 measured = measure(
                     DTYPES[name],
                     figure,
@@ -196,6 +215,8 @@ def main() -> int:
                 for row in measured:
                     print(report.line(row), flush=True)
                 rows += measured
+    if arguments.profile:
+        return 0
     return report.finish("models", "Whole models against published ones", rows, goals, arguments)
 
 
