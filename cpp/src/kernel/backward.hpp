@@ -400,7 +400,12 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
         const E scale = static_cast<const E*>(problem.scale)[h];
         // Not more pieces than there will be tiles.
         const Index pieces = maximum<Index>(group.num_queries / kTileRows, 1);
-        const Ahead ahead(next, next_h, pieces), here(group, h, pieces);
+        const Index heads = task.head_end - task.head_begin;
+        const bool small = !repeat && is_small(problem, next, heads, sizeof(T));
+        const Ahead ahead = small ? Ahead(next, task.head_begin, task.head_end,
+                                          (h - task.head_begin) * pieces, heads * pieces)
+                                  : Ahead(next, next_h, pieces);
+        const Ahead here(group, h, pieces);
         backward_head<T>(BackwardHead<T, E>{problem, inputs, gradients, backward, dropout, scratch,
                                             group, h, width, scale,
                                             bias_plane<E>(problem, group, h), ahead, here});
@@ -421,8 +426,13 @@ void backward_task(const Problem& problem, const BackwardInputs& inputs, const G
         for (Index g = task.group_begin; g < task.group_end; ++g) {
             const Group group(problem.plan, g);
             start(group);
-            for (Index h = task.head_begin; h < last_head; ++h) run(group, h, group, h + 1);
-            run(group, last_head, Group(problem.plan, minimum(g + 1, last_group)), task.head_begin);
+            const Group following(problem.plan, minimum(g + 1, last_group));
+            const bool small =
+                is_small(problem, following, last_head + 1 - task.head_begin, sizeof(T));
+            for (Index h = task.head_begin; h < last_head; ++h) {
+                run(group, h, small ? following : group, h + 1);
+            }
+            run(group, last_head, following, task.head_begin);
         }
     }
     trim_thread_scratch();

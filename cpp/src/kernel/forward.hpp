@@ -152,38 +152,76 @@ inline constexpr bool kToWrite = false;
 template <>
 inline constexpr bool kToWrite<Rows> = true;
 
-// The rows of the next head, asked for in as many pieces as this head has blocks of queries.
-struct Ahead {
-    const Group& group;
-    Index h;
-    Index queries, keys;  // per piece
-
+// What is asked for while a head is computed, in as many pieces as it has blocks of queries: the rows
+// of the next head, or a share of all heads of the next group where those are small. The latter reads
+// memory in order, long before it is needed, but into the second-level cache.
+class Ahead {
+  public:
     Ahead(const Group& group, Index h, Index pieces)
-        : group(group),
-          h(h),
-          queries(share(group.num_queries, pieces)),
-          keys(share(group.num_keys, pieces)) {}
+        : group_(group),
+          h_(h),
+          queries_(share(group.num_queries, pieces)),
+          keys_(share(group.num_keys, pieces)) {}
 
-    Index first_query(Index piece) const { return minimum(piece * queries, group.num_queries); }
-    Index first_key(Index piece) const { return minimum(piece * keys, group.num_keys); }
+    // `slice`: of the first piece, among `slices` that share the heads [first_head, end_head).
+    Ahead(const Group& group, Index first_head, Index end_head, Index slice, Index slices)
+        : group_(group),
+          h_(first_head),
+          heads_(end_head - first_head),
+          slice_(slice),
+          slices_(slices) {}
 
     // To read (ConstRows) or to write (Rows).
     template <class T, class R>
     [[gnu::always_inline]] void prefetch_queries(const R& rows, Index dim, Index piece) const {
-        prefetch_rows<kToWrite<R>>(head_rows<T>(rows, h), group.queries, first_query(piece),
-                                   first_query(piece + 1), dim);
+        prefetch<T>(rows, group_.queries, group_.num_queries, queries_, dim, piece);
     }
     template <class T, class R>
     [[gnu::always_inline]] void prefetch_keys(const R& rows, Index dim, Index piece) const {
-        prefetch_rows<kToWrite<R>>(head_rows<T>(rows, h), group.keys, first_key(piece),
-                                   first_key(piece + 1), dim);
+        prefetch<T>(rows, group_.keys, group_.num_keys, keys_, dim, piece);
     }
 
   private:
     static Index share(Index n, Index pieces) {
         return static_cast<uint32_t>(n + pieces - 1) / static_cast<uint32_t>(pieces);
     }
+
+    template <class T, class R>
+    [[gnu::always_inline]] void prefetch(const R& rows, const RowList& list, Index count,
+                                         Index per_piece, Index dim, Index piece) const {
+        const auto head = head_rows<T>(rows, h_);
+        if (slices_ == 0) {
+            prefetch_rows<kToWrite<R>>(head, list, minimum(piece * per_piece, count),
+                                       minimum((piece + 1) * per_piece, count), dim);
+            return;
+        }
+        const Index bytes = ((heads_ - 1) * rows.head_stride + dim) * Index{sizeof(T)};
+        const Index lines = (bytes + 63) / 64, total = lines * count;
+        const Index per_slice = share(total, slices_), begin = (slice_ + piece) * per_slice;
+        if (begin >= total) return;
+        Index row = static_cast<uint32_t>(begin) / static_cast<uint32_t>(lines);
+        Index line = begin - row * lines;
+        const char* data = reinterpret_cast<const char*>(head[list[row]]);
+        for (Index left = minimum(per_slice, total - begin); left > 0; --left) {
+            __builtin_prefetch(data + line * 64, 0, 2);
+            if (++line == lines && left > 1) {
+                line = 0;
+                data = reinterpret_cast<const char*>(head[list[++row]]);
+            }
+        }
+    }
+
+    const Group& group_;
+    Index h_, heads_ = 0, queries_ = 0, keys_ = 0, slice_ = 0, slices_ = 0;
 };
+
+// Groups whose heads are so short that the next one would be asked for too late, and of which all
+// heads of a task fit into a part of the second-level cache. Longer ones lose by it.
+inline bool is_small(const Problem& problem, const Group& group, Index heads, Index bytes) {
+    constexpr Index kRows = 32, kBytes = 256 * 1024;
+    return group.num_queries <= kRows && group.num_keys <= kRows &&
+           (group.num_queries + 2 * group.num_keys) * heads * problem.head_dim * bytes <= kBytes;
+}
 
 // One head of a group whose keys and values are packed.
 template <class T, class E>
@@ -277,6 +315,7 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
         const Index queries = minimum(task.query_end, group.num_queries) - begin;
         if (queries <= 0) continue;
         const Pieces blocks(queries, kTileRows);
+        const bool small = is_small(problem, following, task.head_end - task.head_begin, sizeof(T));
         if (dropout.on) scratch.key_words.assign(group.keys, group.num_keys);
         if (!group.consecutive_keys) scratch.columns.assign(group.key_position, group.num_keys);
         for (Index h = task.head_begin; h < task.head_end; ++h) {
@@ -285,8 +324,11 @@ void forward_task(const Problem& problem, const ForwardOutputs& outputs, const T
             Operands<T, E>::across(head_rows<T>(problem.v, h), group.keys, 0, group.num_keys, width,
                                    scratch.value_rows);
             const bool more_heads = h + 1 < task.head_end;
-            const Ahead ahead(more_heads ? group : following, more_heads ? h + 1 : task.head_begin,
-                              blocks.count);
+            const Ahead ahead = small ? Ahead(following, task.head_begin, task.head_end,
+                                              (h - task.head_begin) * blocks.count,
+                                              (task.head_end - task.head_begin) * blocks.count)
+                                      : Ahead(more_heads ? group : following,
+                                              more_heads ? h + 1 : task.head_begin, blocks.count);
             const ForwardHead<T, E> head{
                 problem, outputs, dropout, scratch,
                 group,   h,       width,   bias_plane<E>(problem, group, h),
