@@ -105,16 +105,14 @@ def attention_qkvpacked(
         raise ValueError(
             "plan: expected a plan of one stream, got a cross plan; use attention(q, k, v, plan)"
         )
-    with torch.no_grad():
-        q = qkv.select(1, 0)
-    _check_stream("qkv", q)
-    _check_plan(q, q, plan)
-    accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
+    _check_stream("qkv", qkv)
+    _check_plan(qkv, qkv, plan)
+    accumulate = torch.float64 if qkv.dtype == torch.float64 else torch.float32
     if bias is not None:
-        _check_bias(bias, q, plan, accumulate)
-    scale = _scale_per_head(scale, q, accumulate)
-    seed = _dropout_seed(dropout_p, dropout_seed, q.device)
-    chosen = choose_backend(backend, q.device)
+        _check_bias(bias, qkv, plan, accumulate)
+    scale = _scale_per_head(scale, qkv, accumulate)
+    seed = _dropout_seed(dropout_p, dropout_seed, qkv.device)
+    chosen = choose_backend(backend, qkv.device)
     out, lse = chosen.run_qkv(qkv, plan, bias, scale, qk_norm, float(dropout_p), seed, return_lse)
     return (out, lse) if return_lse else out
 
@@ -151,7 +149,7 @@ def _check_streams(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> None:
 def _check_stream(name: str, x: Tensor) -> None:
     if x.dtype not in _DTYPES:
         raise ValueError(f"{name}: expected float32, bfloat16, float16 or float64, got {x.dtype}")
-    if x.stride(2) != 1 and x.shape[2] > 1:
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
         raise ValueError(
             f"{name}: expected unit stride in head_dim, got strides {x.stride()}; call .contiguous() first"
         )
@@ -171,9 +169,9 @@ def _check_plan(q: Tensor, k: Tensor, plan: Plan) -> None:
 
 
 def _check_bias(bias: Tensor, q: Tensor, plan: Plan, dtype: torch.dtype) -> None:
-    if bias.dim() != 2 or bias.shape[0] != q.shape[1] or bias.dtype != dtype or bias.device != q.device:
+    if bias.dim() != 2 or bias.shape[0] != q.shape[-2] or bias.dtype != dtype or bias.device != q.device:
         raise ValueError(
-            f"bias: expected {dtype} [{q.shape[1]} heads, entries] on {q.device}, "
+            f"bias: expected {dtype} [{q.shape[-2]} heads, entries] on {q.device}, "
             f"got {bias.dtype} {list(bias.shape)} on {bias.device}"
         )
     if plan.bias_offset is None:
@@ -188,9 +186,9 @@ def _check_bias(bias: Tensor, q: Tensor, plan: Plan, dtype: torch.dtype) -> None
 
 
 def _scale_per_head(scale: float | Tensor | None, q: Tensor, dtype: torch.dtype) -> Tensor:
-    num_heads = q.shape[1]
+    num_heads = q.shape[-2]
     if not isinstance(scale, Tensor):
-        value = q.shape[2] ** -0.5 if scale is None else float(scale)
+        value = q.shape[-1] ** -0.5 if scale is None else float(scale)
         if not math.isfinite(value):
             raise ValueError(f"scale: expected a finite number, got {value}")
         if q.device.type == "cpu" and is_eager(q):
