@@ -215,11 +215,11 @@ class Ahead {
     Index h_, heads_ = 0, queries_ = 0, keys_ = 0, slice_ = 0, slices_ = 0;
 };
 
-// Groups whose heads are so short that the next one would be asked for too late, and of which all
-// heads of a task fit into a part of the second-level cache. Longer ones lose by it.
+// Groups of many heads, each so short that the next one would be asked for too late, and all of a
+// task fitting into a part of the second-level cache. Others lose by it.
 inline bool is_small(const Problem& problem, const Group& group, Index heads, Index bytes) {
-    constexpr Index kRows = 32, kBytes = 256 * 1024;
-    return group.num_queries <= kRows && group.num_keys <= kRows &&
+    constexpr Index kRows = 32, kHeads = 8, kBytes = 256 * 1024;
+    return group.num_queries <= kRows && group.num_keys <= kRows && heads >= kHeads &&
            (group.num_queries + 2 * group.num_keys) * heads * problem.head_dim * bytes <= kBytes;
 }
 
