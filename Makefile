@@ -17,7 +17,7 @@ test: .venv/unitrans
 	$(CMAKE) -B build/cpp
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure --no-tests=error
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: .venv/unitrans
 	$(BIN)/ruff check .

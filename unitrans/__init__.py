@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unitrans.ops.attention import attention as attention
+    from unitrans.ops.attention import attention_qkvpacked as attention_qkvpacked
     from unitrans.ops.plan import Plan as Plan
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "attention", "__version__"]
+__all__ = ["Plan", "attention", "attention_qkvpacked", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Plan` and `attention`, imported when first asked for."""
-    if name in ("Plan", "attention"):
+    """The op and `Plan`, imported when first asked for."""
+    if name in ("Plan", "attention", "attention_qkvpacked"):
         from unitrans import ops
 
         value = getattr(ops, name)

@@ -118,45 +118,51 @@ void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
     });
 }
 
-std::tuple<Tensor, Tensor> attention_forward(
-    const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_seqlens,
-    const OptionalTensor& token_index, const OptionalTensor& position,
-    const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
-    const OptionalTensor& key_position, const OptionalTensor& bias_offset,
-    const OptionalTensor& bias_row_stride, const OptionalTensor& reach, int64_t /*max_group_size*/,
-    int64_t /*max_key_group_size*/, const OptionalTensor& bias, const Tensor& scale, bool qk_norm,
-    double dropout_p, const OptionalTensor& dropout_seed, int64_t isa) {
-    const Call call(q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index,
-                    key_position, bias_offset, bias_row_stride, reach, bias, scale, qk_norm,
-                    dropout_p, dropout_seed, isa);
-    Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), v.size(2)});
-    Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1)}, accumulate_type(q));
-    unitrans::attention_forward(call.problem, {rows(out), lse.data_ptr()}, parallel, call.isa);
+// The arguments of UNITRANS_CALL_SCHEMA, as parameters and as what is passed on.
+#define UNITRANS_CALL_PARAMETERS                                                                 \
+    const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &cu_seqlens,                 \
+        const OptionalTensor &token_index, const OptionalTensor &position,                       \
+        const OptionalTensor &key_cu_seqlens, const OptionalTensor &key_token_index,             \
+        const OptionalTensor &key_position, const OptionalTensor &bias_offset,                   \
+        const OptionalTensor &bias_row_stride, const OptionalTensor &reach,                      \
+        int64_t /*max_group_size*/, int64_t /*max_key_group_size*/, const OptionalTensor &bias,  \
+        const Tensor &scale, bool qk_norm, double dropout_p, const OptionalTensor &dropout_seed, \
+        int64_t isa
+#define UNITRANS_CALL_ARGUMENTS                                                                \
+    q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index, key_position, \
+        bias_offset, bias_row_stride, reach, bias, scale, qk_norm, dropout_p, dropout_seed, isa
+
+std::tuple<Tensor, Tensor> run_forward(const Call& call, bool need_lse) {
+    const Tensor& q = call.q;
+    Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), call.v.size(2)});
+    Tensor lse =
+        torch::stable::new_empty(q, {need_lse ? q.size(0) : 0, q.size(1)}, accumulate_type(q));
+    unitrans::attention_forward(call.problem, {rows(out), need_lse ? lse.data_ptr() : nullptr},
+                                parallel, call.isa);
     return {out, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& grad_out_in, const OptionalTensor& grad_lse_in, const Tensor& q, const Tensor& k,
-    const Tensor& v, const Tensor& cu_seqlens, const OptionalTensor& token_index,
-    const OptionalTensor& position, const OptionalTensor& key_cu_seqlens,
-    const OptionalTensor& key_token_index, const OptionalTensor& key_position,
-    const OptionalTensor& bias_offset, const OptionalTensor& bias_row_stride,
-    const OptionalTensor& reach, int64_t /*max_group_size*/, int64_t /*max_key_group_size*/,
-    const OptionalTensor& bias, const Tensor& scale, bool qk_norm, double dropout_p,
-    const OptionalTensor& dropout_seed, int64_t isa, bool need_bias, bool need_scale) {
-    const Call call(q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index,
-                    key_position, bias_offset, bias_row_stride, reach, bias, scale, qk_norm,
-                    dropout_p, dropout_seed, isa);
+std::tuple<Tensor, Tensor> attention_forward(UNITRANS_CALL_PARAMETERS) {
+    return run_forward(Call(UNITRANS_CALL_ARGUMENTS), true);
+}
+
+std::tuple<Tensor, Tensor> attention_forward_eager(UNITRANS_CALL_PARAMETERS, bool need_lse) {
+    return run_forward(Call(UNITRANS_CALL_ARGUMENTS), need_lse);
+}
+
+// Into dq, dk, dv of any strides with unit stride in the last dimension; returns d(bias), d(scale).
+std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
+                                        const OptionalTensor& grad_lse_in, const Call& call,
+                                        const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                                        bool need_bias, bool need_scale) {
     const Tensor grad_out = unit_stride(grad_out_in);
     OptionalTensor grad_lse;
     if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
-
-    Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
-    Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
-    Tensor dv = torch::stable::new_empty(v, {v.size(0), v.size(1), v.size(2)});
-    need_bias = need_bias && bias;
-    Tensor dbias = need_bias ? torch::stable::new_empty(*bias, {bias->size(0), bias->size(1)})
-                             : torch::stable::new_empty(scale, {0});
+    const Tensor& scale = call.scale;
+    need_bias = need_bias && call.bias;
+    Tensor dbias =
+        need_bias ? torch::stable::new_empty(*call.bias, {call.bias->size(0), call.bias->size(1)})
+                  : torch::stable::new_empty(scale, {0});
     Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
 
     unitrans::Gradients gradients{rows(dq), rows(dk), rows(dv)};
@@ -165,7 +171,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     unitrans::attention_backward(call.problem,
                                  {const_rows(grad_out), grad_lse ? grad_lse->data_ptr() : nullptr},
                                  gradients, parallel, call.isa);
+    return {dbias, dscale};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& grad_out, const OptionalTensor& grad_lse, UNITRANS_CALL_PARAMETERS,
+    bool need_bias, bool need_scale) {
+    const Call call(UNITRANS_CALL_ARGUMENTS);
+    Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
+    Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
+    Tensor dv = torch::stable::new_empty(v, {v.size(0), v.size(1), v.size(2)});
+    const auto [dbias, dscale] =
+        run_backward(grad_out, grad_lse, call, dq, dk, dv, need_bias, need_scale);
     return {dq, dk, dv, dbias, dscale};
+}
+
+std::tuple<Tensor, Tensor> attention_backward_into(const Tensor& grad_out,
+                                                   const OptionalTensor& grad_lse,
+                                                   UNITRANS_CALL_PARAMETERS, const Tensor& dq,
+                                                   const Tensor& dk, const Tensor& dv,
+                                                   bool need_bias, bool need_scale) {
+    return run_backward(grad_out, grad_lse, Call(UNITRANS_CALL_ARGUMENTS), dq, dk, dv, need_bias,
+                        need_scale);
 }
 
 int64_t cpu_isa() { return static_cast<int64_t>(unitrans::best_isa()); }
@@ -184,12 +211,21 @@ STABLE_TORCH_LIBRARY(unitrans, m) {
     m.def("attention_backward(Tensor grad_out, Tensor? grad_lse, " UNITRANS_CALL_SCHEMA
           ", bool need_bias, bool need_scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, "
           "Tensor dscale)");
+    // The same for callers with an autograd formula of their own (unitrans/ops/compiled.py): no lse
+    // that is not wanted, gradients into views of one tensor.
+    m.def("attention_forward_eager(" UNITRANS_CALL_SCHEMA
+          ", bool need_lse) -> (Tensor out, Tensor lse)");
+    m.def("attention_backward_into(Tensor grad_out, Tensor? grad_lse, " UNITRANS_CALL_SCHEMA
+          ", Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, bool need_bias, bool need_scale) -> "
+          "(Tensor dbias, Tensor dscale)");
     m.def("cpu_isa() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(unitrans, CPU, m) {
     m.impl("attention_forward", TORCH_BOX(&attention_forward));
     m.impl("attention_backward", TORCH_BOX(&attention_backward));
+    m.impl("attention_forward_eager", TORCH_BOX(&attention_forward_eager));
+    m.impl("attention_backward_into", TORCH_BOX(&attention_backward_into));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(unitrans, CompositeExplicitAutograd, m) {

@@ -6,10 +6,11 @@
 #include <cassert>
 #include <cstring>
 #include <limits>
-#include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels.hpp"
+#include "scratch.hpp"
 #include "work.hpp"
 
 namespace unitrans {
@@ -75,16 +76,22 @@ class PartialPlanes {
   public:
     PartialPlanes(const Problem& problem, const std::vector<Chunk>& chunks)
         : heads_(problem.num_heads), bias_size_(problem.bias_size), chunks_(chunks) {
+        int64_t total = 0;
+        for (const Chunk& chunk : chunks_) total += (chunk.bias_end - chunk.bias_begin) * heads_;
+        auto* memory = static_cast<E*>(call_scratch(static_cast<size_t>(total) * sizeof(E)));
         for (const Chunk& chunk : chunks_) {
-            const int64_t size = (chunk.bias_end - chunk.bias_begin) * heads_;
-            planes_.push_back(std::make_unique_for_overwrite<E[]>(static_cast<size_t>(size)));
+            planes_.push_back(memory);
+            memory += (chunk.bias_end - chunk.bias_begin) * heads_;
         }
     }
+    PartialPlanes(const PartialPlanes&) = delete;
+    PartialPlanes& operator=(const PartialPlanes&) = delete;
+    ~PartialPlanes() { trim_call_scratch(); }
 
     BiasTarget target(size_t c) {
         const Chunk& chunk = chunks_[c];
-        return {planes_[c].get(), chunk.bias_end - chunk.bias_begin, chunk.bias_begin,
-                chunk.bias_begin, chunk.bias_end};
+        return {planes_[c], chunk.bias_end - chunk.bias_begin, chunk.bias_begin, chunk.bias_begin,
+                chunk.bias_end};
     }
 
     // One head, chunk after chunk: always in the same order.
@@ -93,7 +100,7 @@ class PartialPlanes {
         std::fill_n(plane, bias_size_, E{0});
         for (size_t c = 0; c < chunks_.size(); ++c) {
             const int64_t size = chunks_[c].bias_end - chunks_[c].bias_begin;
-            const E* partial = planes_[c].get() + h * size;
+            const E* partial = planes_[c] + h * size;
             E* target = plane + chunks_[c].bias_begin;
             for (int64_t x = 0; x < size; ++x) target[x] += partial[x];
         }
@@ -102,7 +109,7 @@ class PartialPlanes {
   private:
     int64_t heads_, bias_size_;
     const std::vector<Chunk>& chunks_;
-    std::vector<std::unique_ptr<E[]>> planes_;
+    std::vector<E*> planes_;
 };
 
 // Where each chunk adds to d(bias) when chunks touch entries of their own: a chunk also clears the
@@ -151,10 +158,10 @@ void backward(const Problem& problem, const BackwardInputs& inputs, const Gradie
     const size_t chunks = split.chunks.size();
     const bool partial = wants_dbias && !split.disjoint_bias;
 
-    std::unique_ptr<PartialPlanes<E>> planes;
+    std::optional<PartialPlanes<E>> planes;
     std::vector<BiasTarget> dbias;
     if (partial) {
-        planes = std::make_unique<PartialPlanes<E>>(problem, split.chunks);
+        planes.emplace(problem, split.chunks);
         for (size_t c = 0; c < chunks; ++c) dbias.push_back(planes->target(c));
     } else if (wants_dbias) {
         dbias = direct_targets(problem, split.chunks, gradients.dbias);

@@ -13,6 +13,11 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 #endif
+#ifdef UNITRANS_HAVE_BF16
+namespace avx512bf16 {
+extern const Kernels kernels;
+}
+#endif
 
 namespace {
 
@@ -23,6 +28,9 @@ Isa detect() {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::kPortable;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+#ifdef UNITRANS_HAVE_BF16
+        if (__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Bf16;
+#endif
         return Isa::kAvx512;
     }
     return Isa::kAvx2;
@@ -46,6 +54,8 @@ const char* isa_name(Isa isa) {
             return "avx2";
         case Isa::kAvx512:
             return "avx512";
+        case Isa::kAvx512Bf16:
+            return "avx512-bf16";
     }
     return "unknown";
 }
@@ -59,10 +69,13 @@ const Kernels* find_kernels(Isa isa) {
             return &avx2::kernels;
         case Isa::kAvx512:
             return &avx512::kernels;
-#else
+#endif
+#ifdef UNITRANS_HAVE_BF16
+        case Isa::kAvx512Bf16:
+            return &avx512bf16::kernels;
+#endif
         default:
             break;
-#endif
     }
     return nullptr;
 }

@@ -146,7 +146,10 @@ void forward(const PairBias& problem, T* planes, const Parallel& parallel) {
 template <class T>
 void backward(const PairBias& problem, const T* grad, T* grad_spatial, T* grad_hop, T* grad_token,
               const Parallel& parallel) {
-    const auto tasks = cut(problem, kBackwardTasks);
+    // Partial sums take no more memory than the planes do.
+    const int64_t sums = (problem.num_spatial + problem.num_hops * problem.num_codes + 1);
+    const auto tasks =
+        cut(problem, std::clamp<int64_t>(problem.plane_size / sums, 1, kBackwardTasks));
     std::vector<Partial> partials;
     partials.reserve(tasks.size());
     for (size_t t = 0; t < tasks.size(); ++t) partials.emplace_back(problem);

@@ -43,14 +43,17 @@ class Buffer {
     std::size_t bytes_ = 0;
 };
 
-thread_local Buffer buffer;
+thread_local Buffer task_buffer, call_buffer;
+
+void trim(Buffer& buffer) {
+    if (buffer.bytes() > kKeptBytes) buffer.release();
+}
 
 }  // namespace
 
-void* thread_scratch(std::size_t bytes) { return buffer.at_least(bytes); }
-
-void trim_thread_scratch() {
-    if (buffer.bytes() > kKeptBytes) buffer.release();
-}
+void* thread_scratch(std::size_t bytes) { return task_buffer.at_least(bytes); }
+void* call_scratch(std::size_t bytes) { return call_buffer.at_least(bytes); }
+void trim_thread_scratch() { trim(task_buffer); }
+void trim_call_scratch() { trim(call_buffer); }
 
 }  // namespace unitrans

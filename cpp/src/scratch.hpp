@@ -12,7 +12,11 @@ inline constexpr std::size_t kScratchAlignment = 64;
 // undefined. Throws std::bad_alloc.
 void* thread_scratch(std::size_t bytes);
 
-// Gives memory beyond a few MiB back; called when a task ends.
+// The same for the thread that hands out the tasks: kept while they run.
+void* call_scratch(std::size_t bytes);
+
+// Give memory beyond a few MiB back; called when a task or a call ends.
 void trim_thread_scratch();
+void trim_call_scratch();
 
 }  // namespace unitrans

@@ -145,7 +145,10 @@ BackwardSplit split_backward(const Problem& problem, bool wants_dbias) {
     if (wants_dbias && plan.bias_offset != nullptr) {
         split.disjoint_bias = find_bias_ranges(plan, split.chunks);
         if (!split.disjoint_bias) {
-            split.chunks = cut_groups(plan, std::min(chunks, partial_plane_count(problem)));
+            // Heads have planes of their own: cut by heads before partial planes are made.
+            const int64_t by_heads = divide_up(wanted, heads);
+            split.chunks =
+                cut_groups(plan, std::min({chunks, by_heads, partial_plane_count(problem)}));
             split.disjoint_bias = find_bias_ranges(plan, split.chunks);
         }
     }

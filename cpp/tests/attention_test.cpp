@@ -47,13 +47,17 @@ void check_case(const Case& c, DType dtype, unsigned seed, double tolerance = 1)
             c.name + " " + name_of(dtype) + " " + isa_name(isa) + " #" + std::to_string(seed) + " ";
         const Output one = run_core(p, c.repeat, c.pad, dtype, isa, serial);
         const reference::Result& r = one.values;
-        compare(name + "out", r.out, expected.out, rel, abs);
+        // Weights rounded to bf16 meet the values: the error is a share of the sum, not of what is
+        // left of it.
+        const bool pairs = dtype == DType::kBFloat16 && isa == Isa::kAvx512Bf16;
+        const double sums = pairs ? 3e-3 * tolerance : abs, sums_rel = pairs ? rel : element_rel;
+        compare(name + "out", r.out, expected.out, rel, sums);
         compare(name + "lse", r.lse, expected.lse, element_rel, abs);
-        compare(name + "dq", r.dq, expected.dq, rel, 2 * abs);
-        compare(name + "dk", r.dk, expected.dk, rel, 2 * abs);
-        compare(name + "dv", r.dv, expected.dv, rel, 2 * abs);
+        compare(name + "dq", r.dq, expected.dq, rel, 2 * sums);
+        compare(name + "dk", r.dk, expected.dk, rel, 2 * sums);
+        compare(name + "dv", r.dv, expected.dv, rel, 2 * sums);
         compare(name + "dbias", r.dbias, expected.dbias, element_rel, 2 * abs);
-        compare(name + "dscale", r.dscale, expected.dscale, element_rel, 8 * abs);
+        compare(name + "dscale", r.dscale, expected.dscale, sums_rel, 8 * sums);
         check::that(one.gaps_untouched, name + "wrote between the rows");
         const Output two = run_core(p, c.repeat, c.pad, dtype, isa, two_threads);
         check::that(one.bytes == two.bytes, name + "differs with two threads");

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from unitrans.cli import main
 
@@ -120,6 +121,20 @@ WRONG = [
     ),
     (["train", "--config", "nope.yaml"], "there is no such file"),
     (["train", "--config", "full"], "is a folder, expected a YAML file such as full/config.yaml"),
+    (["train", "train.num_train_epochs=1e300", "train.max_steps=-1"], "means 2.67e+301 updates, more than"),
+    (
+        ["train", "train.max_steps=99999999999999999999"],
+        "train.max_steps=1e+20 means 1e+20 updates, more than",
+    ),
+    (["train", "train.max_steps=1e30"], "train.max_steps: expected a"),
+    (
+        ["train", "train.per_device_train_batch_size=1000000000000"],
+        "1,000,000,000,000 samples an update are more",
+    ),
+    (["train", "train.dataloader_num_workers=100000"], "expected a value less than or equal to 1024"),
+    (["train", "model.depths=[]"], "depths: expected the number of blocks of each stage"),
+    (["train", "data.streaming=true"], "data.path: 'digits' is embedded and in memory at once"),
+    (["train", "data.split=test"], "data.split=test is for parquet files and data sets with splits"),
     (["train", "train.num_train_epochs=.inf", "train.max_steps=-1"], "expected a finite number, got .inf"),
     (["train", "train.learning_rate=inf"], "train.learning_rate: expected a finite number, got inf"),
     (["train", "--data", ""], "--data is empty: give it a value or leave it out"),
@@ -156,6 +171,28 @@ def test_wrong_invocations(arguments: list[str], sentence: str, capsys: pytest.C
     assert captured.err.startswith("unitrans: ") and captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes."),
+         "unitrans: out of memory (40000000000 bytes wanted): lower train.per_device_train_batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+         "unitrans: out of memory (2.00 GiB wanted): lower"),
+        (MemoryError(), "unitrans: out of memory: lower"),
+    ],
+)  # fmt: skip
+def test_memory_that_runs_out_is_exit_1(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("unitrans.train.run.introduce", full)
+    assert main(["train", *SMALL]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(sentence) and printed.count("\n") == 1
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

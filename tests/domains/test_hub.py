@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -13,13 +15,19 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from unitrans.domains import get_domain
+from unitrans.domains.errors import SourceError
+from unitrans.domains.vision import DataConfig
 
 ROOT = Path(__file__).parents[2]
 COMMIT = hashlib.sha1(b"one commit").hexdigest()
@@ -34,6 +42,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
         self.asked: list[str] = []
+        self.files_left: int | None = None  # after so many answers about files, connections are reset
 
     @property
     def endpoint(self) -> str:
@@ -78,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
+        if self._is_broken():
+            return
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.split("/") if part]
         if parts[:2] == ["api", "datasets"]:
@@ -86,6 +97,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(parts[1:])
         else:
             self._not_found("EntryNotFound")
+
+    def _is_broken(self) -> bool:
+        left = self.server.files_left
+        if left is None or "/resolve/" not in self.path:
+            return False
+        self.server.files_left = max(0, left - 1)
+        if left == 0:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()  # with a reset
+            self.close_connection = True
+        return left == 0
+
+    def finish(self) -> None:
+        if not self.connection._closed:
+            super().finish()
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -320,16 +346,28 @@ train.save_steps=10 train.eval_steps=10 data.mean=[0.5,0.5,0.5] data.std=[0.25,0
 data.streaming=true data.shuffle_buffer=8""".split()
 
 
+# The command, with short waits between the attempts of the libraries.
+COMMAND = """
+import sys
+import datasets
+import huggingface_hub.utils._http as transport
+from unitrans.cli import main
+datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+for attempts in (transport.http_backoff, transport.http_stream_backoff):
+    getattr(attempts, "__wrapped__", attempts).__kwdefaults__.update(base_wait_time=0.01)
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def command(hub: Hub, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env=environment(hub, home), capture_output=True, text=True, timeout=280, cwd=home,
+    )  # fmt: skip
+
+
 def _train(hub: Hub, home: Path, *arguments: str) -> Path:
-    command = [sys.executable, "-c", "import sys; from unitrans.cli import main; sys.exit(main())", "train"]
-    done = subprocess.run(
-        [*command, *arguments],
-        env=environment(hub, home),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=home,
-    )
+    done = command(hub, home, *arguments)
     assert done.returncode == 0, done.stderr
     return home / arguments[1]
 
@@ -356,3 +394,47 @@ def test_a_streamed_run_goes_on_exactly(hub: Hub, tmp_path: Path) -> None:
     shutil.rmtree(workers / "checkpoints" / "step-0000020")
     _train(hub, tmp_path, "--resume", "workers")
     assert (workers / weights).read_bytes() == expected
+
+    # The server resets all connections in the second epoch or later.
+    often = [s for s in TINY if "save_steps" not in s] + [
+        "train.save_steps=5",
+        "train.dataloader_num_workers=1",
+    ]
+    hub.files_left = 20
+    try:
+        done = command(hub, tmp_path, "--output", "broken", "--data", "owner/photos", *often)
+    finally:
+        hub.files_left = None
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    saved = r"everything up to update (5|10|15) is saved, to go on: \S.* train --resume broken$"
+    where = r"unitrans: data\.path: 'owner/photos' broke off after row \d+ of file [123] of 3 \(.+\); "
+    assert re.match(where + saved, last), last
+    _train(hub, tmp_path, "--resume", "broken")
+    assert (tmp_path / "broken" / weights).read_bytes() == expected
+
+
+def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
+    """Found while it is read: one sentence, which a loader worker passes on in front of nothing else."""
+    for shard in range(2):
+        _write_parquet(tmp_path / f"train-{shard}.parquet", range(shard, 40, 2), "photo")
+    model = SimpleNamespace(in_chans=3, patch_size=4, plans=lambda grids: None)
+    config = DataConfig(
+        path=str(tmp_path), streaming=True, shuffle_buffer=4, validation="none", image_size=16,
+        mean=[0.5] * 3, std=[0.25] * 3,
+    )  # fmt: skip
+    train, _ = get_domain("vision").open(config, model, 0)
+    assert train.load(0) is not None
+    for file in tmp_path.glob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:-400])
+    sentence = r"data\.path: '.+' broke off after row \d+ of file \d of 2 \(.+\)"
+    with pytest.raises(SourceError, match=sentence) as caught:
+        [train.load(index) for index in range(80)]
+    assert caught.value.sentence == str(caught.value) and "\n" not in caught.value.sentence
+    try:
+        raise caught.value
+    except SourceError:
+        wrapper = torch._utils.ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(SourceError) as passed_on:
+        wrapper.reraise()
+    assert "Traceback" in str(passed_on.value) and passed_on.value.sentence == caught.value.sentence

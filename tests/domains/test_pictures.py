@@ -9,7 +9,7 @@ from PIL import Image
 
 from unitrans.domains import get_domain
 from unitrans.domains.curves import draw_curves, points
-from unitrans.domains.vision.pictures import HIDDEN_COLOUR, _triple, draw_reconstructions
+from unitrans.domains.vision.pictures import HIDDEN_COLOUR, _contrast, _triple, draw_reconstructions
 from unitrans.nn import patchify
 
 
@@ -87,3 +87,24 @@ def test_curves(tmp_path, count):
     draw_curves(tmp_path / "curves.png", rows)
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (960, 720)
+
+
+def test_dark_images_are_stretched_alike():
+    """Reflectances of a satellite fill a tenth of 16 bits; whole ranges and constant images stay as they are."""
+    dark = np.linspace(0.02, 0.12, 300).reshape(10, 10, 3)
+    low, high = _contrast([dark, dark * 0.5])
+    assert 0.009 < low < 0.012 and 0.11 < high <= 0.12
+    assert _contrast([dark * 10]) == (0, 1) and _contrast([np.full((4, 4, 3), 0.3)]) == (0, 1)
+
+
+def test_stretched_picture(tmp_path):
+    one = sample(1, (8, 8))
+    one["image"] = one["image"] * 0.1
+    prediction = patchify(one["image"], 2)
+    draw_reconstructions(tmp_path / "dark.png", [one], [prediction], [0.0], [1.0], 2)
+    drawn = np.asarray(Image.open(tmp_path / "dark.png").convert("RGB"))[60:]
+    hidden = np.array([round(255 * part) for part in HIDDEN_COLOUR])
+    assert (np.abs(drawn.astype(int) - hidden).max(-1) <= 2).sum() > 1000  # not stretched with the rest
+    third = drawn[:, : drawn.shape[1] // 3]
+    grey = third[(third[..., 0] == third[..., 1]) & (third[..., 0] < 250)]
+    assert len(np.unique(grey)) > 20 and grey.max() > 200

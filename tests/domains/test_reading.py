@@ -11,7 +11,9 @@ import tifffile
 import torch
 from PIL import Image
 
+from unitrans.domains.vision import DataConfig
 from unitrans.domains.vision.reading import BrokenImageError, find_images, read_image
+from unitrans.domains.vision.source import open_reader
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5  # 6 rows, 8 columns, 0 .. 235
 COLOUR = np.stack([RAMP, 255 - RAMP, RAMP // 2], axis=-1)
@@ -403,3 +405,29 @@ def test_a_name_is_one_line(tmp_path):
     saved(tmp_path, GREY, "two\nlines\t.png")
     saved(tmp_path, GREY, "schön 图.png")
     assert sorted(find_images(tmp_path).ids) == ["schön 图.png", "two\\nlines\\t.png"]
+
+
+def test_pages_of_a_tiff(tmp_path, capfd):
+    """As channels where there are as many; else the first one, which is said."""
+    stack = np.arange(4 * 6 * 5, dtype=np.uint16).reshape(4, 6, 5) * 500
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    want = torch.from_numpy(stack.astype(np.float64) / 65535).float()
+    torch.testing.assert_close(read_image(tmp_path / "stack.tif", 4, "dtype"), want)
+    torch.testing.assert_close(read_image(tmp_path / "stack.tif", 1, "dtype"), want[:1])
+    config = {"path": str(tmp_path), "validation": "none", "image_size": 4, "mean": "auto", "std": "auto"}
+    for channels, notes in ((1, ["stack.tif has 4 pages: the first page of each file is read"]), (4, [])):
+        _, found, _ = open_reader(str(tmp_path), DataConfig(**config, channels=channels), "data.path")
+        assert len(found) == len(notes) and all(map(str.startswith, found, notes))
+    with tifffile.TiffWriter(tmp_path / "mixed.tif") as writer:
+        writer.write(stack[0], photometric="minisblack")
+        writer.write(np.zeros((6, 5, 3), np.uint8), photometric="rgb")
+    with pytest.raises(BrokenImageError, match="page 2 is not grey as the first is, but RGB"):
+        read_image(tmp_path / "mixed.tif", 2, "dtype")
+    tifffile.imwrite(
+        tmp_path / "deep.tif",
+        np.zeros((6, 5, 13), np.uint16),
+        photometric="minisblack",
+        planarconfig="contig",
+    )
+    assert read_image(tmp_path / "deep.tif", 13, "dtype").shape == (13, 6, 5)
+    assert capfd.readouterr().err == ""  # Pillow says nothing about what it cannot decode

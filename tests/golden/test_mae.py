@@ -35,7 +35,7 @@ def test_mae(golden, monkeypatch: pytest.MonkeyPatch, name: str, backend: str) -
     same = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio")
     fields = {key: how[key] for key in same if key in how}
     fields["image_size"] = fields.pop("img_size")
-    config = VitConfig(**fields, layer_norm_eps=how.get("norm_eps", 1e-6), fixed_positions=True, init="xavier")
+    config = VitConfig(**fields, layer_norm_eps=how.get("norm_eps", 1e-6), fixed_positions=True, init="mae")
     decoder = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads", "mask_ratio", "norm_pix_loss")
     objective = get_objective("mae")(config, **{key: how[key] for key in decoder if key in how})
     model = MaskedSignalModel.create(config, objective).eval()

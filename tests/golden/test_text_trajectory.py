@@ -14,8 +14,8 @@ from unitrans.models.convert_config import config_from
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.train.config import resolve
 from unitrans.train.optim import parameter_groups
-from unitrans.train.run import Session, make_trainer
 from unitrans.train.sampler import Key, UpdateSampler
+from unitrans.train.session import Session, make_trainer
 
 
 class FixedSource:
@@ -77,6 +77,9 @@ def test_updates_of_transformers(golden: Callable[[str], Any], tmp_path: Path, a
         "min_learning_rate": 0,
         "weight_decay": recipe["weight_decay"],
         "max_grad_norm": recipe["clip_grad_norm"],
+        "adam_beta1": recipe["betas"][0],
+        "adam_beta2": recipe["betas"][1],
+        "adam_epsilon": recipe["eps"],
         "logging_steps": 1,
     }
     settings = [f"train.{key}={value}" for key, value in train.items()]

@@ -1,5 +1,7 @@
 """Padding and clamping of windows against the published order of operations, written out with rolls and masks."""
 
+import math
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -10,6 +12,7 @@ from unitrans.models import SwinConfig, Swinv2Config, Swinv2ForImageClassificati
 from unitrans.models.swin_plans import StageWindow, pad_map, windows_of
 from unitrans.models.vit import VitConfig, VitModel
 from unitrans.nn import Attention, LogSpacedPositionBias, RelativePositionBias, patchify
+from unitrans.objectives import MaskedSignalModel, make_objective
 
 
 def regions(side: int, window: int, shift: int) -> Tensor:
@@ -306,3 +309,21 @@ def test_published_sizes_of_vit(size: str) -> None:
     with torch.device("meta"):
         model = VitModel(VitConfig(embed_dim=width, depth=depth, num_heads=heads, patch_size=patch))
     assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_fresh_weights_of_beit(tmp_path) -> None:
+    """Cut at one deviation, divided by sqrt(2 * block) where branches end, tables of zeros; loading changes nothing."""
+    config = VitConfig(
+        image_size=32, embed_dim=96, depth=3, num_heads=2, relative_position="per_layer", init="beit"
+    )
+    objective = make_objective("mim", config, {"mask_patch_size": 16})
+    for encoder in (VitModel(config), MaskedSignalModel.create(config, objective).encoder):
+        for number, block in enumerate(encoder.blocks, start=1):
+            assert block.attn.qkv.weight.abs().max() <= 0.02
+            largest = 0.02 / math.sqrt(2 * number)
+            for layer in (block.attn.proj, block.mlp.fc2):
+                assert 0.95 * largest < layer.weight.abs().max() <= largest * 1.0001
+            assert not block.attn.position_bias.relative_position_bias_table.any()
+    encoder.save_pretrained(tmp_path)
+    again = VitModel.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), encoder.parameters(), strict=True))

@@ -11,7 +11,7 @@ from unitrans.objectives import MaskedSignalModel, get_objective
 
 
 def small(**changes: object) -> VitConfig:
-    fields = {"image_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "init": "xavier"}
+    fields = {"image_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "init": "mae"}
     return VitConfig(**(fields | {"fixed_positions": True} | changes))
 
 

@@ -6,7 +6,7 @@ from cases import Call, calls
 from hypothesis import given, settings
 from torch import Tensor
 
-from unitrans import Plan, attention
+from unitrans import Plan, attention, attention_qkvpacked
 from unitrans.ops.backends import BACKENDS, explain_backends
 
 CPU = [b.name for b in BACKENDS if b.name.startswith("cpu-")]
@@ -342,3 +342,46 @@ def test_wrong_calls_are_named(change: dict[str, object], message: str) -> None:
         attention(
             arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), arguments.pop("plan"), **arguments
         )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("grad_lse", [False, True])
+def test_packed_qkv_is_attention_of_its_views(backend: str, grad_lse: bool) -> None:
+    torch.manual_seed(0)
+    plan = Plan.windows((6, 9), (4, 4), (1, 2)).repeat(2)
+    qkv = torch.randn(plan.num_tokens, 3, 2, 24, requires_grad=True)
+    bias = torch.randn(2, plan.bias_size, requires_grad=True)
+    scale = torch.rand(2, requires_grad=True)
+    weight = torch.randn(plan.num_tokens, 2, 24)
+    results = []
+    for run in (
+        lambda: attention_qkvpacked(qkv, plan, bias=bias, scale=scale, return_lse=True, backend=backend),
+        lambda: attention(*qkv.unbind(1), plan, bias=bias, scale=scale, return_lse=True, backend=backend),
+    ):
+        out, lse = run()
+        value = (out * weight).sum() + (lse.sin().sum() if grad_lse else 0.0)
+        results.append((out, lse, *torch.autograd.grad(value, (qkv, bias, scale))))
+    for packed, views in zip(*results, strict=True):
+        assert torch.equal(packed, views)
+
+
+def test_packed_qkv_in_inference_and_twice_differentiated() -> None:
+    plan = Plan.from_lengths([3, 4])
+    qkv = torch.randn(7, 3, 2, 8)
+    want = attention(*qkv.unbind(1), plan)
+    with torch.inference_mode():
+        assert torch.equal(attention_qkvpacked(qkv, plan), want)
+    leaf = qkv.clone().requires_grad_()
+    (first,) = torch.autograd.grad(attention_qkvpacked(leaf, plan).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="no double backward"):
+        first.sum().backward()
+
+
+def test_wrong_packed_calls_are_named() -> None:
+    plan = Plan.from_lengths([3])
+    with pytest.raises(ValueError, match=r"qkv: expected \[tokens, 3, num_heads, head_dim\]"):
+        attention_qkvpacked(torch.zeros(3, 2, 8), plan)
+    with pytest.raises(ValueError, match="got a cross plan"):
+        attention_qkvpacked(torch.zeros(3, 3, 2, 8), Plan.cross(plan, plan))
+    with pytest.raises(ValueError, match="made for 3 query"):
+        attention_qkvpacked(torch.zeros(4, 3, 2, 8), plan)

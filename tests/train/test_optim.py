@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from unitrans.models import VitConfig
+from unitrans.objectives import MaskedSignalModel, get_objective
 from unitrans.train.config import RunConfig
 from unitrans.train.optim import parameter_groups
-from unitrans.train.run import open_session
+from unitrans.train.session import open_session
 
 TRAJECTORY = Path(__file__).parents[3] / "shared" / "golden" / "20_traj_simmim_swin"
 
@@ -29,6 +31,14 @@ def test_vectors_biases_tables_and_the_mask_token_do_not_decay(tiny: Callable[..
         if parameter.ndim == 1 or name.endswith("bias") or "relative_position_bias_table" in name:
             assert decay[name] == 0.0, name
     assert decay["head.mask_token"] == decay["encoder.absolute_pos_embed"] == 0.0
+
+
+def test_the_mask_token_of_a_vit_decays_as_in_official_simmim(tiny: Callable[..., RunConfig]) -> None:
+    config = VitConfig(image_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, in_chans=1)
+    model = MaskedSignalModel.create(config, get_objective("mim")(config, mask_patch_size=4))
+    decay = decay_of(model)
+    assert decay["head.mask_token"] == 0.05
+    assert decay["encoder.cls_token"] == decay["encoder.pos_embed"] == 0.0
 
 
 def test_the_switch_decays_tables_as_official_simmim_does(tiny: Callable[..., RunConfig]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from unitrans.objectives import Labels, MaskedSignalModel
 from unitrans.train.config import resolve, shipped_configurations
-from unitrans.train.run import Session, accumulation_steps
+from unitrans.train.session import Session, accumulation_steps
 
 IMAGES = 1_281_167  # of ImageNet-1k
 

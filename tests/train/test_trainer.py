@@ -17,6 +17,7 @@ from unitrans.train import report as reporting
 from unitrans.train import run as running
 from unitrans.train.callbacks import read_metrics, stop_signals
 from unitrans.train.config import RunConfig, resolve
+from unitrans.train.cost import dry_run
 from unitrans.train.data import VALIDATION
 from unitrans.train.errors import ConfigError, InterruptedRunError, NonFiniteError, RunError
 from unitrans.train.trainer import UnitransTrainer
@@ -457,7 +458,7 @@ def test_nothing_held_out(tiny: Tiny, workdir: Path, capsys: pytest.CaptureFixtu
 def test_a_dry_run_says_the_cost_and_writes_nothing(
     tiny: Tiny, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running.dry_run(tiny("train.max_steps=1000"))
+    dry_run(tiny("train.max_steps=1000"))
     printed = capsys.readouterr().out
     assert (
         "1,000 updates" in printed and "hours" in printed and "GiB" in printed and "1,707 samples" in printed

@@ -15,6 +15,9 @@ examples:
   unitrans predict --checkpoint runs/graph-regression-1 molecules.csv -o predictions.csv
   cat molecules.smi | unitrans predict --checkpoint runs/graph-regression-1
   unitrans predict --checkpoint runs/graph-regression-1 molecules.jsonl --batch-size 1     answers line by line
+  unitrans predict --checkpoint runs/text-classification-1 reviews.csv
+  unitrans predict --checkpoint runs/text-mlm-1 --fill-mask "The capital of France is [MASK]."
+  unitrans predict --checkpoint runs/text-clm-1 --prompt "Once upon a time" --max-new-tokens 50
 """
 
 
@@ -38,8 +41,29 @@ def make_parser() -> Parser:
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where they go (default: standard output)")
     parser.add_argument(
-        "--column", metavar="NAME", help="the column with the SMILES, where its name does not say so"
+        "--column", metavar="NAME", help="the column with the SMILES or texts, where its name does not say so"
     )
+    parser.add_argument(
+        "--fill-mask", metavar="TEXT", help="instead of rows: the likeliest words for every [MASK] of a text"
+    )
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="instead of rows: what a causal model writes behind a text"
+    )
+    parser.add_argument(
+        "--embed", metavar="TEXT", help="instead of rows: the vector of a text (mean of its tokens)"
+    )
+    parser.add_argument("--top-k", metavar="N", type=int, help="candidates (default: 5, with --prompt all)")
+    parser.add_argument(
+        "--max-new-tokens", metavar="N", type=int, default=40, help="with --prompt (default: 40)"
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="X",
+        type=float,
+        default=1.0,
+        help="with --prompt: 0 takes the likeliest token",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="with --prompt: of what is drawn")
     parser.add_argument(
         "--batch-size",
         metavar="N",
@@ -57,9 +81,19 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"--batch-size: expected at least 1, got {options.batch_size}")
     # torch and transformers take seconds to import: only now.
     from unitrans.train.errors import ConfigError
-    from unitrans.train.predict import predict
+    from unitrans.train.predict import answer, predict
 
     try:
+        asked = [name for name in ("fill_mask", "prompt", "embed") if getattr(options, name) is not None]
+        if len(asked) > 1:
+            raise UsageError(
+                f"--{asked[0].replace('_', '-')} and --{asked[1].replace('_', '-')} exclude each other"
+            )
+        for name in asked:
+            for line in answer(options.checkpoint, name, getattr(options, name), vars(options)):
+                print(line)
+        if asked:
+            return 0
         failed = predict(
             options.checkpoint,
             options.input,

@@ -34,8 +34,12 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--domain", metavar="NAME", help="what kind of data: vision (the default)")
-    parser.add_argument("--objective", metavar="NAME", help="what is hidden and predicted: mim (the default)")
+    parser.add_argument(
+        "--domain", metavar="NAME", help="what kind of data: vision (the default), text or graph"
+    )
+    parser.add_argument(
+        "--objective", metavar="NAME", help="what is hidden and predicted, as mim, mlm, clm, classification"
+    )
     parser.add_argument(
         "--data",
         metavar="PATH|NAME",
@@ -45,9 +49,15 @@ def make_parser() -> Parser:
         "--target", metavar="COLUMN", help="graphs: what is predicted; several columns as a,b (data.target)"
     )
     parser.add_argument(
+        "--tokenizer",
+        metavar="NAME|DIR",
+        help="texts: a tokenizer of the hub or in a folder (data.tokenizer; without it one is trained)",
+    )
+    parser.add_argument(
         "--init",
         metavar="DIR",
-        help="start from the weights of a run or checkpoint (images of other channels too)",
+        help="start from the weights of a run or checkpoint (images of other channels too), or for texts from a model "
+        "folder of transformers",
     )
     parser.add_argument("--config", metavar="FILE", help="a YAML file of settings, or a shipped one by name")
     parser.add_argument(
@@ -84,7 +94,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     if "=" in options.resume:
         options.settings.insert(0, options.resume)
-    for flag in ("domain", "objective", "data", "target", "config", "init", "output"):
+    for flag in ("domain", "objective", "data", "target", "tokenizer", "config", "init", "output"):
         if getattr(options, flag) is not None:
             raise UsageError(
                 f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
@@ -104,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     options = make_parser().parse(list(arguments))
     _check(options)
     # torch and transformers take seconds to import: only now.
-    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError
+    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
 
     try:
         _run(options)
@@ -112,6 +122,12 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     except RunError as error:
         print(f"unitrans: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        print(f"unitrans: {sentence}", file=sys.stderr)
         return 1
     except InterruptedRunError as stopped:
         return 128 + int(signal.Signals(stopped.signum))
@@ -133,12 +149,14 @@ def _run(options: argparse.Namespace) -> None:
         config=options.config,
         init=options.init,
         target=options.target,
+        tokenizer=options.tokenizer,
         settings=options.settings,
     )
     if options.print_config:
         print(config.to_yaml(), end="")
         return
-    from unitrans.train.run import dry_run, train
+    from unitrans.train.cost import dry_run
+    from unitrans.train.run import train
 
     if options.dry_run:
         dry_run(config)

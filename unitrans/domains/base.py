@@ -164,8 +164,10 @@ class Domain(Protocol):
         """Writes into the folder of a new run what ``resumed`` needs."""
         ...
 
-    def resumed(self, data: Mapping[str, Any], run: Path) -> dict[str, Any]:
-        """The ``data`` section with which a run goes on."""
+    def resumed(
+        self, data: Mapping[str, Any], model: Mapping[str, Any], run: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sections ``data`` and ``model`` with which a run goes on."""
         ...
 
 

@@ -22,7 +22,7 @@ class LoadReport:
         resized: our parameters that were filled after resizing, "name: shape -> shape".
         missing: our parameters that nothing filled.
         unexpected: their names that fit nothing, with the reason.
-        derived: their buffers that carry no information.
+        derived: their buffers, and parameters without use, that carry no information.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -133,13 +133,15 @@ def _joined(
             continue
         if layout.is_transposed(name):
             tensor = tensor.t()
-        target = layout.ours(name)
+        target = layout.ours(name, own)
         if target.name not in own:
             target = Target(prefix + target.name, target.part, target.parts)
         if target.name not in own:
             copies = blocks_sharing(target.name, own)
             found += [(name, copy, tensor) for copy in copies]
-            if not copies:
+            if not copies and layout.is_unused(name):
+                report.derived.append(name)
+            elif not copies:
                 report.unexpected.append(f"{name} {list(tensor.shape)}")
             continue
         if target.parts == 1:

@@ -130,7 +130,7 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     if family in TEXT_FAMILIES and base == "hf":
         return text_config_from(theirs, family, **changes)
     if family == "vit_mae":
-        family, changes = "vit", {"fixed_positions": True, "init": "xavier"} | changes
+        family, changes = "vit", {"fixed_positions": True, "init": "mae"} | changes
     known = ("swin", "swinv2") if base == "torchvision" else ("swin", "swinv2", "vit")
     if family not in known:
         raise ValueError(f"family: expected one of {', '.join(map(repr, known))}, got {family!r}")

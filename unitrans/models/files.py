@@ -136,7 +136,7 @@ def save_hf(
     """Writes a folder that transformers opens: config.json and model.safetensors under the names of hub files.
 
     Args:
-        folder: exists.
+        folder: made where it is absent.
         model: one of ours, or a MaskedSignalModel.
         config: of its encoder.
         architecture: the name of their class.
@@ -154,6 +154,7 @@ def save_hf(
         prefix = "" if architecture.endswith("Model") else layout_for(model, "hf4").prefix
         name = prefix + "embeddings.token_type_embeddings.weight"
         weights[name] = torch.zeros(1, config.embed_dim)  # their models always have such a table
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
     safetensors.torch.save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})

@@ -344,6 +344,9 @@ class Graphormer(GraphormerPreTrainedModel):
         for unused in (self.masked_lm_pooler, self.unused_norm):
             if unused is not None:
                 unused.requires_grad_(False)
+        # Weights of other code bases may lack them.
+        names = ("masked_lm_pooler.", "unused_norm.")
+        self.unused_parameters = tuple(n for n, _ in self.named_parameters() if n.startswith(names))
         self.post_init()
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ their rows one after the other are ours (separate projections of queries, keys a
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ class Layout:
         masked_prefix: the same in their models for masked images, where that differs.
         backbone_prefix: the same in their backbones, where that differs.
         derived: regular expressions of their buffers that we compute ourselves.
+        unused: of their parameters that no computation uses: left where our model has no place for them.
         sides: (regular expression of their names, sides): their shape in terms of ours, None is a side of 1.
         tied: their parameter that is another of theirs by construction -> that other one, full names.
         synonyms: (ending of an older name, ending of the name that is meant).
@@ -45,18 +46,22 @@ class Layout:
     masked_prefix: str | None = None
     backbone_prefix: str | None = None
     derived: Sequence[str] = ()
+    unused: Sequence[str] = ()
     sides: Sequence[tuple[str, tuple[int | None, ...]]] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     synonyms: Sequence[tuple[str, str]] = ()
     transposed: Sequence[str] = ()
     fused_bias: bool = False
 
-    def ours(self, name: str) -> Target:
-        """Where their parameter goes; names of the encoder are those of the bare one."""
+    def ours(self, name: str, own: Collection[str] = ()) -> Target:
+        """Where their parameter goes; names of the encoder are those of the bare one.
+
+        own: names of our model; of several places that a parameter of a head can go to, the one that is there counts.
+        """
         for older, meant in self.synonyms:
             if name.endswith(older):
                 name = name.removesuffix(older) + meant
-        found = _to_ours(name, self.heads)
+        found = _to_ours(name, self.heads, own)
         if found is not None:
             return found
         for prefix in filter(None, (self.prefix, self.masked_prefix)):
@@ -73,6 +78,10 @@ class Layout:
         prefix = self.prefix if special is None else special
         names = _to_theirs(name.removeprefix(our_prefix), self.renames)
         return tuple(prefix + name for name in names) if our_prefix else names
+
+    def is_unused(self, name: str) -> bool:
+        """Whether this is a parameter of theirs that changes nothing."""
+        return any(re.search(pattern, name) for pattern in self.unused)
 
     def is_derived(self, name: str) -> bool:
         """Whether this is a buffer of theirs that carries no information."""
@@ -115,14 +124,18 @@ def _fill(template: str, values: dict[str, str]) -> str:
     return _FIELD.sub(value, template)
 
 
-def _to_ours(name: str, renames: Sequence[Rename]) -> Target | None:
+def _to_ours(name: str, renames: Sequence[Rename], own: Collection[str] = ()) -> Target | None:
+    first: Target | None = None
     for theirs, ours in renames:
         templates = (theirs,) if isinstance(theirs, str) else theirs
         for part, template in enumerate(templates):
             values = _match(template, name)
             if values is not None:
-                return Target(_fill(ours, values), part, len(templates))
-    return None
+                target = Target(_fill(ours, values), part, len(templates))
+                if not own or target.name in own:
+                    return target
+                first = first or target
+    return first
 
 
 def _to_theirs(name: str, renames: Sequence[Rename]) -> tuple[str, ...]:
@@ -326,10 +339,16 @@ _GRAPH_V2 = Layout(
     heads=(
         ("encoder.embed_out.weight", "out.weight"),
         ("encoder.lm_output_learned_bias", "out_bias"),
+        (
+            "encoder.embed_out.weight",
+            "head.linear.weight",
+        ),  # of a model that is trained here, with one output
+        ("encoder.lm_output_learned_bias", "head.linear.bias"),
         ("encoder.masked_lm_pooler.{rest}", "masked_lm_pooler.{rest}"),
         ("encoder.graph_encoder.final_layer_norm.{rest}", "unused_norm.{rest}"),
     ),
     prefix="encoder.",
+    unused=(r"^encoder\.masked_lm_pooler\.", r"^encoder\.graph_encoder\.final_layer_norm\."),
 )
 _GRAPH_V1_BLOCK: tuple[Rename, ...] = (
     (tuple(f"self_attention.linear_{part}.{{rest}}" for part in "qkv"), "attn.qkv.{rest}"),
@@ -348,7 +367,9 @@ def _graph_v1(*head: str) -> Layout:
             *((f"{name}.{{rest}}", f"pair_bias.{name}.{{rest}}") for name in _GRAPH_PAIRS),
             ("final_ln.{rest}", "norm.{rest}"),
         ),
-        heads=tuple((f"{name}.{{rest}}", "out.{rest}") for name in head),
+        heads=tuple(
+            (f"{name}.{{rest}}", f"{ours}.{{rest}}") for ours in ("out", "head.linear") for name in head
+        ),
     )
 
 
@@ -458,6 +479,18 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
     ("vit", "hf4"): _hf_vit("encoder.layer.{b}.", _HF_VIT4_BLOCK),
     ("vit", "hf5"): _hf_vit("layers.{b}.", _HF5_BLOCK),
     ("graphormer", "v2"): _GRAPH_V2,
+    # transformers up to 4.x, which kept the tree of version 2 under a classifier of its own.
+    ("graphormer", "hf4"): replace(
+        _GRAPH_V2,
+        heads=(
+            ("classifier.classifier.weight", "out.weight"),
+            ("classifier.lm_output_learned_bias", "out_bias"),
+            ("classifier.classifier.weight", "head.linear.weight"),
+            ("classifier.lm_output_learned_bias", "head.linear.bias"),
+            ("encoder.masked_lm_pooler.{rest}", "masked_lm_pooler.{rest}"),
+            ("encoder.graph_encoder.final_layer_norm.{rest}", "unused_norm.{rest}"),
+        ),
+    ),
     # The head is downstream_out_proj for all data sets but PCQM4M; both are read.
     ("graphormer", "v1"): _graph_v1("out_proj", "downstream_out_proj"),
     ("graphormer", "v1-downstream"): _graph_v1("downstream_out_proj", "out_proj"),

@@ -97,6 +97,8 @@ class SwinConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         check_sizes(self, "patch_size", "in_chans", "embed_dim", "depths", "num_heads", "mlp_ratio")
         check_rates(self)
+        if not self.depths:
+            raise ValueError("depths: expected the number of blocks of each stage, such as [2, 2], got []")
         if len(self.depths) != len(self.num_heads):
             raise ValueError(
                 f"num_heads: expected one number per stage like depths {list(self.depths)}, "

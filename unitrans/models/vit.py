@@ -4,6 +4,7 @@ One group per image. The options of BEiT (arXiv:2106.08254) are here too, as Sim
 relative position bias, no bias of the keys, a learned factor per channel on every branch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -30,9 +31,14 @@ from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gath
 RelativePosition = Literal["none", "shared", "per_layer"]
 Pooling = Literal["cls", "mean"]
 NormPlace = Literal["rows", "pooled"]
-Init = Literal["trunc_normal", "xavier"]
+VitInit = Literal["plain", "beit", "mae"]
 
-_CHOICES = {"relative_position": RelativePosition, "pooling": Pooling, "final_norm": NormPlace, "init": Init}
+_CHOICES = {
+    "relative_position": RelativePosition,
+    "pooling": Pooling,
+    "final_norm": NormPlace,
+    "init": VitInit,
+}
 
 
 class VitConfig(PreTrainedConfig):
@@ -60,7 +66,9 @@ class VitConfig(PreTrainedConfig):
         pooling: what a classifier sees: the class token (cls), or the mean of the patches.
         final_norm: the last LayerNorm is on all rows, or on the pooled vector only.
         layer_norm_eps: of all LayerNorms.
-        init: fresh linear layers: trunc_normal of .02, or xavier (uniform, and tokens normal of .02: MAE).
+        init: fresh weights: plain; beit (BEiT and SimMIM: tables of relative positions start at zero, normal
+            weights are cut at one deviation, and the last layers of branches are divided by sqrt(2 * block)); or mae
+            (uniform by fan-in and fan-out, of the patch embedding too).
     """
 
     model_type = "unitrans-vit"
@@ -86,7 +94,7 @@ class VitConfig(PreTrainedConfig):
     pooling: Pooling = "cls"
     final_norm: NormPlace = "rows"
     layer_norm_eps: float = 1e-6
-    init: Init = "trunc_normal"
+    init: VitInit = "plain"
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -180,25 +188,27 @@ class VitPreTrainedModel(ImageEncoder):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear layers by `config.init`, tables and tokens of .02; convolutions as torch, but as linear for xavier."""
-        xavier = self.config.init == "xavier"
-        draw = nn.init.normal_ if xavier else nn.init.trunc_normal_
+        """Truncated normal of .02 for linear layers, tables and tokens, convolutions as torch; see `init`."""
+        beit, mae = self.config.init == "beit", self.config.init == "mae"
+        cut = 0.02 if beit else 2.0
         if isinstance(module, nn.Linear):
-            if xavier:
+            if mae:
                 nn.init.xavier_uniform_(module.weight)
             else:
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-cut, b=cut)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, RelativePositionBias, Attention, Block)):
             module.reset_parameters()
-        elif isinstance(module, PatchEmbed) and xavier:
+        elif isinstance(module, PatchEmbed) and mae:
             nn.init.xavier_uniform_(module.proj.weight.flatten(1))
         elif isinstance(module, VitModel):
             if module.cls_token is not None:
-                draw(module.cls_token, std=0.02)
+                nn.init.trunc_normal_(module.cls_token, std=0.02, a=-cut, b=cut)
             if module.pos_embed is not None:
-                module.draw_positions()
+                module.draw_positions(cut)
+        if beit and isinstance(module, RelativePositionBias):
+            nn.init.zeros_(module.relative_position_bias_table)
 
     @staticmethod
     def no_weight_decay_keywords() -> tuple[str, ...]:
@@ -254,16 +264,22 @@ class VitModel(VitPreTrainedModel):
         self.fc_norm = nn.Identity() if on_rows else nn.LayerNorm(dim, eps=eps)
         self.remember_plans()
         self.post_init()
+        if config.init == "beit":  # here, as weights that are loaded must not be divided
+            with torch.no_grad():
+                for number, block in enumerate(self.blocks, start=1):
+                    assert isinstance(block, Block)
+                    for layer in (block.attn.proj, block.mlp.fc2):
+                        layer.weight.div_(math.sqrt(2 * number))
 
     def _bias(self) -> RelativePositionBias:
         config = self.config
         return RelativePositionBias(config.grid, config.num_heads, cls_token=config.cls_token)
 
-    def draw_positions(self) -> None:
-        """Fresh absolute positions; a class token has zeros where they are fixed."""
+    def draw_positions(self, cut: float) -> None:
+        """Fresh absolute positions, cut at so much; a class token has zeros where they are fixed."""
         assert self.pos_embed is not None
         if not self.config.fixed_positions:
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            nn.init.trunc_normal_(self.pos_embed, std=0.02, a=-cut, b=cut)
             return
         h, w = self.config.grid
         place = torch.cartesian_prod(torch.arange(h, device="cpu"), torch.arange(w, device="cpu"))

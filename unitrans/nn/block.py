@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.nn.rows import RowMap, gather_rows
-from unitrans.ops import Plan, attention
+from unitrans.ops import Plan, attention_qkvpacked
 
 NormPlacement = Literal["pre", "post", "res-post"]
 Activation = Literal["gelu", "gelu_tanh", "relu"]
@@ -97,12 +97,12 @@ class Attention(nn.Module):
         """
         if pads is not None:
             x = gather_rows(x, pads)
-        q, k, v = self.project(x).view(-1, 3, self.num_heads, self.head_dim).unbind(1)
+        qkv = self.project(x).view(-1, 3, self.num_heads, self.head_dim)
         if self.position_bias is not None:
             bias = self.position_bias()
         dropout_p = self.attn_drop if self.training else 0.0
-        out = attention(
-            q, k, v, plan, bias=bias, scale=self.factor(), qk_norm=self.qk_norm, dropout_p=dropout_p
+        out = attention_qkvpacked(
+            qkv, plan, bias=bias, scale=self.factor(), qk_norm=self.qk_norm, dropout_p=dropout_p
         )
         assert isinstance(out, Tensor)
         out = out.flatten(1)

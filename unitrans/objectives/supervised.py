@@ -249,7 +249,7 @@ class Regression(Objective):
     """One or several numbers for every sample, predicted in units of their standard deviation."""
 
     name = "regression"
-    domains = ("graph",)
+    domains = ("text", "graph")
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("value",)
     Options = RegressionOptions
     headline = "mae"

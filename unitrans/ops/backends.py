@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unitrans.ops.compiled import ISA_NAMES, LOAD_ERROR, attention_compiled, best_isa
+from unitrans.ops.compiled import ISA_NAMES, LOAD_ERROR, attention_compiled, attention_compiled_qkv, best_isa
 from unitrans.ops.reference import attention_reference
 
 
@@ -18,12 +19,15 @@ class Backend:
     Attributes:
         name: what `backend=` takes.
         why_not: device type -> None where the backend serves it, else the reason in words.
-        run: (q, k, v, plan, bias, scale, qk_norm, dropout_p, dropout_seed) -> (out, lse).
+        run: (q, k, v, plan, bias, scale, qk_norm, dropout_p, dropout_seed, need_lse) -> (out, lse); lse
+            may be anything where it is not needed.
+        run_qkv: the same with q, k, v in one tensor [T, 3, N, D].
     """
 
     name: str
     why_not: Callable[[str], str | None]
     run: Callable[..., tuple[Tensor, Tensor]]
+    run_qkv: Callable[..., tuple[Tensor, Tensor]]
 
 
 #: The best instruction set of this processor, found once, at import, so that tracing sees a constant.
@@ -38,16 +42,32 @@ def _cpu_why_not(isa: str, device: str) -> str | None:
     return LOAD_ERROR
 
 
+def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *call, _need_lse = arguments
+    return attention_reference(*call)
+
+
+def _reference_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return _reference(*qkv.unbind(1), *arguments)
+
+
 # In order of preference; the reference serves every device that torch has. The CPU levels below the best are
 # there to be named (tests, comparisons): with None, "cpu" comes first and takes the best level.
 BACKENDS = (
-    Backend("cpu", partial(_cpu_why_not, _BEST_ISA), attention_compiled),
+    Backend("cpu", partial(_cpu_why_not, _BEST_ISA), attention_compiled, attention_compiled_qkv),
     *(
-        Backend(f"cpu-{isa}", partial(_cpu_why_not, isa), partial(attention_compiled, isa=level))
+        Backend(
+            f"cpu-{isa}",
+            partial(_cpu_why_not, isa),
+            partial(attention_compiled, isa=level),
+            partial(attention_compiled_qkv, isa=level),
+        )
         for level, isa in enumerate(ISA_NAMES)
     ),
-    Backend("reference", lambda device: None, attention_reference),
+    Backend("reference", lambda device: None, _reference, _reference_qkv),
 )
+
+_CPU_DEFAULT = next(backend for backend in BACKENDS if backend.why_not("cpu") is None)
 
 
 def explain_backends(device: str) -> list[tuple[str, str | None]]:
@@ -62,6 +82,8 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
         ValueError: no such backend, or it cannot serve this device; the message says why.
     """
     if name is None:
+        if device.type == "cpu":
+            return _CPU_DEFAULT
         return next(backend for backend in BACKENDS if backend.why_not(device.type) is None)
     for backend in BACKENDS:
         if backend.name == name:

@@ -48,6 +48,17 @@ def plan_arguments(plan: Plan) -> Arguments:
     )
 
 
+def _tangents_refused(*inputs: Tensor | None) -> None:
+    if torch.autograd.forward_ad._current_level < 0:  # not inside a dual level: nearly always
+        return
+    for x in inputs:
+        if x is not None and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+            raise RuntimeError(
+                "unitrans.attention: the compiled backends have no forward-mode derivative; use "
+                "backend='reference' where it is needed"
+            )
+
+
 def attention_compiled(
     q: Tensor,
     k: Tensor,
@@ -58,6 +69,7 @@ def attention_compiled(
     qk_norm: bool,
     dropout_p: float,
     dropout_seed: Tensor | None,
+    need_lse: bool = True,
     isa: int = -1,
 ) -> tuple[Tensor, Tensor]:
     """Same arguments and results as `attention_reference`, computed by the library.
@@ -67,22 +79,40 @@ def attention_compiled(
     Raises:
         RuntimeError: an input carries a forward-mode tangent, which would be lost without a word.
     """
-    if (
-        torch.autograd.forward_ad._current_level >= 0
-    ):  # inside a dual level: rare, so the rest is not paid for
-        for x in (q, k, v, bias, scale):
-            if x is not None and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
-                raise RuntimeError(
-                    "unitrans.attention: the compiled backends have no forward-mode derivative; use "
-                    "backend='reference' where it is needed"
-                )
+    _tangents_refused(q, k, v, bias, scale)
+    if is_eager(q, k, v, bias, scale):
+        options = (qk_norm, dropout_p, dropout_seed, isa)
+        return _run_eager(q, k, v, bias, scale, plan_arguments(plan), options, need_lse)
     return torch.ops.unitrans.attention_forward(
         q, k, v, *plan_arguments(plan), bias, scale, qk_norm, dropout_p, dropout_seed, isa
     )
 
 
+def attention_compiled_qkv(
+    qkv: Tensor,
+    plan: Plan,
+    bias: Tensor | None,
+    scale: Tensor,
+    qk_norm: bool,
+    dropout_p: float,
+    dropout_seed: Tensor | None,
+    need_lse: bool = True,
+    isa: int = -1,
+) -> tuple[Tensor, Tensor]:
+    """`attention_compiled` on q, k, v in one tensor [T, 3, N, D], whose gradient is one tensor too.
+
+    With separate views autograd would copy three gradients into one, which costs up to a third of a step.
+    """
+    _tangents_refused(qkv, bias, scale)
+    if is_eager(qkv, bias, scale):
+        options = (qk_norm, dropout_p, dropout_seed, isa)
+        return _run_eager(qkv, None, None, bias, scale, plan_arguments(plan), options, need_lse)
+    q, k, v = qkv.unbind(1)
+    return attention_compiled(q, k, v, plan, bias, scale, qk_norm, dropout_p, dropout_seed, need_lse, isa)
+
+
 #: Instruction sets of the CPU kernels, ascending, as in cpp/include/unitrans/attention.hpp.
-ISA_NAMES = ("portable", "avx2", "avx512")
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512-bf16")
 
 
 def best_isa() -> str:
@@ -140,6 +170,90 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Arg
     grads[0], grads[1], grads[2] = dq, dk, dv
     grads[_BIAS], grads[_BIAS + 1] = (dbias if need_bias else None), (dscale if need_scale else None)
     return tuple(grads)
+
+
+def is_eager(*inputs: Tensor | None) -> bool:
+    """Whether this is a plain call: nobody traces, transforms or intercepts it.
+
+    Then the gradient formula runs without the general machinery of registered operators, which costs about
+    ten times a small call.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and all(x is None or type(x) is Tensor or type(x) is torch.nn.Parameter for x in inputs)
+    )
+
+
+def _run_eager(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor,
+    plan: Arguments,
+    options: Arguments,
+    need_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    """q, k, v, or all of them in q [T, 3, N, D]; options: qk_norm, dropout_p, dropout_seed, isa."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias, scale)):
+        return _EagerAttention.apply(q, k, v, bias, scale, plan, options, need_lse)
+    return torch.ops.unitrans.attention_forward_eager(
+        *_streams(q, k, v), *plan, bias, scale, *options, need_lse
+    )
+
+
+def _streams(q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, ...]:
+    return q.unbind(1) if k is None or v is None else (q, k, v)
+
+
+class _EagerAttention(torch.autograd.Function):
+    """The formula of `_backward` for plain calls."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        bias: Tensor | None,
+        scale: Tensor,
+        plan: Arguments,
+        options: Arguments,
+        need_lse: bool,
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = torch.ops.unitrans.attention_forward_eager(
+            *_streams(q, k, v), *plan, bias, scale, *options, need_lse
+        )
+        ctx.save_for_backward(q, k, v, bias, scale)
+        ctx.plan, ctx.options = plan, options
+        ctx.set_materialize_grads(False)
+        if not need_lse:
+            ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Arguments:
+        if grad_out is None and grad_lse is None:
+            return (None,) * 8
+        q, k, v, bias, scale = ctx.saved_tensors
+        need_bias, need_scale = ctx.needs_input_grad[3:5]
+        streams = _streams(q, k, v)
+        if grad_out is None:
+            grad_out = torch.zeros_like(streams[0])
+        call = (grad_out, grad_lse, *streams, *ctx.plan, bias, scale, *ctx.options)
+        if torch.is_grad_enabled():  # create_graph=True: its own gradient is refused in words
+            *d, dbias, dscale = torch.ops.unitrans.attention_backward(*call, need_bias, need_scale)
+            d = [torch.stack(d, 1), None, None] if k is None else d
+        else:
+            d = [
+                torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v) if x is not None
+            ]
+            into = d[0].unbind(1) if k is None else d
+            dbias, dscale = torch.ops.unitrans.attention_backward_into(*call, *into, need_bias, need_scale)
+            d += [None] * (3 - len(d))
+        return (*d, dbias if need_bias else None, dscale if need_scale else None, None, None, None)
 
 
 def _no_double_backward(ctx: Any, *grads: Any) -> Arguments:

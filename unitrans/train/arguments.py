@@ -73,7 +73,7 @@ _HONOURED: dict[str, tuple[dict[str, Any], str]] = {
     "eval_steps": ({"gt": 0}, "There is also one at the end."),
     "save_steps": ({"gt": 0}, "There is also one at the end and at each best evaluation."),
     "save_total_limit": (_POSITIVE, "The best and the latest are always kept."),
-    "dataloader_num_workers": ({"ge": 0}, "The result does not depend on it."),
+    "dataloader_num_workers": ({"ge": 0, "le": 1024}, "The result does not depend on it."),
     "dataloader_prefetch_factor": (_POSITIVE, ""),
 }
 

@@ -262,6 +262,7 @@ def resolve(
     config: str | None = None,
     init: str | None = None,
     target: str | None = None,
+    tokenizer: str | None = None,
     settings: Sequence[str] = (),
 ) -> RunConfig:
     """The complete configuration of a run. ``settings`` and flags beat the file, the file beats the defaults.
@@ -272,14 +273,16 @@ def resolve(
     flags: dict[str, Any] = {} if domain is None else {"domain": domain}
     flags |= {} if objective is None else {"objective": {"name": objective}}
     flags |= {} if data is None else {"data": {"path": data}}
-    if target is not None:
-        flags["data"] = flags.get("data", {}) | {"target": target}
+    for key, value in (("target", target), ("tokenizer", tokenizer)):
+        if value is not None:
+            flags["data"] = flags.get("data", {}) | {key: value}
     flags |= {} if init is None else {"train": {"init": init}}
     given = read_settings(settings)
     given_twice = (
         ("--data", "data", "path"),
         ("--objective", "objective", "name"),
         ("--target", "data", "target"),
+        ("--tokenizer", "data", "tokenizer"),
         ("--init", "train", "init"),
     )
     for flag, section, key in given_twice:
@@ -290,7 +293,7 @@ def resolve(
     name = layers["domain"]
     with user_errors():
         chosen = get_domain(name)
-    objective_name = layers.get("objective", {}).get("name", "mim")
+    objective_name = layers.get("objective", {}).get("name", getattr(chosen, "default_objective", "mim"))
     _objective_class(objective_name, name)
     defaults = _defaults(name, objective_name, layers)
     if hasattr(chosen, "settings"):

@@ -106,7 +106,6 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
     fields = _labels(objective.labels, objective.name)
     if name == "ViTMAEForPreTraining":
         fields |= _mae_fields(objective.options)
-    output.mkdir(parents=True, exist_ok=True)
     if name is None:
         save_hf(output, model.encoder, config, _BARE[family], **fields)
     else:

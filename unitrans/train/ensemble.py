@@ -16,7 +16,8 @@ import numpy as np
 from unitrans.train.config import RunConfig
 from unitrans.train.errors import ConfigError
 from unitrans.train.predict import ENSEMBLE_FILE, Predictor, half_width
-from unitrans.train.run import train, world_size
+from unitrans.train.processes import world_size
+from unitrans.train.run import train
 from unitrans.train.runs import command_line, create_run_folder, write_json
 
 LEVEL = 0.9

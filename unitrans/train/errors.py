@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,17 @@ def user_errors() -> Iterator[None]:
         raise
     except (ValueError, ImportError, OSError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """One sentence if this is what Python, PyTorch or CUDA raise when memory runs out; None for other errors."""
+    text = " ".join(str(error).split())
+    told = ("can't allocate memory", "Cannot allocate memory", "out of memory", "Unable to allocate")
+    if not isinstance(error, MemoryError) and not any(words in text for words in told):
+        return None
+    wanted = re.search(r"allocate ([\d.]+ [KMGT]iB|\d+ bytes)", text)
+    size = f" ({wanted.group(1)} wanted)" if wanted else ""
+    return (
+        f"out of memory{size}: lower train.per_device_train_batch_size (train.gradient_accumulation_steps makes up "
+        "for it), data.image_size or the model.* sizes"
+    )

@@ -120,6 +120,8 @@ def _expected(detail: Any) -> str:
         return f"one of {context['expected']}".replace("'", "").replace(" or ", ", ")
     if kind == "finite_number":
         return "a finite number"
+    if kind == "int_parsing_size":
+        return "a smaller whole number"
     if kind == "string_too_short":
         return "a word or text"
     if kind in ("too_long", "too_short", "missing"):  # "missing" inside a value: a list with too few numbers

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
+from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Sample, get_domain
 from unitrans.objectives import MaskedSignalModel
@@ -38,8 +39,10 @@ class Table:
     kind: str
 
 
-def read_table(file: TextIO, name: str) -> Table:
+def read_table(file: TextIO, name: str, *, plain: bool = False) -> Table:
     """JSON lines, a table with a header, or one SMILES a line, told by the first line.
+
+    plain: what has no suffix (standard input) and is not JSON is one text a line.
 
     Raises:
         ConfigError: nothing came.
@@ -51,6 +54,8 @@ def read_table(file: TextIO, name: str) -> Table:
         raise ConfigError(f"{name}: expected rows to predict, got nothing")
     first = first.removeprefix("\ufeff")
     lines = itertools.chain([first], file)
+    if plain and not Path(name).suffix:
+        return Table(["text"], ({"text": line.rstrip("\n")} for line in lines if line.strip()), "csv")
     if first.lstrip().startswith("{"):
         return _json_lines(lines, first)
     from unitrans.domains.graph.reading import table_lines
@@ -130,7 +135,10 @@ class Predictor:
                 f"unitrans train --objective regression --init {name} ..."
             )
         self.labels = Labels.from_dict(config.labels)
-        self.reading: dict[str, Any] = config.reading
+        # A domain may keep more beside the checkpoints, such as a tokenizer.
+        self.reading: dict[str, Any] = config.reading | {
+            "folder": str(init_folder(members[0], flag="--checkpoint"))
+        }
         with user_errors():
             self.domain: Any = get_domain(self.reading["domain"])
 
@@ -204,9 +212,31 @@ def load_model(name: str) -> MaskedSignalModel:
     folder = init_folder(name, flag="--checkpoint")
     if (folder / ckpt.MANIFEST).is_file():
         ckpt.verify(folder)
+    transformers_logging.disable_progress_bar()
     with user_errors():
         model = MaskedSignalModel.from_pretrained(folder)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Lines that answer one question about a text, of a domain that knows such questions (``Domain.questions``).
+
+    Args:
+        checkpoint: a run folder or a checkpoint.
+        question: its name, as fill_mask.
+        text: what it is about.
+        options: numbers that belong to it; see the domain.
+    """
+    model, folder = load_model(checkpoint), init_folder(checkpoint, flag="--checkpoint")
+    family = str(model.config.encoder_config.model_type).removeprefix("unitrans-")
+    from unitrans.domains.text.predict import QUESTIONS
+
+    if not hasattr(model.encoder, "embeddings"):
+        raise ConfigError(
+            f"--{question.replace('_', '-')}: expected a text model, --checkpoint {checkpoint} is a {family}"
+        )
+    with user_errors():
+        yield from QUESTIONS[question](model, folder, text, options)
 
 
 def predict(
@@ -245,7 +275,8 @@ def predict(
             except OSError as error:
                 raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
         with user_errors():
-            table = read_table(file, "standard input" if source == "-" else source)
+            plain = predictor.domain.name == "text"
+            table = read_table(file, "standard input" if source == "-" else source, plain=plain)
             read = predictor.domain.record_reader(table.names, predictor.reading, column)
         try:
             out = (

@@ -25,8 +25,9 @@ namespace unitrans {
 enum class DType { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
 // Instruction sets the kernels are compiled for, in ascending order. A level is usable if it is
-// not above best_isa().
-enum class Isa { kPortable, kAvx2, kAvx512 };
+// not above best_isa(). The last one computes with bf16 what is given in bf16: products of two values
+// are exact, their sums are fp32; weights are rounded to bf16 before they meet the values.
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 // The highest level that this build contains and this processor (and its operating system) can run.
 Isa best_isa();

@@ -59,16 +59,19 @@ struct Width {
     Index vectors() const { return padded / kLanes<E>; }
 };
 
-// rows[i] = source[list[begin + i]], with zeros up to the padded width.
+// target = the values of a row, with zeros up to the padded width.
+template <class E, class T>
+[[gnu::always_inline]] inline void load_row(const T* row, Width<E> width, E* target) {
+    for_vectors<E>(width.dim,
+                   [&](Index c, Index lanes) { store(target + c, load_as<E>(row + c, lanes)); });
+}
+
+// rows[i] = source[list[begin + i]]
 template <class E, class T>
 inline void gather_rows(HeadRows<const T> source, RowList list, Index begin, Index count,
                         Width<E> width, E* rows) {
     for (Index i = 0; i < count; ++i) {
-        const T* row = source[list[begin + i]];
-        E* target = rows + i * width.padded;
-        for_vectors<E>(width.dim, [&](Index c, Index lanes) {
-            store(target + c, load_as<E>(row + c, lanes));
-        });
+        load_row(source[list[begin + i]], width, rows + i * width.padded);
     }
 }
 
@@ -79,10 +82,12 @@ template <bool to_write, class T>
                                                  Index end, Index dim) {
     constexpr Index kLineBytes = 64;
     const Index bytes = dim * static_cast<Index>(sizeof(T));
+    const Index step = rows.stride * static_cast<Index>(sizeof(T));
+    const bool whole_lines = ((reinterpret_cast<uintptr_t>(rows.data) | step | bytes) % 64) == 0;
     for (Index i = begin; i < end; ++i) {
         const char* row = reinterpret_cast<const char*>(rows[list[i]]);
         for (Index b = 0; b < bytes; b += kLineBytes) __builtin_prefetch(row + b, to_write, 3);
-        __builtin_prefetch(row + bytes - 1, to_write, 3);
+        if (!whole_lines) __builtin_prefetch(row + bytes - 1, to_write, 3);
     }
 }
 
@@ -101,11 +106,19 @@ inline E dot(const E* a, const E* b, Index length) {  // whole vectors
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
+inline constexpr double kNormEps = 1e-12;
+
+// What a row was divided by, from what its gradient is multiplied with.
+template <class E>
+inline E norm_factor(E inverse_norm) {
+    return inverse_norm == 0 ? static_cast<E>(1 / kNormEps) : inverse_norm;
+}
+
 // Divides every row by its l2 norm, or by 1e-12 if that is larger. inverse_norm[i] is what its
 // gradient will be multiplied with: 1 / norm, and 0 for a norm below 1e-12.
 template <class E>
 inline void normalize_rows(E* rows, Index count, Width<E> width, E* inverse_norm) {
-    constexpr E kEps = static_cast<E>(1e-12);
+    constexpr E kEps = static_cast<E>(kNormEps);
     for (Index i = 0; i < count; ++i) {
         E* row = rows + i * width.padded;
         const E norm = square_root(dot(row, row, width.padded));
@@ -124,20 +137,46 @@ inline void normalize_gradient(E* gradient, const E* x, E inverse_norm, Width<E>
     }
 }
 
-// Transposes rows [n, dim] (n whole vectors) into panels of kLanes rows each, times a factor:
-// panels[p][c][lane] = factor * rows[p * kLanes + lane][c].
-template <class E>
-inline void pack_panels(const E* rows, Index n, Width<E> width, E factor, E* panels) {
-    constexpr Index lanes = kLanes<E>;
-    for (Index first = 0; first < n; first += lanes) {
+// Transposes kLanes rows into a panel, times a factor: panel[c][lane] = factor * row lane [c].
+// `load_at(lane, c, lanes)` gives the values c .. of a row.
+template <class E, class Load>
+[[gnu::always_inline]] inline void pack_panel(Width<E> width, E factor, E* panel, Load load_at) {
+    constexpr Index n = kLanes<E>;
+    for (Index c = 0; c < width.dim; c += n) {
+        const Index count = minimum(n, width.dim - c);
+        Vec<E> square[n];
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) square[i] = load_at(i, c, count);
+        transpose<E>(square);
+        E* target = panel + c * n;
+        if (count == n) {
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) store(target + i * n, square[i] * factor);
+        } else {
+            for (Index i = 0; i < count; ++i) store(target + i * n, square[i] * factor);
+        }
+    }
+}
+
+// The entries of a list in panels, with zeros behind the last: panels[p][c][lane] = factor * entry
+// p * kLanes + lane [c].
+template <class E, class T>
+inline void gather_panels(HeadRows<const T> source, RowList list, Index count, Width<E> width,
+                          E factor, E* panels) {
+    constexpr Index n = kLanes<E>;
+    for (Index first = 0; first < count; first += n) {
         E* panel = panels + first * width.dim;
-        for (Index c = 0; c < width.dim; c += lanes) {
-            Vec<E> square[lanes];
-            for (Index i = 0; i < lanes; ++i)
-                square[i] = load(rows + (first + i) * width.padded + c);
-            transpose<E>(square);
-            const Index count = minimum(lanes, width.dim - c);
-            for (Index i = 0; i < count; ++i) store(panel + (c + i) * lanes, square[i] * factor);
+        if (first + n <= count) {
+            const T* rows[n];
+            for (int i = 0; i < n; ++i) rows[i] = source[list[first + i]];
+            pack_panel<E>(width, factor, panel, [&](Index i, Index c, Index lanes) {
+                return load_as<E>(rows[i] + c, lanes);
+            });
+        } else {
+            pack_panel<E>(width, factor, panel, [&](Index i, Index c, Index lanes) {
+                return first + i < count ? load_as<E>(source[list[first + i]] + c, lanes)
+                                         : Vec<E>{};
+            });
         }
     }
 }

@@ -1,7 +1,10 @@
 // From q and k to the scores of a few queries: products, bias and reach.
 #pragma once
 
+#include "columns.hpp"
+#include "operands.hpp"
 #include "pack.hpp"
+#include "softmax.hpp"
 #include "tiles.hpp"
 #include "unitrans/attention.hpp"
 
@@ -47,6 +50,7 @@ struct Group {
         }
     }
 
+    bool has_reach() const { return left >= 0 || right >= 0; }
     // The keys within reach of query i are [reach_begin(i), reach_end(i)), cut to the group.
     Index reach_begin(Index i) const { return left < 0 ? 0 : maximum<Index>(i - left, 0); }
     Index reach_end(Index i) const {
@@ -61,44 +65,41 @@ struct Group {
         return {begin / kLanes<E> * kLanes<E>, end};
     }
 
-    // Where the bias of query i and key 0, 1, ... begins in a plane; irregular columns are added by
-    // the caller.
+    // Where the row of query i begins in a plane.
     Index bias_row(Index i) const {
         return (query_position ? query_position[i] : i) * bias_row_stride;
     }
     Index first_column(Index key) const { return key_position ? key_position[key] : key; }
 };
 
-// scores(m, j) = plane[query first_query + m, key span.first + j], for whole vectors (anything
-// behind the last key).
+// Where the bias of a few queries begins, key by key; null: there is none.
 template <class E>
-inline void copy_bias(const Group& group, const E* plane, Index first_query, Index rows,
-                      KeySpan span, Target<E> scores) {
-    constexpr Index n = kLanes<E>;
-    const Index count = span.count();
-    if (count == 0) return;
-    for (Index m = 0; m < rows; ++m) {
-        const E* source = plane + group.bias_row(first_query + m);
-        E* row = scores.data + m * scores.row;
-        if (group.consecutive_keys) {
-            source += group.first_column(span.first);
-            for_vectors<E>(count, [&](Index j, Index lanes) {
-                store(row + j, load_as<E>(source + j, lanes));
-            });
-        } else {
-            const int32_t* columns = group.key_position + span.first;
-            for (Index j = 0; j < count; ++j) row[j] = source[columns[j]];
-            for (Index j = count; j < round_up(count, n); ++j) row[j] = 0;
+struct BiasRows {
+    const E* row[kTileRows] = {};
+
+    // `plane` may be null. Irregular columns are picked into `staging`, rows of `staging_row`.
+    BiasRows(const Group& group, const E* plane, Index first_query, Index rows, KeySpan span,
+             const Columns<E>& columns, E* staging, Index staging_row) {
+        if (plane == nullptr) return;
+        for (Index m = 0; m < rows; ++m) {
+            const E* source = plane + group.bias_row(first_query + m);
+            if (group.consecutive_keys) {
+                row[m] = source + group.first_column(span.first);
+            } else {
+                columns.pick(source, staging + m * staging_row);
+                row[m] = staging + m * staging_row + span.first;
+            }
         }
     }
-}
+};
 
 // Adds gradient(m, j) to the entry of query first_query + m and key span.first + j in the group's
 // plane, which begins at values[origin]; a piece of a plane may begin behind its own origin, which
 // is negative then.
 template <class E>
 inline void add_bias_gradient(const Group& group, E* values, Index origin, Index first_query,
-                              Index rows, KeySpan span, Target<E> gradient) {
+                              Index rows, KeySpan span, const Columns<E>& columns,
+                              Target<E> gradient) {
     const Index count = span.count();
     if (count == 0) return;
     for (Index m = 0; m < rows; ++m) {
@@ -109,56 +110,151 @@ inline void add_bias_gradient(const Group& group, E* values, Index origin, Index
             for_vectors<E>(count, [&](Index j, Index lanes) {
                 store_as<E>(target + j, load_as<E>(target + j, lanes) + load(row + j), lanes);
             });
+        } else if (count == group.num_keys) {
+            columns.add(row, values + begin);
         } else {
-            const int32_t* columns = group.key_position + span.first;
-            for (Index j = 0; j < count; ++j) values[begin + columns[j]] += row[j];
+            const int32_t* column = group.key_position + span.first;
+            for (Index j = 0; j < count; ++j) values[begin + column[j]] += row[j];
         }
     }
 }
 
-// Scores of the lanes behind the last key become -inf.
-template <class E>
-inline void mask_tail(Index rows, KeySpan span, Target<E> scores) {
-    constexpr Index n = kLanes<E>;
-    const Index whole = span.count() / n * n;
-    if (whole == span.count()) return;
-    const BitsVec<E> keys = lanes_below<E>(span.count() - whole);
-    for (Index m = 0; m < rows; ++m) {
-        E* last = scores.data + m * scores.row + whole;
-        store(last, select<E>(keys, load(last), broadcast(-kInfinity<E>)));
-    }
-}
-
-// Scores of keys out of reach become -inf.
+// Scores of keys out of reach become -inf, and the maxima are those of the others.
 template <class E>
 inline void mask_reach(const Group& group, Index first_query, Index rows, KeySpan span,
-                       Target<E> scores) {
+                       Target<E> scores, Vec<E>* maxima) {
     constexpr Index n = kLanes<E>;
-    if (group.left < 0 && group.right < 0) return;
     for (Index m = 0; m < rows; ++m) {
         const Index begin = group.reach_begin(first_query + m) - span.first;
         const Index end = group.reach_end(first_query + m) - span.first;
         E* row = scores.data + m * scores.row;
+        maxima[m] = broadcast(-kInfinity<E>);
         for (Index j = 0; j < span.count(); j += n) {
-            if (begin <= j && j + n <= end) continue;
-            const BitsVec<E> reached = lanes_below<E>(end - j) & ~lanes_below<E>(begin - j);
-            store(row + j, select<E>(reached, load(row + j), broadcast(-kInfinity<E>)));
+            Vec<E> score = load(row + j);
+            if (j < begin || end < j + n) {
+                const BitsVec<E> reached = lanes_below<E>(end - j) & ~lanes_below<E>(begin - j);
+                score = select<E>(reached, score, broadcast(-kInfinity<E>));
+                store(row + j, score);
+            }
+            maxima[m] = max_skipping_nan(score, maxima[m]);
         }
     }
 }
 
-// scores(m, j) for `rows` packed queries and the keys of the span, in whole vectors; -inf where
-// nothing is attended.
+// Factors of scores whose operands do not carry them.
 template <class E>
-inline void compute_scores(const Group& group, Index first_query, Index rows, KeySpan span,
-                           const E* queries, const E* key_panels, const E* bias_plane,
-                           Width<E> width, Target<E> scores) {
-    if (bias_plane != nullptr) copy_bias(group, bias_plane, first_query, rows, span, scores);
-    multiply<E>(rows, span.vectors<E>(), width.dim, {queries, width.padded, 1},
-                {key_panels + span.first * width.dim, kLanes<E>, kLanes<E> * width.dim}, scores,
-                bias_plane != nullptr);
-    mask_tail(rows, span, scores);
-    mask_reach(group, first_query, rows, span, scores);
+struct ScoreFactors {
+    const E* row = nullptr;     // of every query of the block; null: 1
+    const E* column = nullptr;  // of every key of the group, whole vectors
+};
+
+// A tile of scores and the maxima of its lanes. `last`: lanes of the last vector that are keys; the
+// others become -inf.
+template <class E, int rows, int vectors, class X>
+[[gnu::noinline]] void score_tile(Index depth, Left<X> a, Right<X> b, const E* const* bias,
+                                  Index first_key, Index last, ScoreFactors<E> factors, Target<E> c,
+                                  Vec<E>* maxima) {
+    constexpr int n = kLanes<E>;
+    constexpr bool from_bias = Operand<E, X>::kScaled;
+    Vec<E> sum[rows][vectors];
+    const auto bias_of = [&](int m, int v) {
+        const E* row = bias[m] + first_key + v * n;
+        return v + 1 < vectors || last == n ? load(row) : load_first<Vec<E>>(row, last);
+    };
+    if (from_bias && bias[0] != nullptr) {
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; ++v) sum[m][v] = bias_of(m, v);
+        }
+    } else {
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; ++v) sum[m][v] = Vec<E>{};
+        }
+    }
+    add_products<E, rows, vectors, false>(depth, a, b, sum);
+    forget_addresses(c);
+    if constexpr (!from_bias) {
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; ++v) {
+                Vec<E> factor = load(factors.column + first_key + v * n);
+                if (factors.row != nullptr) factor *= factors.row[m];
+                sum[m][v] *= factor;
+                if (bias[0] != nullptr) sum[m][v] += bias_of(m, v);
+            }
+        }
+    }
+    if (last < n) {
+        const BitsVec<E> keys = lanes_below<E>(last);
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+            sum[m][vectors - 1] = select<E>(keys, sum[m][vectors - 1], broadcast(-kInfinity<E>));
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) {
+        Vec<E> most = maxima[m];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+            most = max_skipping_nan(sum[m][v], most);
+            store(c.data + m * c.row + v * n, sum[m][v]);
+        }
+        maxima[m] = most;
+    }
+}
+
+// The vector behind all others when it has one key.
+template <class E, int rows, class X>
+[[gnu::always_inline]] inline void score_lone_key(Left<X> a, const X* key, const E* const* bias,
+                                                  Index j, ScoreFactors<E> factors, Target<E> c,
+                                                  Vec<E>* maxima) {
+    E dots[rows];
+    dot_rows<E, rows>(a.stride, a, key, dots);
+    for (int m = 0; m < rows; ++m) {
+        E score = dots[m];
+        if (!Operand<E, X>::kScaled) {
+            score *=
+                factors.row != nullptr ? factors.column[j] * factors.row[m] : factors.column[j];
+        }
+        if (bias[0] != nullptr) score += bias[m][j];
+        Vec<E> vector = broadcast(-kInfinity<E>);
+        vector[0] = score;
+        store(c.data + m * c.row + j, vector);
+        maxima[m] = max_skipping_nan(vector, maxima[m]);
+    }
+}
+
+// scores(m, j) for `rows` packed queries and the keys of the span, in whole vectors; -inf where
+// nothing is attended. Also the maxima, for `softmax`.
+template <class E, int rows, class X>
+[[gnu::always_inline]] inline void compute_scores(const Group& group, Index first_query,
+                                                  KeySpan span, Left<X> queries, KeyPanels<X> keys,
+                                                  const BiasRows<E>& bias, Index depth,
+                                                  ScoreFactors<E> factors, Target<E> scores,
+                                                  SoftmaxState<E>& state) {
+    constexpr Index n = kLanes<E>;
+    const Index vectors = span.vectors<E>(), last = span.count() - (vectors - 1) * n;
+    for (int m = 0; m < rows; ++m) state.maxima[m] = broadcast(-kInfinity<E>);
+    if (factors.column != nullptr) factors.column += span.first;
+    const bool lone = lone_keys<E>(group.num_keys) > 0 && span.last == group.num_keys;
+    for_tiles(vectors - lone, [&](Index first, auto count) {
+        const bool at_end = first + count.value == vectors;
+        score_tile<E, rows, count.value>(
+            depth, queries, Right<X>{keys.panels + (span.first + first * n) * depth, n, n * depth},
+            bias.row, first * n, at_end ? last : n, factors,
+            Target<E>{scores.data + first * n, scores.row}, state.maxima);
+    });
+    if (lone) {
+        score_lone_key<E, rows>(queries, keys.lone, bias.row, (vectors - 1) * n, factors, scores,
+                                state.maxima);
+    }
+    if (group.has_reach()) {
+        mask_reach(group, first_query, rows, span, scores, state.maxima);
+    }
 }
 
 }  // namespace unitrans::UNITRANS_ISA_NAMESPACE

@@ -6,10 +6,11 @@
 
 namespace unitrans::UNITRANS_ISA_NAMESPACE {
 
-// What a row of scores was turned into: scores(j) became exp(scores(j) - max), which add up to sum.
-// A row without any score above -inf has max -inf, sum 0 and zeros.
+// What a few rows of scores were turned into: scores(j) became exp(scores(j) - max), which add up
+// to sum. A row without any score above -inf has max -inf, sum 0 and zeros.
 template <class E>
 struct SoftmaxState {
+    Vec<E> maxima[kTileRows];  // before the softmax: of the lanes of a row; NaN is skipped
     E max[kTileRows];
     E sum[kTileRows];
 
@@ -18,21 +19,13 @@ struct SoftmaxState {
 
 // Rows are done side by side: each waits for its own exponentials and its own sum.
 template <class E, int rows>
-void softmax_block(Index vectors, Target<E> scores, SoftmaxState<E>& state) {
+[[gnu::noinline]] void softmax(Index vectors, Target<E> scores, SoftmaxState<E>& state) {
     constexpr int n = kLanes<E>;
     Vec<E> running[rows];
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; ++m) running[m] = broadcast(-kInfinity<E>);
-    for (Index v = 0; v < vectors; ++v) {
-#pragma GCC unroll 8
-        for (int m = 0; m < rows; ++m) {
-            running[m] = max_skipping_nan(load(scores.data + m * scores.row + v * n), running[m]);
-        }
-    }
     E shift[rows];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
-        state.max[m] = reduce_max<E>(running[m]);
+        state.max[m] = reduce_max<E>(state.maxima[m]);
         shift[m] = state.max[m] == -kInfinity<E> ? 0 : state.max[m];  // -inf - 0, not -inf + inf
         running[m] = Vec<E>{};
     }
@@ -40,7 +33,8 @@ void softmax_block(Index vectors, Target<E> scores, SoftmaxState<E>& state) {
 #pragma GCC unroll 8
         for (int m = 0; m < rows; ++m) {
             E* score = scores.data + m * scores.row + v * n;
-            const Vec<E> p = exp_nonpositive<E>(load(score) - shift[m]);
+            const Vec<E> distance = load(score) - shift[m];
+            const Vec<E> p = exp2_nonpositive<E>(distance * Exp2Constants<E>::kLog2E);
             running[m] += p;
             store(score, p);
         }
@@ -49,36 +43,39 @@ void softmax_block(Index vectors, Target<E> scores, SoftmaxState<E>& state) {
     for (int m = 0; m < rows; ++m) state.sum[m] = reduce_add<E>(running[m]);
 }
 
-template <class E>
-inline void softmax(Index rows, Index vectors, Target<E> scores, SoftmaxState<E>& state) {
-    with_rows(rows, [&](auto count) { softmax_block<E, count.value>(vectors, scores, state); });
-}
-
-// Row m of the gradient. With P = probabilities * inverse_sum:
+// The gradient of a few rows. With P = probabilities * inverse_sum:
 //   in:  gradient = d(loss)/d(dropout(P)), grad_lse = d(loss)/d(lse)
 //   out: gradient = d(loss)/d(scores) = P (keep gradient - sum_j P keep gradient + grad_lse)
 //        probabilities = keep P, the matrix that was multiplied with v
-template <class E, bool dropout>
-inline void softmax_gradient(Index vectors, E inverse_sum, E grad_lse, E* probabilities,
-                             E* gradient, const E* keep) {
+template <class E, int rows, bool dropout>
+[[gnu::always_inline]] inline void softmax_gradient(Index vectors, const E* inverse_sum,
+                                                    const E* grad_lse, Target<E> probabilities,
+                                                    Target<E> gradient, const E* keep) {
     constexpr Index n = kLanes<E>;
     const Index width = vectors * n;
-    Vec<E> sum{};
+    const auto gradient_at = [&](int m, Index j) {
+        const Vec<E> g = load(gradient.data + m * gradient.row + j);
+        return dropout ? g * load(keep + j) : g;
+    };
+    Vec<E> sum[rows] = {};
     for (Index j = 0; j < width; j += n) {
-        Vec<E> g = load(gradient + j);
-        if constexpr (dropout) g *= load(keep + j);
-        sum += load(probabilities + j) * g;
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+            sum[m] += load(probabilities.data + m * probabilities.row + j) * gradient_at(m, j);
+        }
     }
-    const E delta = reduce_add<E>(sum) * inverse_sum - grad_lse;
+    E delta[rows];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) {
+        delta[m] = reduce_add<E>(sum[m]) * inverse_sum[m] - grad_lse[m];
+    }
     for (Index j = 0; j < width; j += n) {
-        const Vec<E> p = load(probabilities + j) * inverse_sum;
-        Vec<E> g = load(gradient + j);
-        if constexpr (dropout) g *= load(keep + j);
-        store(gradient + j, p * (g - delta));
-        if constexpr (dropout) {
-            store(probabilities + j, p * load(keep + j));
-        } else {
-            store(probabilities + j, p);
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; ++m) {
+            E* probability = probabilities.data + m * probabilities.row + j;
+            const Vec<E> p = load(probability) * inverse_sum[m];
+            store(gradient.data + m * gradient.row + j, p * (gradient_at(m, j) - delta[m]));
+            store(probability, dropout ? p * load(keep + j) : p);
         }
     }
 }

@@ -77,8 +77,8 @@ def _ridge(train: GraphSource, held_out: GraphSource, mae: Figure) -> Baseline:
 
 
 def _ridge_fits(x: np.ndarray, targets: np.ndarray) -> list[tuple[float, Predict]]:
-    """A fit for every penalty; the Gram matrix is worked out once for targets without missing labels."""
-    known = np.isfinite(targets)
+    """A fit for every penalty."""
+    known = np.isfinite(targets)  # targets without missing labels share one system
     fits: list[tuple[float, Predict]] = []
     whole = known.all()
     groups = [slice(None)] if whole else [slice(k, k + 1) for k in range(targets.shape[1])]
@@ -87,13 +87,16 @@ def _ridge_fits(x: np.ndarray, targets: np.ndarray) -> list[tuple[float, Predict
         rows = known[:, group].all(1)
         a, b = x[rows], targets[rows, group]
         mean_a, mean_b = a.mean(0), b.mean(0)
-        a = a - mean_a
-        parts.append((a.T @ a, a.T @ (b - mean_b), mean_a, mean_b))
+        a, b = a - mean_a, b - mean_b
+        # The smaller of the two systems: of the bits, or of the molecules.
+        parts.append((a, b, a.T @ a if len(a) > a.shape[1] else a @ a.T, mean_a, mean_b))
     for alpha in ALPHAS:
-        solved = [
-            (np.linalg.solve(gram + alpha * np.eye(len(gram)), cross), mean_a, mean_b)
-            for gram, cross, mean_a, mean_b in parts
-        ]
+        solved = []
+        for a, b, gram, mean_a, mean_b in parts:
+            system = gram + alpha * np.eye(len(gram))
+            by_bits = len(a) > a.shape[1]
+            weights = np.linalg.solve(system, a.T @ b) if by_bits else a.T @ np.linalg.solve(system, b)
+            solved.append((weights, mean_a, mean_b))
 
         def predict(values: np.ndarray, solved: Any = solved) -> np.ndarray:
             return np.concatenate([(values - m) @ w + b for w, m, b in solved], axis=1)

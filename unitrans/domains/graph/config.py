@@ -33,11 +33,12 @@ class DataConfig(BaseModel):
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, description="Between the cells of a table. null: by its first line."
     )
-    split: SplitKind = Field(
-        "random",
-        description="How molecules are held out. random; scaffold (Bemis-Murcko, balanced as in chemprop); "
-        "scaffold_deepchem (the largest scaffolds are trained on, as in DeepChem and MoleculeNet); column (see "
-        "split_column); official (that of a PyG or OGB data set). The same molecule is never on two sides.",
+    split: SplitKind | None = Field(
+        None,
+        description="How molecules are held out. null: official where the data set has a split, else random; random; "
+        "scaffold (Bemis-Murcko, balanced as in chemprop); scaffold_deepchem (the largest scaffolds are trained on, as "
+        "in DeepChem and MoleculeNet); column (see split_column); official (that of a PyG or OGB data set). The same "
+        "molecule is never on two sides.",
     )
     split_column: str = Field(
         "split",

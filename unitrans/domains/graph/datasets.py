@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -105,8 +109,17 @@ def saved_list(path: Path, data: DataConfig) -> Rows:
     """A list of `Data`, or an InMemoryDataset's (data, slices), from torch.save. Nothing but tensors and PyG's own
     containers is unpickled."""
     geometric = _geometric()
+    parts, stores = geometric.data.data, geometric.data.storage
+    names = (
+        (parts, "Data DataEdgeAttr DataTensorAttr"),
+        (stores, "GlobalStorage BaseStorage NodeStorage EdgeStorage"),
+    )
+    containers = [
+        getattr(where, name) for where, listed in names for name in listed.split() if hasattr(where, name)
+    ]
     try:
-        loaded = torch.load(path, weights_only=True)
+        with torch.serialization.safe_globals(containers):
+            loaded = torch.load(path, weights_only=True)
     except Exception as error:
         raise ValueError(
             f"data.path: {path} cannot be read as a list of PyG Data: {' '.join(str(error).split())[:200]}"
@@ -180,7 +193,7 @@ def _pcqm(name: str, root: Path, data: DataConfig) -> Rows:
     _must_exist(folder / "raw" / "data.csv.gz", "ogb.lsc import PCQM4Mv2Dataset as D; D", root, f"'{root}'")
     from ogb.lsc import PCQM4Mv2Dataset
 
-    with numpy_files():
+    with arrays_only():
         loaded = PCQM4Mv2Dataset(root=str(root), only_smiles=True)
         split = loaded.get_idx_split()
     table = parse_smiles(loaded.graphs, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
@@ -205,7 +218,7 @@ def _ogbg(name: str, root: Path, data: DataConfig) -> Rows:
         )
     from ogb.graphproppred import GraphPropPredDataset
 
-    with numpy_files():
+    with arrays_only():
         loaded = GraphPropPredDataset(name=name, root=str(root))
         split = loaded.get_idx_split()
     if loaded.task_type not in ("binary classification", "regression"):
@@ -247,17 +260,34 @@ def _must_exist(file: Path, statement: str, root: Path, arguments: str) -> None:
         )
 
 
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles NumPy arrays and tensors, and refuses everything else."""
+
+    _allowed = {
+        "numpy": {"ndarray", "dtype"},
+        "numpy.core.multiarray": {"_reconstruct", "scalar"},
+        "numpy._core.multiarray": {"_reconstruct", "scalar"},
+        "torch._utils": {"_rebuild_tensor_v2"},
+        "torch": {"LongStorage", "FloatStorage", "DoubleStorage", "IntStorage"},
+        "collections": {"OrderedDict"},
+        "_codecs": {"encode"},  # bytes of arrays in old protocols
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The named object, if it is a part of an array."""
+        if name not in self._allowed.get(module, ()):
+            raise pickle.UnpicklingError(f"expected arrays, got {module}.{name}: the file is not loaded")
+        return super().find_class(module, name)
+
+
 @contextmanager
-def numpy_files() -> Iterator[None]:
-    """Inside, torch.load takes the NumPy arrays that OGB's files hold, and nothing else that is pickled."""
-    core: Any = np._core.multiarray  # type: ignore[attr-defined]
-    allowed: list[Any] = [
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in ("i4", "i8", "f4", "f8", "O")),
-    ]
-    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        allowed.append((core._reconstruct, f"{module}._reconstruct"))
-        allowed.append((core.scalar, f"{module}.scalar"))
-    with torch.serialization.safe_globals(allowed):
-        yield
+def arrays_only() -> Iterator[None]:
+    """Inside, torch.load takes the pickled NumPy arrays that OGB's files hold, in the protocol that `weights_only` does
+    not know, and nothing else that is pickled."""
+    module = SimpleNamespace(Unpickler=_ArraysOnly, __name__="arrays_only")
+    load = partial(torch.load, weights_only=False, pickle_module=module)
+    try:
+        with mock.patch.object(torch, "load", load):
+            yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"data.path: a file of the data set cannot be read: {error}") from None

@@ -36,8 +36,8 @@ class GraphDomain:
         The split follows from data.split_seed, not from ``seed``.
         """
         train, validation = open_sources(data, label_kinds)
-        table = train.table
-        model_config.check_nodes(torch.from_numpy(table.nodes.astype(np.int64)))
+        nodes = train.table.nodes
+        model_config.check_nodes(torch.from_numpy(np.stack([nodes.min(0), nodes.max(0)]).astype(np.int64)))
         return train, validation
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
@@ -109,8 +109,9 @@ class GraphDomain:
         model_config: Any,
     ) -> list[Path]:
         """molecules.png: held-out molecules with what was predicted of them, or of their hidden atoms."""
-        if not source.molecules or not samples:
-            return []
+        widths = (source.table.nodes.shape[1], source.table.edge_attr.shape[1])
+        if not source.molecules or widths != MOLECULE_WIDTHS or not samples:
+            return []  # nothing that RDKit could draw
         from unitrans.domains.graph import pictures
 
         path = Path(directory) / "molecules.png"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import Tensor
 
-RESAMPLES = 500
+RESAMPLES = 200
 
 
 def bootstrap(

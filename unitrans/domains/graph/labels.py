@@ -49,6 +49,10 @@ def read_targets(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> Ta
             "name one column of classes, or use --objective regression"
         )
     text = [_text(value) for value in rows.columns[names[0]]]
+    if _is_numeric(rows.columns[names[0]]) and any(not float(value).is_integer() for value in text if value):
+        raise ValueError(
+            f"data.target={names[0]!r} has fractions, which are no classes: use --objective regression, or name another"
+        )
     classes = sorted({value for value in text if value is not None}, key=_class_order)
     place = {name: number for number, name in enumerate(classes)}
     values = np.array([-1 if value is None else place[value] for value in text], dtype=np.int64)

@@ -69,6 +69,8 @@ def molecule_picture(
     for atom, note in (notes or {}).items():
         mol.GetAtomWithIdx(atom).SetProp("atomNote", note)
     canvas = rdMolDraw2D.MolDraw2DCairo(*_SIDE)
+    options: Any = canvas.drawOptions()
+    options.annotationFontScale = 0.9
     marked = list(colours or {})
     rdMolDraw2D.PrepareAndDrawMolecule(
         canvas, mol, highlightAtoms=marked, highlightAtomColors=colours or {}, highlightBonds=[]

@@ -90,6 +90,8 @@ def open_sources(
 ) -> tuple[GraphSource, GraphSource | None]:
     """See ``GraphDomain.open``. rows: graphs that are in memory already, instead of data.path."""
     rows = read_rows(data) if rows is None else rows
+    if data.split is None:
+        data = data.model_copy(update={"split": "random" if rows.official is None else "official"})
     targets = read_targets(rows, data, kinds) if kinds else None
     table = rows.table
     usable = np.array([not reason for reason in table.reasons], dtype=bool)

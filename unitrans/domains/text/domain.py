@@ -16,6 +16,7 @@ from unitrans.domains.text import baselines as predictors
 from unitrans.domains.text import config
 from unitrans.domains.text.documents import EMBEDDED, Documents, nothing_usable, open_documents
 from unitrans.domains.text.pages import write_predictions
+from unitrans.domains.text.predict import row_reader
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.settings import settings_from
 from unitrans.domains.text.source import (
@@ -40,6 +41,7 @@ class TextDomain:
     name = "text"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
+    default_objective = "mlm"
 
     def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
         """What the settings given so far say about others: a tokenizer about the model, --init about both."""
@@ -49,9 +51,15 @@ class TextDomain:
         """Writes the tokenizer into the run folder, which AutoTokenizer then opens."""
         source.tokenizer.save(run)
 
-    def resumed(self, data: Mapping[str, Any], run: Path) -> dict[str, Any]:
-        """The ``data`` section of a run that goes on: with the tokenizer it had, words added included."""
-        return {**data, "tokenizer": str(run), "added_tokens": []} if has_tokenizer(run) else dict(data)
+    def resumed(
+        self, data: Mapping[str, Any], model: Mapping[str, Any], run: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sections ``data`` and ``model`` of a run that goes on: with the tokenizer it had, words added included,
+        and the vocabulary of one that it had trained."""
+        if not has_tokenizer(run):
+            return dict(data), dict(model)
+        size = model["vocab_size"] if data["tokenizer"] is not None else len(load_tokenizer(str(run)))
+        return {**data, "tokenizer": str(run), "added_tokens": []}, {**model, "vocab_size": size}
 
     def open(
         self, data: config.DataConfig, model_config: Any, seed: int, label_kinds: Sequence[LabelKind] = ()
@@ -70,7 +78,8 @@ class TextDomain:
         limit = min(
             data.max_length or model_config.max_position_embeddings, model_config.max_position_embeddings
         )
-        cutter = Cutter(tokenizer, limit, bool(model_config.causal), labels)
+        column = getattr(documents, "text", None)
+        cutter = Cutter(tokenizer, limit, bool(model_config.causal), labels, column)
         if data.streaming:
             train: Any = StreamedText(documents, cutter, data, seed, rule)
             validation = (
@@ -118,6 +127,12 @@ class TextDomain:
             batch["labels"] = torch.from_numpy(np.concatenate([sample["labels"] for sample in good]))
             batch["predicted"] = (batch["labels"] != IGNORED).nonzero().squeeze(1)
         return batch | stack_labels(good)
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """See ``unitrans.domains.base.Predicts``."""
+        return row_reader(names, reading, column)
 
     def data_unit_scale(self, source: Any, model_config: Any) -> None:
         """Tokens are no values."""

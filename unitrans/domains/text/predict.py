@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from unitrans.models.text_plans import TextPlans
 TOKENS = 4096  # of a batch, about
 
 
-def tokenizer_of(folder: Path) -> TextTokenizer:
+def tokenizer_of(folder: str | Path) -> TextTokenizer:
     """The tokenizer of a run, found from the run or one of its checkpoints. ValueError if there is none."""
-    folder = folder.resolve()
+    folder = Path(folder).expanduser().resolve()
     for place in (folder, *folder.parents[:2]):
         if has_tokenizer(place):
             return load_tokenizer(str(place))
@@ -207,3 +207,67 @@ class TextPredictor:
             raise ValueError(
                 f"expected a model of objective {objective} to {what}, got one of {self.objective.name}"
             )
+
+
+# ---- questions on the command line --------------------------------------------------------------------------------
+
+
+def _fill_mask(model: Any, folder: Path, text: str, options: Mapping[str, Any]) -> Iterator[str]:
+    top_k = options["top_k"] or 5
+    for row in TextPredictor(model, tokenizer_of(folder)).fill_mask(text, top_k):
+        yield f"{row['mask']}  {row['probability']:.4f}  {row['token']:<16}  {row['text']}"
+
+
+def _prompt(model: Any, folder: Path, text: str, options: Mapping[str, Any]) -> Iterator[str]:
+    for name, least in (("max_new_tokens", 1), ("temperature", 0)):
+        if options[name] < least:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {least} or more, got {options[name]}")
+    yield TextPredictor(model, tokenizer_of(folder)).continue_text(
+        text,
+        seed=options["seed"],
+        max_new_tokens=options["max_new_tokens"],
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+    )
+
+
+def _embed(model: Any, folder: Path, text: str, options: Mapping[str, Any]) -> Iterator[str]:
+    vector = TextPredictor(model, tokenizer_of(folder)).embed([text])[0]
+    yield " ".join(f"{value:.6g}" for value in vector.tolist())
+
+
+#: Flags of ``unitrans predict`` that ask about one text -> lines of the answer.
+QUESTIONS: dict[str, Callable[[Any, Path, str, Mapping[str, Any]], Iterator[str]]] = {
+    "fill_mask": _fill_mask,
+    "prompt": _prompt,
+    "embed": _embed,
+}
+
+
+def row_reader(
+    names: Sequence[str], reading: Mapping[str, Any], column: str | None
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """A function from a row of a table to a sample; see ``unitrans.domains.base.Predicts``."""
+    wanted = [column] if column is not None else [reading.get("text_column") or "text", "text"]
+    chosen = next((name for name in wanted if name in names), None)
+    if chosen is None:
+        raise ValueError(
+            f"expected a column {wanted[0]!r} with the texts, got {', '.join(names)}: name it with --column"
+        )
+    tokenizer = tokenizer_of(Path(reading["folder"]))
+
+    def read(row: Mapping[str, Any]) -> dict[str, Any]:
+        text = row.get(chosen)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"there is no text in the column {chosen}")
+        encoded = tokenizer.encode([text.strip()])[0]
+        if not len(encoded.ids):
+            raise ValueError(f"there is no token in {text!r}")
+        before, after = (
+            (tokenizer.begin, tokenizer.end) if reading["causal"] else (tokenizer.prefix, tokenizer.suffix)
+        )
+        room = reading["limit"] - len(before) - len(after)
+        ids = np.concatenate([np.asarray(before), encoded.ids[:room], np.asarray(after)]).astype(np.int64)
+        return {"input_ids": ids}
+
+    return read

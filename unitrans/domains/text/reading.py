@@ -16,7 +16,7 @@ from unitrans.domains.text.config import Boundary
 
 SUFFIXES = (".txt", ".text", ".md", ".rst")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-MAX_CHARACTERS = 1 << 20  # of a document in memory; what is longer comes in pieces
+MAX_CHARACTERS = 1 << 18  # of a document in memory; what is longer comes in pieces
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -30,6 +30,9 @@ def settings_from(layers: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("tokenizer") is None and "tokenizer" in found.get("data", {}):
         data["tokenizer"] = found["data"]["tokenizer"]
     model = found.get("model", {})
+    objective = layers.get("objective", {}).get("name")
+    if model.get("pooling") == "pooler" and objective in ("mlm", "clm", "token_classification"):
+        model = model | {"pooling": "mean"}  # these pool nothing: a pooler would never be trained
     if data.get("tokenizer") is None:
         size = data.get("vocab_size", DataConfig.model_fields["vocab_size"].default)
         return found | {"model": {"vocab_size": size} | model}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from unitrans.domains.text.tokenizer import Encoded, TextTokenizer
 from unitrans.objectives.base import LabelKind, Labels
 
 BATCH = 256  # documents that are tokenised at a time
+BATCH_CHARACTERS = 1 << 19
 IGNORED = -100
 
 
@@ -79,6 +79,7 @@ class Cutter:
     limit: int
     causal: bool
     labels: Labels | None = None
+    text_column: str | None = None  # of the table that the documents come from
     shortened: int = 0  # documents of which only the beginning is used
 
     def __post_init__(self) -> None:
@@ -88,6 +89,11 @@ class Cutter:
             raise ValueError(
                 f"data.max_length: expected room for two tokens and the special ones, got {self.limit}"
             )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these; the tokenizer lies in the run."""
+        return {"domain": "text", "text_column": self.text_column, "limit": self.limit, "causal": self.causal}
 
     def samples(self, documents: Sequence[Document]) -> Iterator[tuple[Document, list[Sample] | str]]:
         """Every document with its samples, or with the reason why there are none."""
@@ -164,9 +170,16 @@ def around(
 
 
 def batches(items: Iterable[Document], size: int = BATCH) -> Iterator[list[Document]]:
-    """Lists of at most this many."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+    """Lists of at most this many documents, of about BATCH_CHARACTERS: what tokenizers return is many times that."""
+    batch: list[Document] = []
+    characters = 0
+    for document in items:
+        batch.append(document)
+        characters += len(document.text)
+        if len(batch) == size or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
@@ -217,6 +230,11 @@ class TextSource:
     def tokenizer(self) -> TextTokenizer:
         """What made the tokens."""
         return self.cutter.tokenizer
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these."""
+        return self.cutter.reading
 
     @property
     def labels(self) -> Labels | None:

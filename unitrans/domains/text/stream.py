@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from unitrans.objectives.base import Labels
 
 BATCH = 64  # documents that are tokenised at a time
 VALIDATION_FILES = 16  # that held-out samples are taken from
-LOOKED_AT = 1000  # documents by which the length of an epoch is estimated
+LOOKED_AT = 1000  # documents by which the length of an epoch is estimated,
+LOOKED_AT_CHARACTERS = 1_000_000  # or as many as have these characters
 
 
 class StreamedText(Endless[Sample]):
@@ -53,6 +55,11 @@ class StreamedText(Endless[Sample]):
     def tokenizer(self) -> TextTokenizer:
         """What makes the tokens."""
         return self.cutter.tokenizer
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these."""
+        return self.cutter.reading
 
     @property
     def labels(self) -> Labels | None:
@@ -89,8 +96,12 @@ class StreamedText(Endless[Sample]):
 
     def _first(self) -> Iterator[tuple[Document, list[Sample] | str]]:
         chosen = (d for d in self.documents.of_file(0) if not self.held_out(d, d.id))
+        characters = 0
         for batch in batches(islice(chosen, LOOKED_AT), BATCH):
             yield from self.cutter.samples(batch)
+            characters += sum(len(document.text) for document in batch)
+            if characters > LOOKED_AT_CHARACTERS:
+                return
 
     def of_file(self, file: int, wanted: Callable[[Document], bool]) -> Iterator[Sample]:
         """The samples of the documents of one file that are wanted."""

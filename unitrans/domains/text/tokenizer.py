@@ -215,22 +215,29 @@ def _bpe(texts: Iterable[str], vocab_size: int) -> tuple[Any, dict[str, str]]:
     return tokenizer, dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
 
 
-@lru_cache(maxsize=4)
 def load_tokenizer(name: str, added: tuple[str, ...] = ()) -> TextTokenizer:
     """The tokenizer in a folder or of the hub, with words added. ValueError in one sentence for what cannot be had."""
-    from transformers import AutoTokenizer
-
     folder = Path(os.path.expanduser(name))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"data.tokenizer: {name!r} is a file, expected a folder with {TOKENIZER_FILES[0]}")
+    if not folder.is_dir():
+        return _loaded(name, name, added, 0)
+    files = [folder / file for file in TOKENIZER_FILES]
+    changed = sum(file.stat().st_mtime_ns for file in files if file.is_file())
+    return _loaded(str(folder.resolve()), name, added, changed)
+
+
+@lru_cache(maxsize=4)
+def _loaded(place: str, name: str, added: tuple[str, ...], changed: int) -> TextTokenizer:
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
+        tokenizer = AutoTokenizer.from_pretrained(place)
     except Exception as error:  # whatever transformers, tokenizers and transports raise
         first = " ".join(str(error).split())[:200] or type(error).__name__
+        is_folder = place != name or Path(place).is_dir()
         what = (
-            "the folder has no tokenizer that can be read"
-            if folder.is_dir()
-            else "there is no such folder or name"
+            "the folder has no tokenizer that can be read" if is_folder else "there is no such folder or name"
         )
         raise ValueError(f"data.tokenizer: {name!r}: {what} ({first})") from None
     if added:

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.errors import SourceError
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.labels import class_name, label_column
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, read_image
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 _PROBE_SECONDS = 10.0
+STREAM_ROUNDS = 3
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
 _SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 SPLIT_WORDS = tuple(_SPLITS)
@@ -90,11 +92,14 @@ def read_record(record: Any, name: str, folder: Path, channels: int, value_range
             return read_image(folder / path, channels, value_range)
         import fsspec
 
-        try:
-            with fsspec.open(path, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            raise BrokenImageError(f"there is no file {path}") from None
+        with unbroken(f"{name} cannot be read"):
+            try:
+                with fsspec.open(path, "rb") as file:
+                    content = file.read()
+            except FileNotFoundError:
+                content = None
+        if content is None:
+            raise BrokenImageError(f"there is no file {path}")
     # Decoders choose by the suffix and want a file; in /dev/shm it never reaches a disk.
     known = [suffix for start, suffix in _SUFFIX_OF if content.startswith(start)]
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -411,10 +416,32 @@ def readable(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ValueError(f"{where} cannot be read as a data set: {_first_line(cause)}") from error
+        raise ValueError(f"{where} cannot be read as a data set: {_first_line(_innermost(error))}") from error
+
+
+@contextmanager
+def unbroken(what: str) -> Iterator[None]:
+    """What reading on raises (see ``readable``) becomes a SourceError."""
+    try:
+        yield
+    except Exception as error:
+        raise SourceError(f"{what} ({_first_line(_innermost(error))})") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def limit_retries() -> None:
+    """A stream whose server is gone is given up after a few rounds instead of ``datasets``' twenty; each round is
+    itself several attempts of ``huggingface_hub``, further and further apart (half a minute)."""
+    import datasets
+
+    for name in ("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"):
+        if hasattr(datasets.config, name):
+            setattr(datasets.config, name, min(STREAM_ROUNDS, getattr(datasets.config, name)))
 
 
 def _first_line(error: BaseException) -> str:

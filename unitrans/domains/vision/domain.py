@@ -62,6 +62,11 @@ class VisionDomain:
         if data.streaming:
             return _open_streaming(data, seed, labels)
         reader, notes, unreadable = open_reader(data.path, data, "data.path", labels)
+        if data.split is not None and not isinstance(reader, TableReader):
+            raise ValueError(
+                f"data.split={data.split} is for parquet files and data sets with splits, and {data.path!r} has none: "
+                "leave it out, or name a folder of its own as data.path"
+            )
         everything: Sequence[int] = range(len(reader.ids))
         first_readable(reader, everything, "data.path", data.path)
         validation: VisionSource | None = None

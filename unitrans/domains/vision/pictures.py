@@ -36,7 +36,8 @@ def draw_reconstructions(
     predictions: one [h*w, C*p*p] tensor each, normalised too. In the third picture visible pixels are the
     original's and hidden ones predicted, clipped to [0, 1]; the caption is the mean |error| per hidden
     value in units of [0, 1], before clipping. Small images are enlarged without smoothing. One channel is
-    drawn grey; of more than three, the first three are shown.
+    drawn grey; of more than three, the first three are shown. Where the originals fill less than half of [0, 1]
+    (satellite images, microscopy), the contrast of all pictures is stretched by the same amount and the title says so.
     """
     if not samples or len(samples) != len(predictions):
         raise ValueError(
@@ -55,14 +56,26 @@ def draw_reconstructions(
     for axis in axes.flat:
         axis.set_axis_off()
     hidden = float(np.mean([float(torch.as_tensor(sample["mask"]).float().mean()) for sample in samples]))
+    drawn = [_triple(*pair, mean, std, patch_size) for pair in zip(samples, predictions, strict=True)]
+    low, high = _contrast([pictures[0] for pictures, _ in drawn])
+    original = "original" if (low, high) == (0, 1) else f"original ({low:.2f} - {high:.2f})"
     for block in range(blocks):
-        for column, title in enumerate(("original", f"masked ({hidden:.0%} hidden)", "predicted")):
+        for column, title in enumerate((original, f"masked ({hidden:.0%} hidden)", "predicted")):
             axes[0, 4 * block + column].set_title(title, fontsize=8.5, fontweight="bold")
-    for index, (sample, prediction) in enumerate(zip(samples, predictions, strict=True)):
+    for index, (pictures, error) in enumerate(drawn):
         block, row = divmod(index, rows)
-        pictures, error = _triple(sample, prediction, mean, std, patch_size)
-        _draw_row(list(axes[row, 4 * block : 4 * block + 3]), pictures, error)
+        stretched = [np.clip((picture - low) / (high - low), 0, 1) for picture in pictures]
+        mask = pixel_mask(torch.as_tensor(samples[index]["mask"]).cpu(), patch_size).numpy()
+        stretched[1][mask] = HIDDEN_COLOUR
+        _draw_row(list(axes[row, 4 * block : 4 * block + 3]), stretched, error)
     figure.savefig(path)
+
+
+def _contrast(originals: Sequence[np.ndarray]) -> tuple[float, float]:
+    """What is drawn as black and as white: (0, 1), or the range of all originals where it is less than half of that."""
+    values = np.concatenate([picture.ravel() for picture in originals])
+    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    return (low, high) if 0 < high - low < 0.5 else (0.0, 1.0)
 
 
 def _draw_row(axes: Sequence[Axes], pictures: Sequence[np.ndarray], error: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import sys
@@ -24,6 +25,9 @@ IMAGE_SUFFIXES = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "pfm", "tga", "jp2", "j2k", "npy"),
     )
 )
+# Pillow reports layouts it does not know on the screen, once per file; they are read by tifffile.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
 # The weights of ITU-R BT.601, which Pillow uses for mode L too.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
@@ -103,6 +107,8 @@ def _printable(path: str) -> str:
 def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
     """The image as float32 [channels, H, W] in [0, 1]: first frame, EXIF orientation applied.
 
+    A TIFF of as many grey pages as ``channels`` (more than one) is one image with a channel from every page.
+
     Palettes are looked up; CMYK and other colour spaces become RGB. Transparent images are laid on white,
     as a page shows them (the colour stored under a transparent pixel is arbitrary), unless ``channels`` is
     4: then RGBA stays, and images without alpha are opaque (arrays are not images: they must have 4). Grey
@@ -172,9 +178,12 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
                 return _read_tifffile(stream)
             raise
         with file:
+            if channels > 1 and pages_of(file) == channels and _is_grey(file):
+                return np.concatenate([_grey_page(file, page) for page in range(channels)], axis=2)
             if _is_deep_colour(file):
                 return _read_deep_colour(file, stream, channels)
-            inverted = file.mode == "I;16" and _tiff_tag(file, "PhotometricInterpretation") == 0
+            if _is_grey(file):
+                return _grey_page(file, 0)
             picture: Image.Image = ImageOps.exif_transpose(file)
         mode = picture.mode
         if picture.has_transparency_data:
@@ -184,14 +193,31 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
             white = Image.new("RGBA", rgba.size, "white")
             picture = Image.alpha_composite(white, rgba).convert("L" if mode == "LA" else "RGB")
             mode = picture.mode
-        if mode == "1":
-            picture, mode = picture.convert("L"), "L"  # 0 and 255
-        if mode in ("L", "I", "F") or mode.startswith("I;16"):
-            pixels = np.array(picture)
-            if inverted:  # 0 is white; Pillow sees to that in 8 bits, not in 16
-                pixels = np.iinfo(pixels.dtype).max - pixels
-            return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))[:, :, None]
-        return np.array(picture.convert("RGB"))
+        return np.array(picture)[:, :, None] if mode == "L" else np.array(picture.convert("RGB"))
+
+
+def pages_of(file: Image.Image) -> int:
+    """The pages of a TIFF; 1 for other images, whose frames are an animation."""
+    return int(getattr(file, "n_frames", 1)) if isinstance(file, TiffImageFile) else 1
+
+
+def _is_grey(file: Image.Image) -> bool:
+    grey = file.mode in ("1", "L", "I", "F") or file.mode.startswith("I;16")
+    return grey and not file.has_transparency_data
+
+
+def _grey_page(file: ImageFile.ImageFile, page: int) -> np.ndarray:
+    """[H, W, 1] in the stored type."""
+    if page:
+        file.seek(page)
+    if not _is_grey(file):
+        raise BrokenImageError(f"page {page + 1} is not grey as the first is, but {file.mode}")
+    inverted = file.mode == "I;16" and _tiff_tag(file, "PhotometricInterpretation") == 0
+    picture: Image.Image = ImageOps.exif_transpose(file)
+    pixels = np.array(picture.convert("L") if picture.mode == "1" else picture)  # 1 bit: 0 and 255
+    if inverted:  # 0 is white; Pillow sees to that in 8 bits, not in 16
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))[:, :, None]
 
 
 def _raw_mode(file: ImageFile.ImageFile) -> str:

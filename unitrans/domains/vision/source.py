@@ -11,16 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unitrans.domains.base import Sample
 from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from unitrans.domains.vision.datasets import is_table, open_hub, open_table
 from unitrans.domains.vision.labels import class_labels, folder_label, numbered
-from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, read_image
+from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, pages_of, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
 from unitrans.objectives.base import Labels
 
+PROBED_TIFFS = 16  # looked at for pages
 MAX_STATISTICS_IMAGES = 2000  # read to compute mean and std; their error is then far below 1 % of the std
 
 
@@ -276,8 +278,26 @@ def open_reader(
         count = listing.ignored.total()
         files = "1 file that is not an image" if count == 1 else f"{count:,} files that are not images"
         notes.append(f"ignored {files} in {path}: {kinds}")
+    notes += _unread_pages(root, listing.paths, data.channels)
     reader = FolderReader(root, listing.ids, listing.paths, data.channels, data.value_range)
     return reader, notes, listing.unreadable
+
+
+def _unread_pages(root: Path, paths: Sequence[str], channels: int) -> list[str]:
+    """A note if one of the first TIFF files has pages that will not be read."""
+    tiffs = [path for path in paths if path.lower().endswith((".tif", ".tiff"))]
+    for path in tiffs[:PROBED_TIFFS]:
+        try:
+            with Image.open(root / path) as file:
+                pages = pages_of(file)
+        except Exception:  # damaged, or a layout for tifffile: what is wrong with it is told when it is read
+            continue
+        if pages not in (1, channels):
+            return [
+                f"{path} has {pages} pages: the first page of each file is read (data.channels={pages} takes grey "
+                "pages as channels; to train on each page, save them as files)"
+            ]
+    return []
 
 
 def _found_instead(ignored: Counter[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ VALIDATION_FILES = 16  # that held-out images are taken from
 class Rows:
     """The rows of a streamed split, file by file.
 
-    files: how many there are. size: how many rows, None if unknown. label_column, class_names: where the classes are
-    and what they are called, None where none were asked for.
+    where: what it is called in messages. files: how many there are. size: how many rows, None if unknown. label_column,
+    class_names: where the classes are and what they are called, None where none were asked for.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class Rows:
         column: str,
         split: str,
         size: int | None,
+        where: str,
         label_column: str | None = None,
         class_names: list[str] | None = None,
     ) -> None:
-        self.stream, self.column, self.split, self.size = stream, column, split, size
+        self.stream, self.column, self.split, self.size, self.where = stream, column, split, size, where
         self.label_column, self.class_names = label_column, class_names
         self.files = int(stream.num_shards)
         names = [datasets.short_name(path) for path in self._first_paths()]
@@ -64,9 +65,19 @@ class Rows:
         return paths
 
     def _records(self, file: int) -> Iterator[tuple[Any, Any]]:
+        """(record, class) of one file. SourceError when it breaks off, after `datasets` and `huggingface_hub` have
+        tried again for a while."""
         # Not iter(stream): inside a loader worker that gives each worker a part of the files.
-        for batch in self.stream.shard(self.files, file).iter(batch_size=READ_ROWS):
+        batches, row = self.stream.shard(self.files, file).iter(batch_size=READ_ROWS), 0
+        while True:
+            with datasets.unbroken(
+                f"{self.where} broke off after row {row:,} of file {file + 1} of {self.files}"
+            ):
+                batch = next(batches, None)
+            if batch is None:
+                return
             records = batch[self.column]
+            row += len(records)
             labels = [None] * len(records) if self.label_column is None else batch[self.label_column]
             yield from zip(records, (class_name(label, self.class_names) for label in labels), strict=True)
 
@@ -100,16 +111,22 @@ class StreamedImages(VisionSource):
         return self.__dict__ | {"_rows": None, "_process": None}
 
     def _forget(self) -> None:
-        self._rows: Iterator[Row] | None = None
+        self._rows: Generator[Row, None, None] | None = None
         self._process = os.getpid()
         self._epoch, self._next, self._epoch_start = 0, 0, 0
         self._name, self._record, self._label = "", None, None
+
+    def close(self) -> None:
+        """Ends the reading: threads that read ahead must not outlive the interpreter."""
+        if self._rows is not None and self._process == os.getpid():
+            self._rows.close()
+        self._forget()
 
     def held_out(self, name: str) -> bool:
         """Whether the row with this id is never trained on."""
         return self.fraction > 0 and hash_fraction(units_of([name], self.data.group)[0]) < self.fraction
 
-    def epoch(self, epoch: int) -> Iterator[Row]:
+    def epoch(self, epoch: int) -> Generator[Row, None, None]:
         """The training rows of an epoch in their order."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
         buffer: list[Row] = []
@@ -224,6 +241,7 @@ def _open_rows(
     """The rows of a split, and the names of all splits."""
     if hasattr(builder.config, "decode_num_threads"):
         builder.config.decode_num_threads = 0  # else every image is decoded, those that are skipped too
+    datasets.limit_retries()
     with datasets.readable(where):
         streams = builder.as_streaming_dataset()
     names = [str(name) for name in streams]
@@ -241,7 +259,7 @@ def _open_rows(
             )
     with datasets.readable(where):
         stream = datasets.undecoded(stream, column, *[name for name in classes[:1] if name is not None])
-        return Rows(stream, column, split, _size(builder, split), *classes), names
+        return Rows(stream, column, split, _size(builder, split), where, *classes), names
 
 
 def _size(builder: Any, split: str) -> int | None:
@@ -269,6 +287,8 @@ def open_stream(
     data.validation names otherwise. ValueError in one sentence for what cannot be streamed."""
     root = Path(os.path.expanduser(data.path))
     where = f"data.path: {data.path!r}"
+    if data.path in EMBEDDED:
+        raise ValueError(f"{where} is embedded and in memory at once: leave data.streaming out")
     builder, notes = _builder(root, data, where)
     rows, splits = _open_rows(builder, data, data.split, where, labels)
     if rows.size is None and data.stream_samples is None:

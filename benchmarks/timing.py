@@ -1,0 +1,64 @@
+"""Interleaved timing: A B C A B C ..., so that whatever else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median and quartiles of the ratios of the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(numerator: list[float], denominator: list[float]) -> Ratio:
+        ratios = np.array(numerator) / np.array(denominator)
+        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        return Ratio(float(median), float(low), float(high))
+
+
+def clock() -> Callable[[], float]:
+    """Processor time for one thread, which other programs do not add to; wall time for several."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _time(run: Callable[[], object], calls: int, now: Callable[[], float]) -> float:
+    begin = now()
+    for _ in range(calls):
+        run()
+    return (now() - begin) / calls
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], *, seconds: float, sample: float = 0.008, rounds: int = 5
+) -> dict[str, list[float]]:
+    """Seconds per call of every run, one figure per round.
+
+    Args:
+        runs: what to time, in order.
+        seconds: wall time to spend on all, after warming up.
+        sample: least seconds of one figure; fast runs are called several times for it.
+        rounds: least number of rounds, whatever they take.
+    """
+    now = clock()
+    calls = {}
+    for name, run in runs.items():
+        run()
+        once = _time(run, 1, time.perf_counter)
+        if once < sample:
+            once = min(once, _time(run, 1, time.perf_counter))
+        calls[name] = max(1, round(sample / max(once, 1e-7)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while len(next(iter(times.values()))) < rounds or time.perf_counter() < end:
+        for name, run in runs.items():
+            times[name].append(_time(run, calls[name], now))
+    return times

@@ -1,0 +1,59 @@
+"""The processes of a run: how many there are, which one speaks, how they end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unitrans.domains.errors import SourceError
+from unitrans.train import checkpoint as ckpt
+from unitrans.train.errors import RunError
+from unitrans.train.runs import command_line
+
+
+def world_size() -> int:
+    """Processes of this run, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """A line on the screen, once for all processes."""
+    if is_main():
+        print(text, flush=True)
+
+
+@contextmanager
+def failures(run: Path | None) -> Iterator[None]:
+    """Where a run is on its way: a source that breaks off ends it with one sentence that says how to go on, and
+    loader workers end before the process does."""
+    try:
+        yield
+    except SourceError as error:
+        end_workers(error)
+        steps = [] if run is None else ckpt.steps_in(run / "checkpoints")
+        saved = (
+            f"; everything up to update {steps[-1]:,} is saved" if steps else "; nothing had been saved yet"
+        )
+        more = f", to go on: {command_line('train', '--resume', str(run))}" if steps else ""
+        raise RunError(error.sentence + (saved + more) * (run is not None)) from None
+    except RunError as error:
+        end_workers(error)
+        raise
+
+
+def end_workers(error: BaseException | None) -> None:
+    """Frees the loader that the frames of an error hold. Its workers end with it; they do not heed SIGTERM, so a
+    process that waited for them at its exit would wait for ever."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
