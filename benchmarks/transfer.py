@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unitrans.train.config import resolve
-from unitrans.train.run import make_trainer, open_new_session
+from unitrans.train.session import make_trainer, open_new_session
 
 MODEL = ["model.name=swin", "model.patch_size=4", "model.embed_dim=64", "model.depths=[2,4]"]
 MODEL += ["model.num_heads=[2,4]", "model.window_size=4", "model.drop_path_rate=0.0"]

@@ -21,7 +21,7 @@ from unitrans.models.graphormer_plans import (
     plans_of_edges,
 )
 from unitrans.models.images import EncoderOutput, check_sizes
-from unitrans.nn import Block, GraphPairBias, NodeEmbedding, gather_rows
+from unitrans.nn import MASKED, Block, GraphPairBias, NodeEmbedding, gather_rows
 from unitrans.ops.graphs import PathRule
 
 NormPlace = Literal["post", "pre"]
@@ -246,6 +246,26 @@ class GraphormerModel(GraphormerPreTrainedModel):
     def embed(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
         """nodes int64 [T, F], categories (-1: hidden) -> rows [T', C], graph tokens included."""
         return self.embed_drop(self.embed_norm(self.embed_nodes(nodes, plans)))
+
+    #: Hidden nodes lose their features; no learned row of an objective is needed.
+    hides_by_vector = False
+
+    def embed_tokens(
+        self, inputs: Mapping[str, Any], plans: GraphormerPlans, hidden: Tensor | None, mask_token: Tensor | None
+    ) -> Tensor:
+        """Embedded rows [T', C] of a batch, for `encode_blocks`.
+
+        Args:
+            inputs: nodes int64 [T, F].
+            plans: of the batch.
+            hidden: bool [T], nodes whose features are hidden; None: none. mask_token is not needed.
+        """
+        nodes = inputs["nodes"]
+        return self.embed(nodes if hidden is None else torch.where(hidden[:, None], MASKED, nodes), plans)
+
+    def token_rows(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
+        """Rows [T', C] -> those of the tokens that were given [T, C], here nodes."""
+        return self.rows_of_nodes(x, plans)
 
     def bias(self, plans: GraphormerPlans) -> Tensor:
         """The bias planes [N, P] that all blocks share."""

@@ -1,10 +1,11 @@
 """What image encoders share: images to packed rows, pooling, their output."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -52,6 +53,8 @@ class ImageEncoder(KeepsFrozen):
 
     main_input_name = "pixel_values"
     input_names = ("patches", "plans")
+    #: Hidden tokens are replaced by a learned row of the objective.
+    hides_by_vector = True
 
     def remember_plans(self) -> None:
         """Prepare the plans of image_size, so that tracing never meets the planner. Others are added by use."""
@@ -84,6 +87,22 @@ class ImageEncoder(KeepsFrozen):
         if patches is None or plans is None:
             raise ValueError("expected pixel_values, or patches together with plans")
         return patches, plans
+
+    def embed_tokens(
+        self, inputs: Mapping[str, Any], plans: Any, hidden: Tensor | None, mask_token: Tensor | None
+    ) -> Tensor:
+        """Embedded rows [T, C] of a batch, for `encode_blocks`.
+
+        Args:
+            inputs: patches [T, in_chans*p*p].
+            plans: of the batch.
+            hidden: bool [T], patches that are replaced by mask_token [1, C]; None: none.
+        """
+        x = self.embed(inputs["patches"])
+        if hidden is None:
+            return x
+        assert mask_token is not None
+        return torch.where(hidden[:, None], mask_token.to(x.dtype), x)
 
     @staticmethod
     def visible(patches: Tensor, plans: Any) -> Tensor:

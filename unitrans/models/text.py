@@ -1,6 +1,7 @@
 """What text encoders share: padded batches to the packed stream, embedding, Blocks, pooling."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -206,6 +207,35 @@ class TextEncoder(PreTrainedModel):
     def embed(self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None) -> Tensor:
         """Tokens int64 [T] and their segments int64 [T] -> rows [T, C]."""
         return self.embeddings(input_ids, plans.place + self.config.position_offset, token_type_ids)
+
+    #: Hidden tokens are replaced by the mask token, not by a learned row of an objective.
+    hides_by_vector = False
+
+    def embed_tokens(
+        self, inputs: Mapping[str, Any], plans: TextPlans, hidden: Tensor | None, mask_token: Tensor | None
+    ) -> Tensor:
+        """Embedded rows [T, C] of a batch, for `encode_blocks`.
+
+        Args:
+            inputs: input_ids int64 [T], token_type_ids int64 [T] where there are any.
+            plans: of the batch.
+            hidden: bool [T], tokens that are replaced by the mask token; None: none. mask_token is not needed.
+
+        Raises:
+            ValueError: something is hidden and the tokenizer has no mask token.
+        """
+        ids = inputs["input_ids"]
+        if hidden is not None:
+            if self.config.mask_token_id is None:
+                raise ValueError(
+                    "model.mask_token_id: hiding tokens needs the token that stands for a hidden one, got none"
+                )
+            ids = torch.where(hidden, self.config.mask_token_id, ids)
+        return self.embed(ids, plans, inputs.get("token_type_ids"))
+
+    def token_rows(self, x: Tensor, plans: TextPlans) -> Tensor:
+        """Rows [T, C] -> those of the tokens that were given: all of them."""
+        return x
 
     def encode(self, x: Tensor, plans: TextPlans) -> Tensor:
         """Embedded rows [T, C] through all blocks -> [T, C]."""

@@ -326,6 +326,10 @@ class VitModel(VitPreTrainedModel):
             rows.append(x)
         return rows
 
+    def token_rows(self, x: Tensor, plans: VitPlans) -> Tensor:
+        """Rows [T', C] -> those of the tokens that were given [T, C], here patches."""
+        return self.patches_of(x, plans)
+
     @staticmethod
     def patches_of(x: Tensor, plans: VitPlans) -> Tensor:
         """Rows [T', C] -> those of patches [T, C]."""

@@ -1,8 +1,9 @@
 """Objectives: what is hidden, what is predicted, the loss; and the one model that is trained (layer 6)."""
 
 from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
+from unitrans.objectives.beit import register_tokenizer
 from unitrans.objectives.model import MaskedSignalConfig, MaskedSignalModel
-from unitrans.objectives.registry import get_objective, make_objective
+from unitrans.objectives.registry import get_objective, make_objective, register_objective
 
 __all__ = [
     "LabelKind",
@@ -13,4 +14,6 @@ __all__ = [
     "SignalOutput",
     "get_objective",
     "make_objective",
+    "register_objective",
+    "register_tokenizer",
 ]

@@ -5,7 +5,7 @@ sample, as a pure function of the generator it is given. The model half is an nn
 the encoder: it hides, runs the encoder and sums the loss. Neither reads files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 LabelKind = Literal["class", "multi", "value", "token"]
 
 #: What an objective predicts, as a domain that draws it and compares it with simple predictors has to know.
-Shows = Literal["pixels", "patch_tokens", "features", "other"]
+Shows = Literal["pixels", "patch_tokens", "tokens", "nodes", "features", "other"]
 
 
 @dataclass
@@ -63,6 +63,20 @@ class Labels:
         return cls(kind=fields["kind"], **lists)
 
 
+class CollapseError(RuntimeError):
+    """What is predicted has become the same everywhere, so that nothing can be learnt; the message is one sentence."""
+
+
+def check_one_row_per_patch(objective: str, encoder_config: Any) -> None:
+    """ValueError for an image encoder with windows or merges, whose last rows stand for several patches."""
+    if encoder_config.total_stride != encoder_config.patch_size:
+        raise ValueError(
+            f"objective {objective}: expected an encoder with one row per patch such as vit, got "
+            f"{encoder_config.model_type.removeprefix('unitrans-')}; for it use objective mim with "
+            "encoder_tokens=visible"
+        )
+
+
 class Objective:
     """The data half of an objective, and the way to its model half. Made for subclasses.
 
@@ -70,10 +84,12 @@ class Objective:
         name: as on the command line.
         domains: names of the domains it is made for.
         label_kinds: the kinds of labels it learns from, () for none.
-        shows: what it predicts where it learns from no labels: hidden pixels, discrete tokens of patches, features of
-            a teacher, or something that the domain knows by the figure it is judged by.
+        shows: what it predicts where it learns from no labels: hidden pixels, tokens of patches, tokens of text, nodes
+            of graphs, features of a teacher, or something else.
         Options: its section of the configuration; every field has a description.
         decays_tokens: whether weight decay takes the learned tokens and positions too (MAE); False: the encoder decides.
+        needs_fit: whether `fit` must be called when a run begins.
+        beside: figures that are those of simple predictors, and what these are in words.
         metric_names: what `metrics` adds up.
         headline: the figure that reports compare with simple predictors, a key of `metrics` or `figures`.
         greater_is_better: whether a greater headline is better.
@@ -86,6 +102,8 @@ class Objective:
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ()
     shows: ClassVar[Shows] = "other"
     decays_tokens: ClassVar[bool] = False
+    needs_fit: ClassVar[bool] = False
+    beside: ClassVar[Mapping[str, str]] = {}
     Options: ClassVar[type[pydantic.BaseModel]]
     metric_names: ClassVar[tuple[str, ...]] = ()
     headline: str = "loss"
@@ -99,6 +117,11 @@ class Objective:
         self.options = self.Options(**options)
 
     @property
+    def known_to_domain(self) -> bool:
+        """Whether a domain has simple predictors of what is predicted; otherwise there are those of `beside` only."""
+        return bool(self.label_kinds) or self.shows in ("pixels", "tokens", "nodes")
+
+    @property
     def note(self) -> str | None:
         """What has to be said beside pictures and figures; None: nothing."""
         return None
@@ -110,6 +133,19 @@ class Objective:
     def build_head(self) -> nn.Module:
         """The model half: called as head(encoder, **batch) -> SignalOutput."""
         raise NotImplementedError
+
+    def fit(self, head: nn.Module, batches: Iterable[dict[str, Any]], seed: int) -> list[str]:
+        """Learns what has to be known before training (`needs_fit`), into buffers of the head, which checkpoints hold.
+
+        Args:
+            head: of the model that will be trained; it may have been filled already.
+            batches: training samples as held-out ones are prepared, in an order that is always the same.
+            seed: of the run.
+
+        Returns:
+            Sentences that a person should see.
+        """
+        return []
 
     def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
         """For each of metric_names what evaluation adds up: [sum, count] of a batch.

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unitrans.objectives.base import Labels, SignalOutput
+from unitrans.objectives.base import Labels, SignalOutput, check_one_row_per_patch
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 from unitrans.objectives.mim import PixelObjective, no_mask
 
@@ -48,12 +48,7 @@ class MaskedAutoencoder(PixelObjective):
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
         super().__init__(encoder_config, labels, **options)
-        if encoder_config.total_stride != encoder_config.patch_size:
-            raise ValueError(
-                f"objective mae: expected an encoder with one row per patch such as vit, got "
-                f"{encoder_config.model_type.removeprefix('unitrans-')}; for it use objective mim with "
-                "encoder_tokens=visible"
-            )
+        check_one_row_per_patch(self.name, encoder_config)
         rows, cols = encoder_config.grid
         if int(rows * cols * (1 - self.options.mask_ratio)) < 1:
             raise ValueError(

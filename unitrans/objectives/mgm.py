@@ -46,6 +46,7 @@ class MaskedGraphModeling(Objective):
 
     name = "mgm"
     domains = ("graph",)
+    shows = "nodes"
     Options = MgmOptions
     metric_names = ("node_accuracy", "edge_accuracy")
     headline = "node_accuracy"

@@ -63,6 +63,7 @@ class TokenObjective(Objective):
     """What the objectives share that predict tokens of text: accuracy and perplexity."""
 
     domains = ("text",)
+    shows = "tokens"
     metric_names = ("accuracy",)
     headline = "accuracy"
     greater_is_better = True

@@ -110,6 +110,12 @@ class MaskedSignalModel(KeepsFrozen):
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
         return self.head(self.encoder, **batch)
 
+    def after_update(self) -> None:
+        """What a head does after every update of the optimizer (a teacher follows). CollapseError ends the run."""
+        after = getattr(self.head, "after_update", None)
+        if after is not None:
+            after(self.encoder)
+
     def batch_keys(self) -> frozenset[str]:
         """The keys of a batch that forward takes; the others (ids, grids) are for people and pictures."""
         parameters = inspect.signature(self.head.forward).parameters.values()

@@ -4,7 +4,9 @@ import difflib
 from typing import Any
 
 from unitrans.objectives.base import Labels, Objective
+from unitrans.objectives.beit import DiscreteTargets
 from unitrans.objectives.clm import CausalLanguageModeling
+from unitrans.objectives.data2vec import TeacherFeatures
 from unitrans.objectives.mae import MaskedAutoencoder
 from unitrans.objectives.mgm import MaskedGraphModeling
 from unitrans.objectives.mim import MaskedImageModeling
@@ -17,6 +19,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     for objective in (
         MaskedImageModeling,
         MaskedAutoencoder,
+        DiscreteTargets,
+        TeacherFeatures,
         MaskedLanguageModeling,
         CausalLanguageModeling,
         MaskedGraphModeling,
@@ -25,6 +29,23 @@ OBJECTIVES: dict[str, type[Objective]] = {
         TokenClassification,
     )
 }
+
+
+def register_objective(objective: type[Objective]) -> type[Objective]:
+    """Makes an objective known by its name, to configurations and to checkpoints; usable as a decorator.
+
+    It must be registered before a run that names it begins, and wherever its checkpoints are read.
+
+    Raises:
+        ValueError: the name is taken, or something that an objective needs is missing.
+    """
+    for attribute in ("name", "domains", "Options"):
+        if not hasattr(objective, attribute):
+            raise ValueError(f"objective {objective.__name__}: expected the attribute {attribute!r}")
+    if OBJECTIVES.get(objective.name, objective) is not objective:
+        raise ValueError(f"objective: the name {objective.name!r} is taken, choose another one")
+    OBJECTIVES[objective.name] = objective
+    return objective
 
 
 def get_objective(name: str) -> type[Objective]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unitrans.domains.base import Baseline, compare
 from unitrans.domains.curves import draw_curves
 from unitrans.train.callbacks import METRICS_FILE, read_metrics
 from unitrans.train.data import VALIDATION, Skipped
@@ -81,7 +82,7 @@ def _details(
 ) -> tuple[list[Path], dict[str, Any]]:
     """What the domain has to say about all predictions for a part, where it has."""
     describe = getattr(session.domain, "details", None)
-    if describe is None:
+    if describe is None or not session.objective.known_to_domain:
         return [], {}
     files, found = describe(run, part.name, part.collected, session.objective)
     intervals = found.get("intervals", {})
@@ -96,20 +97,38 @@ def _compare(session: Session, part: Judged, say: Callable[[str], None]) -> dict
     metrics = part.metrics
     seed, objective = session.settings["seed"], session.objective
     figures = {name.removeprefix("eval_"): value for name, value in metrics.items() if name != "eval_seconds"}
-    baselines = session.domain.baselines(
-        session.train_source,
-        part.source,
-        objective,
-        session.model_config,
-        lambda sample_id: sample_rng(seed, None, sample_id, "mask"),
-    )
+    baselines = [Baseline(words, figures[name]) for name, words in objective.beside.items()]
+    if objective.known_to_domain:
+        baselines += session.domain.baselines(
+            session.train_source,
+            part.source,
+            objective,
+            session.model_config,
+            lambda sample_id: sample_rng(seed, None, sample_id, "mask"),
+        )
     if part.name != "validation":
         say(f"\nThe {part.name} part, judged once:")
-    say(("\n" if part.name == "validation" else "") + session.domain.summary(figures, baselines, objective))
+    say(("\n" if part.name == "validation" else "") + _summary(session, figures, baselines))
     if objective.note and part.name == "validation":
         say(f"Note: {objective.note}.")
     predictors = [{"name": b.name, objective.headline: b.value, "note": b.note} for b in baselines]
     return {**figures, "predictors": predictors}
+
+
+def _summary(session: Session, figures: dict[str, Any], baselines: list[Baseline]) -> str:
+    """The figures beside those of simple predictors, in the words of the domain where it has some."""
+    objective = session.objective
+    if objective.known_to_domain:
+        return session.domain.summary(figures, baselines, objective)
+    others = ", ".join(
+        f"{name} {value:.4g}"
+        for name, value in figures.items()
+        if name not in ("samples", "seconds", objective.headline, *objective.beside)
+    )
+    title = f"{objective.headline} on {int(figures['samples']):,} held-out samples ({others})"
+    return compare(
+        title, figures[objective.headline], baselines, greater_is_better=objective.greater_is_better
+    )
 
 
 @torch.no_grad()
@@ -118,6 +137,8 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
 
     They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
     """
+    if not session.objective.known_to_domain and session.objective.shows != "patch_tokens":
+        return []
     source = session.validation_source or session.train_source
     data, collate = session.data(source), trainer.data_collator.for_validation()
     trainer.model.eval()

@@ -128,7 +128,9 @@ class Saving:
         with self.averaged():
             model.save_pretrained(folder, state_dict=weights)
         if self.average is not None:
-            trained = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+            kept = model.state_dict().keys()
+            tensors = [*model.named_parameters(), *model.named_buffers()]
+            trained = {name: tensor.detach().contiguous() for name, tensor in tensors if name in kept}
             safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
         torch.save(moments, folder / "optimizer.pt")
         torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from unitrans.domains.base import Domain, Source
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train.config import RunConfig
-from unitrans.train.data import Collate, CorruptedSamples
+from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_weights
 from unitrans.train.processes import world_size
@@ -24,6 +25,7 @@ from unitrans.train.schedule import Schedule
 from unitrans.train.trainer import UnitransTrainer
 
 MAX_UPDATES = 10**12
+FITTED_SAMPLES = 4000  # that an objective may look at before a run begins
 MAX_SAMPLES = 10**7  # in an update
 # Of TrainingArguments, these reach the trainer by other ways.
 _NOT_PASSED = (
@@ -238,4 +240,19 @@ def open_new_session(config: RunConfig) -> Session:
     session = open_session(config)
     if session.settings["init"] is not None:
         session.init_notes = init_weights(session.model, session.settings["init"])
+    if session.objective.needs_fit:
+        with user_errors():
+            notes = session.objective.fit(session.model.head, _fitting_batches(session), session.settings["seed"])
+        session.init_notes += notes
     return session
+
+
+def _fitting_batches(session: Session) -> Iterator[dict[str, Any]]:
+    """Training samples as held-out ones are prepared, in batches, evenly spaced over the data set."""
+    data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)
+    count = len(data)
+    step = 1 if session.train_source.in_order else max(1, count // FITTED_SAMPLES)
+    for start in range(0, count, 64 * step):
+        batch = collate([data[VALIDATION, index] for index in range(start, min(count, start + 64 * step), step)])
+        if batch.get("sample_ids"):
+            yield batch

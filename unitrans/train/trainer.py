@@ -25,6 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unitrans.domains.base import Batch
 from unitrans.objectives import MaskedSignalModel
+from unitrans.objectives.base import CollapseError
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.data import Collate, CorruptedSamples, Skipped, make_loader, validation_batches
 from unitrans.train.errors import NonFiniteError, RunError
@@ -447,7 +448,11 @@ class _Flow(TrainerCallback):
         self.trainer.restore_progress()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The average of the weights follows; the last update is always in the log, however short the run."""
+        """A teacher and the average of the weights follow; the last update is always in the log, however short the run."""
+        try:
+            self.trainer.accelerator.unwrap_model(self.trainer.model).after_update()
+        except CollapseError as error:
+            raise RunError(str(error)) from None
         if self.trainer.average is not None:
             self.trainer.average.update(state.global_step)
         if state.global_step >= state.max_steps:

@@ -66,13 +66,14 @@ class GraphDomain:
             **stack_labels(good),
         }
         if "mask" in good[0]:
+            batch["mask"] = torch.from_numpy(np.concatenate([sample["mask"] for sample in good]))
+        if "node_labels" in good[0]:
             starts = np.cumsum([0, *sizes[:-1]])
             ends = [
                 (sample["edge_index"] + start)[:, sample["edge_mask"]]
                 for sample, start in zip(good, starts, strict=True)
             ]
             parts = {
-                "mask": np.concatenate([sample["mask"] for sample in good]),
                 "node_labels": np.concatenate([sample["node_labels"] for sample in good]),
                 "edge_ends": np.concatenate(ends, axis=1),
                 "edge_labels": np.concatenate([s["edge_labels"][s["edge_mask"]] for s in good]),

@@ -156,6 +156,8 @@ class VisionDomain:
         if source.labels is not None:
             path = Path(directory) / "predictions.png"
             classification.draw_predictions(path, samples, predictions, source.labels.names, mean, std)
+        elif predictions[0].shape[1] != len(mean) * model_config.patch_size**2:
+            return []  # tokens of a tokenizer that cannot be drawn
         else:
             path = Path(directory) / "reconstructions.png"
             draw_reconstructions(path, samples, predictions, mean, std, model_config.patch_size)
