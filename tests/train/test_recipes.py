@@ -133,3 +133,69 @@ def test_recipes_are_as_published(name: str, processes: int) -> None:
         assert schedule(first) == pytest.approx(rate) and schedule(last) == pytest.approx(rate / 10)
     # SimMIM decays its tables (its exclusion never matches); 1-D parameters never are.
     assert train["decay_bias_tables"] and train["max_grad_norm"] == 5.0 and train["weight_decay"] == 0.05
+
+
+# name: patch, blocks, width, parameters of the encoder in millions
+MAE = {
+    "mae-vit-base-16-800ep": (16, 12, 768, 86),
+    "mae-vit-large-16-800ep": (16, 24, 1024, 303),
+    "mae-vit-huge-14-800ep": (14, 32, 1280, 631),
+}
+# name: blocks, drop path, epochs, base rate, layer decay
+MAE_FINETUNE = {
+    "mae-vit-base-16-800ep-finetune": (12, 0.1, 100, 5e-4, 0.65),
+    "mae-vit-large-16-800ep-finetune": (24, 0.2, 50, 1e-3, 0.75),
+    "mae-vit-huge-14-800ep-finetune": (32, 0.3, 50, 1e-3, 0.75),
+}
+
+
+def schedule_of(config, epochs: int, batch: int):
+    """The schedule over ImageNet-1k, and its updates."""
+    updates = math.ceil(epochs * IMAGES / batch)
+    session = Session(config, *[None] * 5, SimpleNamespace(global_batch_size=batch), updates, None)  # type: ignore
+    return session.schedule, updates
+
+
+@pytest.mark.parametrize("name", MAE)
+def test_mae_recipes_are_as_published(name: str) -> None:
+    patch, depth, width, millions = MAE[name]
+    config = resolve(config=f"recipes/{name}", data="imagenet")
+    encoder, train, objective = config.model_config(), config.train, config.objective
+    assert (encoder.patch_size, encoder.depth, encoder.embed_dim) == (patch, depth, width)
+    with torch.device("meta"):
+        model = MaskedSignalModel.create(encoder, config.make_objective(encoder, None))
+    assert round(sum(p.numel() for p in model.encoder.parameters()) / 1e6) == millions
+    assert (objective["mask_ratio"], objective["norm_pix_loss"], objective["decoder_depth"]) == (0.75, True, 8)
+    assert (objective["decoder_embed_dim"], objective["decoder_num_heads"]) == (512, 16)
+    assert (train["adam_beta2"], train["weight_decay"], train["max_grad_norm"]) == (0.95, 0.05, 0.0)
+    schedule, updates = schedule_of(config, 800, 4096)
+    assert schedule.base == pytest.approx(1.5e-4 * 16) and schedule(0) == 0.0
+    assert schedule.warmup == pytest.approx(40 * updates / 800, abs=1) and schedule(updates) == 0.0
+    middle = (schedule.warmup + updates) // 2
+    assert schedule(middle) == pytest.approx(schedule.base / 2, rel=1e-3)
+    assert config.data["crop_scale"] == (0.2, 1.0) or list(config.data["crop_scale"]) == [0.2, 1.0]
+
+
+@pytest.mark.parametrize("name", MAE_FINETUNE)
+def test_mae_fine_tuning_is_as_published(name: str) -> None:
+    depth, drop_path, epochs, rate, decay = MAE_FINETUNE[name]
+    config = resolve(config=f"recipes/{name}", data="imagenet")
+    encoder, train = config.model_config(), config.train
+    assert (encoder.depth, encoder.drop_path_rate, train["layer_decay"]) == (depth, drop_path, decay)
+    assert (encoder.pooling, encoder.final_norm, encoder.fixed_positions) == ("mean", "pooled", False)
+    schedule, updates = schedule_of(config, epochs, 1024)
+    assert train["num_train_epochs"] == epochs and schedule.base == pytest.approx(4 * rate)
+    assert schedule.warmup == pytest.approx(5 * updates / epochs, abs=1) and schedule(0) == 0.0
+    assert schedule(updates) == pytest.approx(1e-6)
+    assert [config.data[key] for key in ("rand_augment", "random_erase", "mixup", "cutmix")] == [9.0, 0.25, 0.8, 1.0]
+
+
+def test_beit_recipe_is_as_published() -> None:
+    config = resolve(config="recipes/beit-vit-base-800ep", data="imagenet")
+    train, objective = config.train, config.objective
+    assert int(196 * objective["mask_ratio"]) == 75 and objective["min_block"] == 16
+    assert objective["vocab_size"] == 8192 and config.model["layer_scale"] == 0.1
+    schedule, updates = schedule_of(config, 800, 2048)
+    assert schedule.base == 1.5e-3 and schedule(0) == 1e-6 and schedule(updates) == pytest.approx(1e-5)
+    assert schedule.warmup == pytest.approx(10 * updates / 800, abs=1)
+    assert (train["max_grad_norm"], train["weight_decay"]) == (3.0, 0.05)
