@@ -39,7 +39,9 @@ def flops_per_image(tokens: str) -> float:
     from unitrans.models import SwinConfig
     from unitrans.objectives import MaskedSignalModel, get_objective
 
-    config = SwinConfig(image_size=32, patch_size=4, embed_dim=64, depths=(2, 4), num_heads=(2, 4), window_size=4)
+    config = SwinConfig(
+        image_size=32, patch_size=4, embed_dim=64, depths=(2, 4), num_heads=(2, 4), window_size=4
+    )
     objective = get_objective("mim")(config, mask_patch_size=8, encoder_tokens=tokens)
     model, domain = MaskedSignalModel.create(config, objective), get_domain("vision")
     samples = [
@@ -85,7 +87,11 @@ def one_seed(args: argparse.Namespace, seed: int, ratio: float) -> dict[str, Any
     """All runs of a seed."""
     data = f"data.path={args.data}/train"
     visible_updates = round(args.pretrain * ratio)
-    row: dict[str, Any] = {"seed": seed, "ratio": ratio, "updates": [args.pretrain, visible_updates, args.finetune]}
+    row: dict[str, Any] = {
+        "seed": seed,
+        "ratio": ratio,
+        "updates": [args.pretrain, visible_updates, args.finetune],
+    }
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for tokens, updates in (("all", args.pretrain), ("visible", visible_updates)):
@@ -168,12 +174,16 @@ def _draw(rows: list[dict[str, Any]], names: tuple[str, ...], picture: Path) -> 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="../shared/data/cifar10")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--pretrain", type=int, default=800, help="updates with all tokens")
     parser.add_argument("--finetune", type=int, default=300)
-    parser.add_argument("--output", type=Path, default=Path("transfer.jsonl"), help="a line per seed is added")
+    parser.add_argument(
+        "--output", type=Path, default=Path("transfer.jsonl"), help="a line per seed is added"
+    )
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--hog", action="store_true", help="only the support vector machine")

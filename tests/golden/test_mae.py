@@ -56,7 +56,9 @@ def test_mae(golden, monkeypatch: pytest.MonkeyPatch, name: str, backend: str) -
     patches, _ = model.encoder.pack(images)
     h, w = config.grid
     plans = config.plans([(h, w)] * len(images), list(~mask.view(-1, h, w)))
-    latent = model.encoder(patches=patches, plans=plans).last_hidden_state.view(len(images), -1, config.embed_dim)
+    latent = model.encoder(patches=patches, plans=plans).last_hidden_state.view(
+        len(images), -1, config.embed_dim
+    )
     order = torch.cat([torch.zeros(len(keep), 1, dtype=torch.long), keep.argsort(1).argsort(1) + 1], 1)
     rows = model.encoder.encode_rows(model.encoder.embed(model.encoder.visible(patches, plans)), plans)
     predicted = model.head.decoder(rows, plans.whole).view(len(images), h * w, -1)

@@ -22,7 +22,9 @@ GRAPH = GraphormerConfig(embed_dim=16, depth=3, num_heads=2, attn_drop_rate=0.0,
 def samples_of(domain: str) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     if domain == "vision":
-        return [{"id": str(i), "image": torch.from_numpy(rng.normal(size=(3, 24, 24))).float()} for i in range(3)]
+        return [
+            {"id": str(i), "image": torch.from_numpy(rng.normal(size=(3, 24, 24))).float()} for i in range(3)
+        ]
     if domain == "text":
         return [
             {"id": str(i), "input_ids": rng.integers(5, 50, n), "special": np.arange(n) == 0}
@@ -98,16 +100,16 @@ def test_hidden_tokens_are_not_seen_by_the_student(domain: str) -> None:
     model, batch = model_and_batch(domain)
     model.eval()
     key = {"vision": "patches", "text": "input_ids", "graph": "nodes"}[domain]
-    other = torch.where(
-        batch["mask"].view(-1, *[1] * (batch[key].dim() - 1)), batch[key].flip(0), batch[key]
-    )
+    other = torch.where(batch["mask"].view(-1, *[1] * (batch[key].dim() - 1)), batch[key].flip(0), batch[key])
     encoder = model.encoder
     rows = [
         encoder.embed_tokens({key: value}, batch["plans"], batch["mask"], model.head.mask_token)
         for value in (batch[key], other)
     ]
     assert torch.equal(*rows)
-    assert not torch.equal(model(**batch).target, model(**batch | {key: other}).target)  # the teacher sees them
+    assert not torch.equal(
+        model(**batch).target, model(**batch | {key: other}).target
+    )  # the teacher sees them
 
 
 def test_special_tokens_are_never_hidden() -> None:

@@ -123,10 +123,22 @@ def test_an_objective_from_outside_the_package(workdir: Path, capsys: Any) -> No
     assert len(source.read_text().splitlines()) < 60
     runpy.run_path(str(source))
     file = Path("toy.yaml")
-    file.write_text("objective: {name: patch_means, hidden: 20}\nmodel: {name: vit, patch_size: 1, image_size: 8}\n")
-    data = ("data.path=digits", "data.channels=1", "data.image_size=8", "data.crop_scale=null", "train.max_steps=40")
+    file.write_text(
+        "objective: {name: patch_means, hidden: 20}\nmodel: {name: vit, patch_size: 1, image_size: 8}\n"
+    )
+    data = (
+        "data.path=digits",
+        "data.channels=1",
+        "data.image_size=8",
+        "data.crop_scale=null",
+        "train.max_steps=40",
+    )
     more = ("train.learning_rate=3e-3", "train.eval_steps=20", "model.embed_dim=16")
-    settings = [s for s in VIT if s.partition("=")[0] not in {"model.embed_dim", "train.max_steps", "train.eval_steps"}]
+    settings = [
+        s
+        for s in VIT
+        if s.partition("=")[0] not in {"model.embed_dim", "train.max_steps", "train.eval_steps"}
+    ]
     run = running.train(resolve(config=str(file), settings=[*settings, *data, *more]), "run")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["predictors"] == [

@@ -165,7 +165,11 @@ def test_mae_recipes_are_as_published(name: str) -> None:
     with torch.device("meta"):
         model = MaskedSignalModel.create(encoder, config.make_objective(encoder, None))
     assert round(sum(p.numel() for p in model.encoder.parameters()) / 1e6) == millions
-    assert (objective["mask_ratio"], objective["norm_pix_loss"], objective["decoder_depth"]) == (0.75, True, 8)
+    assert (objective["mask_ratio"], objective["norm_pix_loss"], objective["decoder_depth"]) == (
+        0.75,
+        True,
+        8,
+    )
     assert (objective["decoder_embed_dim"], objective["decoder_num_heads"]) == (512, 16)
     assert (train["adam_beta2"], train["weight_decay"], train["max_grad_norm"]) == (0.95, 0.05, 0.0)
     schedule, updates = schedule_of(config, 800, 4096)
@@ -187,7 +191,12 @@ def test_mae_fine_tuning_is_as_published(name: str) -> None:
     assert train["num_train_epochs"] == epochs and schedule.base == pytest.approx(4 * rate)
     assert schedule.warmup == pytest.approx(5 * updates / epochs, abs=1) and schedule(0) == 0.0
     assert schedule(updates) == pytest.approx(1e-6)
-    assert [config.data[key] for key in ("rand_augment", "random_erase", "mixup", "cutmix")] == [9.0, 0.25, 0.8, 1.0]
+    assert [config.data[key] for key in ("rand_augment", "random_erase", "mixup", "cutmix")] == [
+        9.0,
+        0.25,
+        0.8,
+        1.0,
+    ]
 
 
 def test_beit_recipe_is_as_published() -> None:

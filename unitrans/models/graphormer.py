@@ -251,7 +251,11 @@ class GraphormerModel(GraphormerPreTrainedModel):
     hides_by_vector = False
 
     def embed_tokens(
-        self, inputs: Mapping[str, Any], plans: GraphormerPlans, hidden: Tensor | None, mask_token: Tensor | None
+        self,
+        inputs: Mapping[str, Any],
+        plans: GraphormerPlans,
+        hidden: Tensor | None,
+        mask_token: Tensor | None,
     ) -> Tensor:
         """Embedded rows [T', C] of a batch, for `encode_blocks`.
 
@@ -278,15 +282,17 @@ class GraphormerModel(GraphormerPreTrainedModel):
 
     def encode_blocks(self, x: Tensor, plans: GraphormerPlans) -> list[Tensor]:
         """Embedded rows [T', C] -> the rows behind every block."""
+        groups = plans.groups if plans.visible_groups is None else plans.visible_groups
         bias, rows = self.bias(plans), []
         for block in self.blocks:
-            x = block(x, plans.groups, bias)
+            x = block(x, groups, bias)
             rows.append(x)
         return rows
 
     def features(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
-        """nodes int64 [T, F] -> last rows [T', C]."""
-        return self.encode(self.embed(nodes, plans), plans)
+        """nodes int64 [T, F] -> last rows [T', C], or those that the plans keep."""
+        x = self.embed(nodes, plans)
+        return self.encode(x if plans.visible is None else gather_rows(x, plans.visible), plans)
 
     def pool(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
         """Last rows [T', C] -> [B, C]: the graph tokens, through the transform of the head where there is one."""

@@ -6,7 +6,7 @@ Shape letters: B graphs, T nodes of all graphs, T' = T + B rows with graph token
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.utils._pytree as pytree
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from unitrans.models.whole import kept_rows, restricted
 from unitrans.nn import RowMap
 from unitrans.nn.graph import feature_rows
 from unitrans.ops import Plan
@@ -32,12 +33,21 @@ class GraphormerPlans:
         pairs: degrees, and distances and edges between the nodes.
         tokens: the map from nodes to rows, whose gaps are the graph tokens.
         extra_bias: fp32 [P], added to the bias of all heads; None: nothing.
+        visible: the map from all rows to those that the blocks see; None: all of them.
+        visible_groups: the groups of these rows, at their places in the bias planes.
     """
 
     groups: Plan
     pairs: GraphPairs
     tokens: RowMap
     extra_bias: Tensor | None = None
+    visible: RowMap | None = None
+    visible_groups: Plan | None = None
+
+    def keeping(self, visible: Tensor) -> GraphormerPlans:
+        """The same graphs, of which the blocks see these nodes (bool [T]) and the graph tokens only."""
+        keep = torch.where(self.tokens.index < 0, True, visible[self.tokens.index.clamp(min=0)])
+        return replace(self, visible=kept_rows(keep), visible_groups=restricted(self.groups, keep))
 
     @staticmethod
     def of(pairs: GraphPairs, extra_bias: Tensor | None = None) -> GraphormerPlans:
@@ -66,7 +76,8 @@ class GraphormerPlans:
 
     def _map(self, f: Any) -> GraphormerPlans:
         extra = None if self.extra_bias is None else f(self.extra_bias)
-        return GraphormerPlans(f(self.groups), f(self.pairs), f(self.tokens), extra)
+        seen, groups = self.visible and f(self.visible), self.visible_groups and f(self.visible_groups)
+        return GraphormerPlans(f(self.groups), f(self.pairs), f(self.tokens), extra, seen, groups)
 
 
 pytree.register_dataclass(GraphormerPlans, serialized_type_name="unitrans.GraphormerPlans")

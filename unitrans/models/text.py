@@ -250,7 +250,10 @@ class TextEncoder(PreTrainedModel):
         return rows
 
     def features(self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None) -> Tensor:
-        """Tokens int64 [T] -> last rows [T, C]."""
+        """Tokens int64 [T] of whole documents -> last rows [T, C], or those that the plans keep."""
+        if plans.visible is not None:
+            input_ids = input_ids[plans.visible.index]
+            token_type_ids = None if token_type_ids is None else token_type_ids[plans.visible.index]
         return self.encode(self.embed(input_ids, plans, token_type_ids), plans)
 
     def pool(self, x: Tensor, plans: TextPlans) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from unitrans.models.whole import WholePlans, kept_rows
+from unitrans.nn import RowMap
 from unitrans.ops import Plan
 
 
@@ -25,12 +27,40 @@ class TextPlans:
         sample_index: int64 [T], the document of every row.
         token_counts: int64 [B], tokens per document.
         place: int64 [T], the place of every token in its document.
+        visible: the map from the tokens of whole documents to the T rows; None: all of them.
+        whole: the rows of whole documents, for decoders; with visible only.
     """
 
     groups: Plan
     sample_index: Tensor
     token_counts: Tensor
     place: Tensor
+    visible: RowMap | None = None
+    whole: WholePlans | None = None
+
+    def keeping(self, visible: Tensor) -> TextPlans:
+        """The same documents, of which only these tokens exist (bool [T]), at the places they had.
+
+        Raises:
+            ValueError: causal documents.
+        """
+        if self.groups.reach is not None:
+            raise ValueError("visible: expected documents that are seen from both sides, got causal ones")
+        seen = kept_rows(visible)
+        counts = torch.bincount(self.sample_index[visible], minlength=len(self.token_counts))
+        return TextPlans(
+            groups=Plan.from_lengths(counts),
+            sample_index=self.sample_index[visible],
+            token_counts=counts,
+            place=self.place[visible],
+            visible=seen,
+            whole=WholePlans(
+                rows=seen.inverted(),
+                groups=self.groups,
+                place=torch.stack([torch.zeros_like(self.place), self.place], 1),
+                patches=None,
+            ),
+        )
 
     @staticmethod
     def from_lengths(lengths: Sequence[int] | Tensor, *, causal: bool) -> TextPlans:
@@ -60,7 +90,14 @@ class TextPlans:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, f: Callable[[Any], Any]) -> TextPlans:
-        return TextPlans(f(self.groups), f(self.sample_index), f(self.token_counts), f(self.place))
+        return TextPlans(
+            groups=f(self.groups),
+            sample_index=f(self.sample_index),
+            token_counts=f(self.token_counts),
+            place=f(self.place),
+            visible=self.visible and f(self.visible),
+            whole=self.whole and self.whole.map(f),
+        )
 
 
 pytree.register_dataclass(TextPlans, serialized_type_name="unitrans.TextPlans")

@@ -5,11 +5,13 @@ Shape letters: B images, T last rows of the encoder, T_w rows of whole images, h
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
@@ -93,6 +95,25 @@ def kept_rows(keep: Tensor) -> RowMap:
     index = keep.nonzero().squeeze(1)
     inverse = torch.where(keep, keep.long().cumsum(0) - 1, -1)
     return RowMap(index, inverse, gaps=index.numel() < keep.numel())
+
+
+def restricted(plan: Plan, keep: Tensor) -> Plan:
+    """The groups of a plan with some of its rows, for the stream of these rows alone; each keeps its place in the bias.
+
+    Args:
+        plan: of a whole stream in order, one group after the other, without a reach.
+        keep: bool [T].
+    """
+    assert plan.token_index is None and plan.reach is None, "made for streams in order"
+    starts = F.pad(keep.long().cumsum(0), (1, 0))[plan.cu_seqlens.long()]
+    first = torch.repeat_interleave(plan.cu_seqlens[:-1], plan.cu_seqlens.diff())
+    place = torch.arange(len(keep), dtype=torch.int32, device=keep.device) - first
+    return dataclasses.replace(
+        plan,
+        cu_seqlens=starts.int(),
+        num_tokens=int(starts[-1]),
+        position=place[keep] if keep.any() else None,
+    )
 
 
 def cat_maps(maps: list[RowMap | None]) -> RowMap | None:

@@ -98,7 +98,9 @@ class DiscreteTargets(Objective):
         """What has to be said beside pictures and figures."""
         if self.options.tokenizer != "kmeans":
             return None
-        return "pictures show the middle of the predicted token: what all patches of that token have in common"
+        return (
+            "pictures show the middle of the predicted token: what all patches of that token have in common"
+        )
 
     def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Add `mask` bool [h, w] over the patch grid, True = hidden and predicted."""
@@ -128,7 +130,9 @@ class DiscreteTargets(Objective):
     def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
         """accuracy: how often the likeliest token of a hidden patch is right."""
         right = output["token_prediction"] == output["token_labels"]
-        return {"accuracy": torch.stack([right.sum(), torch.tensor(right.numel(), device=right.device)]).double()}
+        return {
+            "accuracy": torch.stack([right.sum(), torch.tensor(right.numel(), device=right.device)]).double()
+        }
 
     def collect(self, batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
         """How often the simple predictors are right, and how many tokens there are."""

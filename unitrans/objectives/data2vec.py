@@ -34,7 +34,10 @@ class Data2VecOptions(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     mask_ratio: float = Field(
-        0.6, gt=0, lt=1, description="Share of tokens that are hidden (published: 0.6 of patches, 0.15 of text)."
+        0.6,
+        gt=0,
+        lt=1,
+        description="Share of tokens that are hidden (published: 0.6 of patches, 0.15 of text).",
     )
     mask_shape: Literal["random", "blocks"] = Field(
         "random", description="random: single tokens. blocks: rectangles of patches as in beit (images only)."
@@ -44,7 +47,9 @@ class Data2VecOptions(pydantic.BaseModel):
     beta: float = Field(
         2.0, ge=0, description="Errors below it count squared, above it linearly (smooth L1); 0: L1."
     )
-    ema_start: float = Field(0.999, ge=0, le=1, description="How much of the teacher stays in the first update.")
+    ema_start: float = Field(
+        0.999, ge=0, le=1, description="How much of the teacher stays in the first update."
+    )
     ema_end: float = Field(0.9999, ge=0, le=1, description="And from update ema_updates on.")
     ema_updates: int = Field(30000, ge=1, description="Updates over which it rises, linearly.")
     min_target_variance: float = Field(
@@ -109,7 +114,9 @@ class TeacherFeatures(Objective):
                 count = int(math.prod(grid) * options.mask_ratio)
                 mask = block_mask(grid, count, min(options.min_block, count), rng)
             else:
-                mask = random_mask(np.ones(math.prod(grid), dtype=bool), options.mask_ratio, rng).reshape(grid)
+                mask = random_mask(np.ones(math.prod(grid), dtype=bool), options.mask_ratio, rng).reshape(
+                    grid
+                )
             return sample | {"mask": torch.from_numpy(mask)}
         may = ~sample["special"] if "special" in sample else np.ones(len(sample["nodes"]), dtype=bool)
         return sample | {"mask": random_mask(may, options.mask_ratio, rng)}

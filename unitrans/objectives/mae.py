@@ -106,9 +106,7 @@ class MaeHead(nn.Module):
         norm_pix_loss: see `MaeOptions`.
     """
 
-    def __init__(
-        self, decoder: BlockDecoder, in_chans: int, patch_size: int, *, norm_pix_loss: bool
-    ) -> None:
+    def __init__(self, decoder: BlockDecoder, in_chans: int, patch_size: int, *, norm_pix_loss: bool) -> None:
         super().__init__()
         self.decoder, self.in_chans, self.patch_size = decoder, in_chans, patch_size
         self.norm_pix_loss = norm_pix_loss

@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unitrans.nn import MASKED
+from unitrans.models.text import draw_head
+from unitrans.nn import MASKED, Block, gather_rows
 from unitrans.objectives.base import Objective, SignalOutput
 
 #: Categories of the features of atoms and bonds, as OGB has them.
@@ -33,6 +34,12 @@ class MgmOptions(pydantic.BaseModel):
         "incident", description="incident: edges at hidden nodes lose their features too, and are predicted."
     )
     edge_weight: float = Field(1.0, ge=0, description="Weight of the loss of an edge against that of a node.")
+    encoder_tokens: Literal["all", "visible"] = Field(
+        "all",
+        description="all: the encoder sees hidden nodes without their features. visible: it does not see them at all, "
+        "and a decoder of Blocks gets them back (distances and degrees are known in both).",
+    )
+    decoder_depth: int = Field(1, ge=1, description="Blocks of the decoder with encoder_tokens=visible.")
     node_categories: list[int] = Field(
         ATOMS, min_length=1, description="How many categories each feature of a node has."
     )
@@ -74,6 +81,7 @@ class MaskedGraphModeling(Objective):
             "edge_labels": edges,
             "nodes": np.where(mask[:, None], MASKED, nodes),
             "edge_attr": np.where(edge_mask[:, None], MASKED, edges),
+            **({"visible": ~mask} if options.encoder_tokens == "visible" else {}),
         }
 
     def build_head(self) -> "CategoryHead":
@@ -84,6 +92,9 @@ class MaskedGraphModeling(Objective):
             options.node_categories,
             options.edge_categories,
             edge_weight=options.edge_weight,
+            decoder=GraphDecoder(self.encoder_config, options.decoder_depth)
+            if options.encoder_tokens == "visible"
+            else None,
         )
 
     def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
@@ -125,12 +136,20 @@ class CategoryHead(nn.Module):
         num_features: C.
         node_categories, edge_categories: of each feature.
         edge_weight: of the loss of an edge.
+        decoder: of graphs whose hidden nodes the encoder does not see; None: it sees all.
     """
 
     def __init__(
-        self, num_features: int, node_categories: list[int], edge_categories: list[int], *, edge_weight: float
+        self,
+        num_features: int,
+        node_categories: list[int],
+        edge_categories: list[int],
+        *,
+        edge_weight: float,
+        decoder: "GraphDecoder | None" = None,
     ) -> None:
         super().__init__()
+        self.decoder = decoder
         self.node_categories, self.edge_categories = node_categories, edge_categories
         self.edge_weight = edge_weight
         self.node_out = nn.Linear(num_features, sum(node_categories))
@@ -164,7 +183,12 @@ class CategoryHead(nn.Module):
             loss_sum: over hidden nodes and edges, for each the mean cross-entropy over its features; num_targets: how
             many there are; prediction: int64 [T], the most likely first feature of every node.
         """
-        rows = encoder.pooler(encoder.rows_of_nodes(encoder.features(nodes, plans), plans))
+        rows = (
+            encoder.features(nodes, plans)
+            if self.decoder is None or plans.visible is None
+            else self.decoder(encoder, nodes, plans)
+        )
+        rows = encoder.pooler(encoder.rows_of_nodes(rows, plans))
         logits = self.node_out(rows).float()
         prediction = logits[:, : self.node_categories[0]].argmax(1)
         if mask is None or node_labels is None or edge_ends is None or edge_labels is None:
@@ -179,6 +203,39 @@ class CategoryHead(nn.Module):
             prediction=prediction,
             edge_prediction=edges[:, : self.edge_categories[0]].argmax(1),
         )
+
+
+class GraphDecoder(nn.Module):
+    """Blocks on whole graphs behind an encoder that saw the visible nodes: hidden ones come back with their degrees alone.
+
+    The plan and the bias of pairs are those of the encoder, hidden nodes included.
+
+    Args:
+        encoder_config: of a Graphormer; width and heads are the same.
+        depth: how many Blocks.
+    """
+
+    def __init__(self, encoder_config: Any, depth: int) -> None:
+        super().__init__()
+        dim, eps = encoder_config.num_features, encoder_config.layer_norm_eps
+        self.embed = nn.Linear(dim, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, encoder_config.num_heads, mlp_ratio=encoder_config.mlp_ratio, eps=eps)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        draw_head(self)
+
+    def forward(self, encoder: Any, nodes: Tensor, plans: Any) -> Tensor:
+        """nodes int64 [T, F], MASKED where hidden -> rows [T', C] of whole graphs."""
+        whole = encoder.embed(nodes, plans)
+        seen = self.embed(encoder.encode(gather_rows(whole, plans.visible), plans))
+        hidden = plans.visible.inverse < 0
+        x = torch.where(hidden[:, None], whole, gather_rows(seen, plans.visible.inverted()))
+        bias = encoder.bias(plans)
+        for block in self.blocks:
+            x = block(x, plans.groups, bias)
+        return self.norm(x)
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, categories: list[int]) -> Tensor:

@@ -5,7 +5,7 @@ says for each of the chosen which token it was. The vocabulary projection and th
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unitrans.models.bert import IGNORED, MaskedLMHead, head_arguments
 from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 
 CANDIDATES = 5  # tokens that are kept of every prediction, likeliest first
 
@@ -48,6 +49,13 @@ class MlmOptions(pydantic.BaseModel):
         description="true: the share of every sample is hidden, rounded, at least one token (original BERT). false: "
         "each token (or word) is hidden with that probability, so the count varies (transformers, RoBERTa).",
     )
+
+    encoder_tokens: Literal["all", "visible"] = Field(
+        "all",
+        description="all: the encoder sees hidden tokens as they were replaced (published). visible: it does not see "
+        "them at all, and a decoder of Blocks gets learned rows back in their place; nothing is then replaced.",
+    )
+    decoder_depth: int = Field(1, ge=1, description="Blocks of the decoder with encoder_tokens=visible.")
 
     @pydantic.model_validator(mode="after")
     def _shares(self) -> "MlmOptions":
@@ -105,7 +113,7 @@ class MaskedLanguageModeling(TokenObjective):
                 f"{encoder_config.model_type.removeprefix('unitrans-')}; use objective clm"
             )
         mask = encoder_config.mask_token_id
-        if mask is None and self.options.mask_replace_prob:
+        if mask is None and self.options.mask_replace_prob and self.options.encoder_tokens == "all":
             raise ValueError(
                 "model.mask_token_id: mlm needs the token that stands for a hidden one, and this tokenizer has none"
             )
@@ -119,11 +127,14 @@ class MaskedLanguageModeling(TokenObjective):
 
         sample["input_ids"] is int64 [n], sample["special"] bool [n] (never hidden) and, for whole words,
         sample["word_start"] bool [n]. The result has `input_ids` with the replacements and `labels` int64 [n]:
-        the token where it is predicted, -100 elsewhere.
+        the token where it is predicted, -100 elsewhere; or, where the encoder sees visible tokens only, the tokens as
+        they were and `visible` bool [n].
         """
         ids, special = sample["input_ids"], sample["special"]
         chosen = self._chosen(ids, special, sample.get("word_start"), rng)
         labels = np.where(chosen, ids, IGNORED)
+        if self.options.encoder_tokens == "visible":
+            return sample | {"labels": labels, "visible": ~chosen}
         fate, drawn = rng.random(len(ids)), rng.integers(0, self.encoder_config.vocab_size, len(ids))
         by_mask, by_random = self.options.mask_replace_prob, self.options.random_replace_prob
         if by_mask and self.encoder_config.mask_token_id is None:
@@ -164,11 +175,29 @@ class MaskedLanguageModeling(TokenObjective):
 
     def build_head(self) -> nn.Module:
         """The layers behind the encoder; the last one is its table of tokens."""
-        return MlmHead(*head_arguments(self.encoder_config))
+        config, decoder = self.encoder_config, None
+        if self.options.encoder_tokens == "visible":
+            dim = config.num_features
+            decoder = BlockDecoder(dim, *self._decoder_sizes(), dim)
+        return MlmHead(*head_arguments(config), decoder=decoder)
+
+    def _decoder_sizes(self) -> tuple[int, int, int]:
+        """Width, Blocks and heads."""
+        width, heads = decoder_sizes(None, None, self.encoder_config.num_features)
+        return width, self.options.decoder_depth, heads
 
 
 class MlmHead(MaskedLMHead):
-    """The head of BERT, trained on hidden tokens."""
+    """The head of BERT, trained on hidden tokens.
+
+    Args:
+        args: as in `MaskedLMHead`.
+        decoder: of whole documents whose hidden tokens the encoder does not see; None: it sees all.
+    """
+
+    def __init__(self, *args: Any, decoder: BlockDecoder | None = None) -> None:
+        super().__init__(*args)
+        self.decoder = decoder
 
     def forward(  # type: ignore[override]
         self,
@@ -194,6 +223,8 @@ class MlmHead(MaskedLMHead):
             the likeliest tokens (-100 in rows that are not predicted).
         """
         rows = encoder.features(input_ids, plans, token_type_ids)
+        if self.decoder is not None and plans.whole is not None:
+            rows = self.decoder(rows, plans.whole)
         if predicted is None:
             every = torch.arange(len(input_ids), device=rows.device)
             predicted = every if labels is None else (labels != IGNORED).nonzero().squeeze(1)

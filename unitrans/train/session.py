@@ -242,7 +242,9 @@ def open_new_session(config: RunConfig) -> Session:
         session.init_notes = init_weights(session.model, session.settings["init"])
     if session.objective.needs_fit:
         with user_errors():
-            notes = session.objective.fit(session.model.head, _fitting_batches(session), session.settings["seed"])
+            notes = session.objective.fit(
+                session.model.head, _fitting_batches(session), session.settings["seed"]
+            )
         session.init_notes += notes
     return session
 
@@ -253,6 +255,8 @@ def _fitting_batches(session: Session) -> Iterator[dict[str, Any]]:
     count = len(data)
     step = 1 if session.train_source.in_order else max(1, count // FITTED_SAMPLES)
     for start in range(0, count, 64 * step):
-        batch = collate([data[VALIDATION, index] for index in range(start, min(count, start + 64 * step), step)])
+        batch = collate(
+            [data[VALIDATION, index] for index in range(start, min(count, start + 64 * step), step)]
+        )
         if batch.get("sample_ids"):
             yield batch

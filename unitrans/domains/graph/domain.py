@@ -65,6 +65,9 @@ class GraphDomain:
             "num_skipped": len(samples) - len(good),
             **stack_labels(good),
         }
+        if "visible" in good[0]:
+            seen = torch.from_numpy(np.concatenate([sample["visible"] for sample in good]))
+            batch["plans"] = batch["plans"].keeping(seen)
         if "mask" in good[0]:
             batch["mask"] = torch.from_numpy(np.concatenate([sample["mask"] for sample in good]))
         if "node_labels" in good[0]:

@@ -126,6 +126,9 @@ class TextDomain:
         if "labels" in good[0]:
             batch["labels"] = torch.from_numpy(np.concatenate([sample["labels"] for sample in good]))
             batch["predicted"] = (batch["labels"] != IGNORED).nonzero().squeeze(1)
+        if "visible" in good[0]:
+            seen = torch.from_numpy(np.concatenate([sample["visible"] for sample in good]))
+            batch["plans"] = batch["plans"].keeping(seen)
         if "mask" in good[0]:
             batch["mask"] = torch.from_numpy(np.concatenate([sample["mask"] for sample in good]))
         return batch | stack_labels(good)
