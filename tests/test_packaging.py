@@ -60,7 +60,7 @@ def test_extras() -> None:
         *("graph", "ogb", "vision", "text", "export", "bench", "dev", "all")
     }
     named = {canonicalize_name(r.name) for r in requirements_of("")}
-    expected = "torch numpy transformers accelerate datasets safetensors pillow matplotlib tensorboard"
+    expected = "torch numpy transformers accelerate datasets safetensors pillow matplotlib scipy tensorboard"
     assert named == {*expected.split(), "scikit-learn", "pydantic", "pyyaml"}
 
 

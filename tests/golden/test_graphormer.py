@@ -88,7 +88,8 @@ def padded_planes(planes: torch.Tensor, plans, like: torch.Tensor) -> torch.Tens
 @pytest.mark.parametrize("inputs", ["raw", "official"])
 @pytest.mark.parametrize("name", cases())
 def test_graphormer(golden, monkeypatch, name: str, inputs: str, backend: str) -> None:
-    monkeypatch.setattr(block, "attention", functools.partial(block.attention, backend=backend))
+    call = functools.partial(block.attention_qkvpacked, backend=backend)
+    monkeypatch.setattr(block, "attention_qkvpacked", call)
     op = functools.partial(pair_bias_module.pair_bias, backend=backend)
     monkeypatch.setattr("unitrans.nn.graph.pair_bias", op)
     case = golden(name)

@@ -60,7 +60,8 @@ def converted(case: Any) -> Any:
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("name", cases())
 def test_text(golden: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, name: str, backend: str) -> None:
-    monkeypatch.setattr(block, "attention", functools.partial(block.attention, backend=backend))
+    call = functools.partial(block.attention_qkvpacked, backend=backend)
+    monkeypatch.setattr(block, "attention_qkvpacked", call)
     case = golden(name)
     model = converted(case)
     asked = ("input_ids", "attention_mask", "token_type_ids", "labels", "next_sentence_label")

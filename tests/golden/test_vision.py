@@ -239,4 +239,5 @@ def test_masked(golden, monkeypatch, name: str, kind: str, layout: str, family: 
 
 
 def use_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    monkeypatch.setattr(block, "attention", functools.partial(block.attention, backend=backend))
+    call = functools.partial(block.attention_qkvpacked, backend=backend)
+    monkeypatch.setattr(block, "attention_qkvpacked", call)

@@ -191,7 +191,7 @@ def test_gradients_do_not_depend_on_the_backend(monkeypatch: pytest.MonkeyPatch)
     grads = []
     for backend in ("cpu", "reference"):
         with monkeypatch.context() as patch:
-            patch.setattr(block, "attention", partial(block.attention, backend=backend))
+            patch.setattr(block, "attention_qkvpacked", partial(block.attention_qkvpacked, backend=backend))
             model.zero_grad()
             model(x).last_hidden_state.square().sum().backward()
             grads.append([p.grad.clone() for p in model.parameters()])

@@ -82,21 +82,21 @@ DOUBLE = """
 import sys
 import torch
 from torch.utils import _pytree as pytree
-from unitrans.train import run
+from unitrans.train import run, session
 from unitrans.train.config import resolve
 
 def double(module, arguments, batch):
     widen = lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
     return arguments, pytree.tree_map_only(torch.Tensor, widen, batch)
 
-open_session = run.open_session
+open_session = session.open_session
 
 def open_double(config):
-    session = open_session(config)
-    session.model.double().register_forward_pre_hook(double, with_kwargs=True)
-    return session
+    opened = open_session(config)
+    opened.model.double().register_forward_pre_hook(double, with_kwargs=True)
+    return opened
 
-run.open_session = open_double
+session.open_session = open_double
 run.train(resolve(config=sys.argv[1]), sys.argv[2])
 """
 

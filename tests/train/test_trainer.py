@@ -247,7 +247,7 @@ def test_early_stopping_and_the_best_checkpoint(
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
 
-    def judged(self: UnitransTrainer) -> dict[str, float]:
+    def judged(self: UnitransTrainer, *_: Any) -> dict[str, float]:
         return {"eval_loss": next(losses), "eval_l1": 0.1, "eval_samples": 1}
 
     monkeypatch.setattr(UnitransTrainer, "judge", judged)
@@ -258,7 +258,7 @@ def test_early_stopping_and_the_best_checkpoint(
     folders = {path.name for path in (run / "checkpoints").iterdir() if not path.is_symlink()}
     assert folders == {"step-0000004", "step-0000008"}
     before = final_state(run)[1]
-    monkeypatch.setattr(UnitransTrainer, "judge", lambda self: {})
+    monkeypatch.setattr(UnitransTrainer, "judge", lambda *_: {})
     running.resume(str(run))  # what has stopped early does not go on
     assert final_state(run)[1] == before
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.tables import is_table
 from unitrans.domains.text import tables
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import (
@@ -21,7 +22,6 @@ from unitrans.domains.text.reading import (
     split_documents,
     suffix_of,
 )
-from unitrans.domains.vision.datasets import is_table
 from unitrans.objectives.base import LabelKind
 
 EMBEDDED = ("pydoc",)

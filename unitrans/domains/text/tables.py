@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.tables import choose_split, hub_builder, parquet_files, readable
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import COMPRESSIONS, Document, suffix_of, unusable
-from unitrans.domains.vision.datasets import choose_split, hub_builder, parquet_files, readable
 from unitrans.objectives.base import LabelKind
 
 KINDS = {
@@ -152,7 +152,7 @@ def open_hub(
     path: str, data: DataConfig, kind: LabelKind | None, key: str, embedded: Sequence[str]
 ) -> TableRows:
     """The rows of a data set of the hub."""
-    builder, note = hub_builder(path, data, key, embedded)  # type: ignore[arg-type]
+    builder, note = hub_builder(path, data.revision, key, embedded)
     rows = _of_builder(builder, data, kind, f"{key}: {path!r}")
     rows.notes.insert(0, note)
     return rows

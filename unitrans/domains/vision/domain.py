@@ -11,10 +11,11 @@ import torch
 
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.split import split
+from unitrans.domains.tables import SPLIT_WORDS
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import classification, config
 from unitrans.domains.vision.augment import check_augmentation
-from unitrans.domains.vision.datasets import SPLIT_WORDS, TableReader
+from unitrans.domains.vision.datasets import TableReader
 from unitrans.domains.vision.pictures import draw_reconstructions
 from unitrans.domains.vision.source import (
     EMBEDDED,

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from unitrans.domains.base import Sample
+from unitrans.domains.tables import is_table
 from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
-from unitrans.domains.vision.datasets import is_table, open_hub, open_table
+from unitrans.domains.vision.datasets import open_hub, open_table
 from unitrans.domains.vision.labels import class_labels, folder_label, numbered
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, pages_of, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
