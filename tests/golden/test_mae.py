@@ -27,7 +27,8 @@ def mae_cases() -> list[str]:
 @pytest.mark.parametrize("name", mae_cases())
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_mae(golden, monkeypatch: pytest.MonkeyPatch, name: str, backend: str) -> None:
-    monkeypatch.setattr(block, "attention", functools.partial(block.attention, backend=backend))
+    call = functools.partial(block.attention_qkvpacked, backend=backend)
+    monkeypatch.setattr(block, "attention_qkvpacked", call)
     case = golden(name)
     how = case.meta["constructor"]
     if not case.weights or "noise" not in case.inputs:
