@@ -95,7 +95,7 @@ def test_transformers_gives_the_same_numbers() -> None:
         image_size=24, patch_size=4, decoder_intermediate_size=64, layer_norm_eps=1e-6, **fields, **sizes
     )
     theirs = ViTMAEForPreTraining(config).eval()
-    model, batch = model_and_batch()
+    model, _ = model_and_batch()
     load_weights(model, theirs.state_dict(), "hf5")  # their tables, which they leave zero
     images, noise = torch.randn(3, 3, 24, 24), torch.rand(3, 36)
     keep = noise.argsort(1)[:, :9]

@@ -94,7 +94,7 @@ def test_hidden_tokens_are_not_seen_and_all_weights_learn(domain: str) -> None:
         assert torch.equal(changed.prediction, output.prediction)
         assert plans.groups.num_tokens == int((~hidden).sum())
         assert plans.place.tolist() == [
-            place for place, h in zip(plans.whole.place[:, 1].tolist(), hidden) if not h
+            place for place, h in zip(plans.whole.place[:, 1].tolist(), hidden, strict=True) if not h
         ]
         seen = torch.where(hidden, batch["input_ids"], 54 - batch["input_ids"])
         assert not torch.equal(model(**batch | {"input_ids": seen}).prediction, output.prediction)
