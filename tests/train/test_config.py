@@ -200,7 +200,7 @@ def test_wrong_flags(tmp_path: Path) -> None:
         ({"config": "vision-mimm"}, "did you mean 'vision-mim'"),
         ({"config": str(tmp_path)}, "is a folder, expected a YAML file such as"),
         ({"data": "digits", "settings": ["data.path=digits"]}, "--data and data.path= are both given"),
-        ({"objective": "mlmm"}, "objective: expected one of 'classification', "),
+        ({"objective": "mlmm"}, "objective: expected one of 'beit', 'classification', "),
         ({"domain": "audio"}, "unknown domain 'audio'"),
     ):
         with pytest.raises(ConfigError, match=".") as caught:

@@ -87,7 +87,7 @@ class Objective:
         shows: what it predicts where it learns from no labels: hidden pixels, tokens of patches, tokens of text, nodes
             of graphs, features of a teacher, or something else.
         Options: its section of the configuration; every field has a description.
-        decays_tokens: whether weight decay takes the learned tokens and positions too (MAE); False: the encoder decides.
+        decays_tokens: whether weight decay takes learned tokens and positions too (MAE); False: the encoder decides.
         needs_fit: whether `fit` must be called when a run begins.
         beside: figures that are those of simple predictors, and what these are in words.
         metric_names: what `metrics` adds up.

@@ -1,7 +1,8 @@
 """Features of a teacher as targets, as in data2vec (Baevski et al., ICML 2022, arXiv:2202.03555).
 
-The student sees a sample with parts hidden; the teacher, an exponential moving average of it, sees all. For hidden tokens
-the student predicts the mean of the teacher's last blocks, each normalised. The same code serves images, text and graphs.
+The student sees a sample with parts hidden; the teacher, an exponential moving average of it, sees all. For hidden
+tokens the student predicts the mean of the teacher's last blocks, each normalised. The same code serves images, text
+and graphs.
 """
 
 import math

@@ -448,7 +448,7 @@ class _Flow(TrainerCallback):
         self.trainer.restore_progress()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A teacher and the average of the weights follow; the last update is always in the log, however short the run."""
+        """A teacher and the average of the weights follow; the last update is always in the log."""
         try:
             self.trainer.accelerator.unwrap_model(self.trainer.model).after_update()
         except CollapseError as error:
