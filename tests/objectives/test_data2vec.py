@@ -147,14 +147,12 @@ def test_a_flat_teacher_is_noticed() -> None:
     sample = objective.corrupt({"id": "0", "image": torch.ones(3, 24, 24)}, np.random.default_rng(0))
     batch = get_domain("vision").collate([sample], config)
     inputs = {key: batch[key] for key in ("patches", "plans", "mask")}
-
-    def train() -> None:
-        for _ in range(30):
-            model(**inputs)
-            model.after_update()
-
+    for _ in range(19):
+        model(**inputs)
+        model.after_update()
+    model(**inputs)
     with pytest.raises(CollapseError, match="update 20: the targets have collapsed"):
-        train()
+        model.after_update()
 
 
 def test_wrong_settings_are_named() -> None:

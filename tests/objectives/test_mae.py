@@ -85,7 +85,8 @@ def test_weights_go_and_come_back(layout: str) -> None:
     assert torch.equal(other(**batch).prediction, model(**batch).prediction)
 
 
-def test_transformers_gives_the_same_numbers() -> None:
+@pytest.mark.parametrize("normalised", [False, True])
+def test_transformers_gives_the_same_numbers(normalised: bool) -> None:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     torch.manual_seed(0)
@@ -94,8 +95,9 @@ def test_transformers_gives_the_same_numbers() -> None:
     config = ViTMAEConfig(
         image_size=24, patch_size=4, decoder_intermediate_size=64, layer_norm_eps=1e-6, **fields, **sizes
     )
+    config.norm_pix_loss = normalised
     theirs = ViTMAEForPreTraining(config).eval()
-    model, _ = model_and_batch()
+    model, _ = model_and_batch(norm_pix_loss=normalised)
     load_weights(model, theirs.state_dict(), "hf5")  # their tables, which they leave zero
     images, noise = torch.randn(3, 3, 24, 24), torch.rand(3, 36)
     keep = noise.argsort(1)[:, :9]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class ImageEncoder(KeepsFrozen):
             plans: of the batch.
             hidden: bool [T], patches that are replaced by mask_token [1, C]; None: none.
         """
-        x = self.embed(inputs["patches"])
+        x: Tensor = cast(Any, self).embed(inputs["patches"])
         if hidden is None:
             return x
         assert mask_token is not None

@@ -206,7 +206,7 @@ class CategoryHead(nn.Module):
 
 
 class GraphDecoder(nn.Module):
-    """Blocks on whole graphs behind an encoder of visible nodes; hidden ones come back with their degrees alone.
+    """Blocks on whole graphs behind an encoder that saw the visible nodes: hidden ones come back as their degrees.
 
     The plan and the bias of pairs are those of the encoder, hidden nodes included.
 

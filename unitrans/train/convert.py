@@ -95,7 +95,7 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
             f"--to hf: {name} classifies by pooling=pooler, this model by {config.pooling}: add --encoder to write the "
             "encoder alone"
         )
-    if objective.name == "mim" and getattr(objective, "decoder_depth", False):
+    if objective.name == "mim" and getattr(objective, "decoder_depth", None):
         raise ConfigError(
             f"--to hf: {name} has no decoder of Blocks: add --encoder to write the encoder alone"
         )
