@@ -172,6 +172,7 @@ class Units:
     """Hides 60 % of units of 2 x 2 px, at random."""
 
     options = SimpleNamespace(mask_patch_size=2)
+    unit = 2
     label_kinds = ()
 
     def corrupt(self, sample, rng):
