@@ -63,7 +63,10 @@ def init_weights(model: Any, name: str) -> list[str]:
         ) from None
     config = model.config
     here = config.to_dict()
-    same_head = _targets(stored) == _targets(here)
+    channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
+    # A decoder of Blocks starts afresh with other channels; one linear layer is adapted.
+    adaptable = channels[0] == channels[1] or "head.decoder.pred.weight" not in weights
+    same_head = _targets(stored) == _targets(here) and adaptable
     differences = _differences(encoder, config.encoder)
     notes = [f"weights of {folder}"]
     if not same_head:
@@ -73,7 +76,6 @@ def init_weights(model: Any, name: str) -> list[str]:
     weights, more = _regrouped(weights, own)
     notes += more
     own = {key: p for key, p in own.items() if key in weights or not key.startswith(FINAL_NORMS)}
-    channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
     # What was pretrained by hiding parts of images is resized as SimMIM and BEiT do.
     rule: ResizeRule = "geometric" if not stored.get("labels") else "bicubic"
     fit = functools.partial(
@@ -158,7 +160,7 @@ def _other_units(there: dict[str, Any], here: Any) -> list[str]:
 
 
 def _is_of_channels(key: str) -> bool:
-    return key.endswith("patch_embed.proj.weight") or key.startswith("head.decoder.")
+    return key.endswith("patch_embed.proj.weight") or key in ("head.decoder.weight", "head.decoder.bias")
 
 
 def _fit(
