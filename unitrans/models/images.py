@@ -1,7 +1,7 @@
 """What image encoders share: images to packed rows, pooling, their output."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -53,6 +53,7 @@ class ImageEncoder(KeepsFrozen):
 
     main_input_name = "pixel_values"
     input_names = ("patches", "plans")
+    embed: Callable[[Tensor], Tensor]
     #: Hidden tokens are replaced by a learned row of the objective.
     hides_by_vector = True
 
