@@ -5,8 +5,8 @@
 
 A step makes the masks and plans of a batch, runs forward and backward and updates the weights with AdamW. The sides
 take turns step by step in one process, on the same images, at equal model, batch and resolution; figures are medians
-and ratios of medians. --memory starts a process for each side and reads the peak of its resident memory during a step,
-above what it held before (parameters, gradients and optimizer state).
+and ratios of medians, of processor time for one thread. --memory starts a process for each side and reads the peak of
+its resident memory during a step, above what it held before (parameters, gradients and optimizer state).
 """
 
 import argparse
@@ -14,11 +14,12 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+
+from benchmarks.timing import clock
 
 SIZES = {
     "swin-tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -97,12 +98,13 @@ def speed(args: argparse.Namespace) -> None:
     """Prints images per second of every side, and what visible tokens gain."""
     steps = {side: make_step(args, side) for side in args.sides}
     seconds: dict[str, list[float]] = {side: [] for side in steps}
+    now = clock()
     for number in range(args.steps + 1):
         for side, step in steps.items():
-            start = time.perf_counter()
+            start = now()
             step(number)
             if number:  # the first step makes buffers
-                seconds[side].append(time.perf_counter() - start)
+                seconds[side].append(now() - start)
     median = {side: statistics.median(times) for side, times in seconds.items()}
     print(f"{args.model}, batch {args.batch}, {args.dtype}, {torch.get_num_threads()} thread(s)")
     for side, value in median.items():

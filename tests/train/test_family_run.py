@@ -14,7 +14,9 @@ from unitrans.objectives import get_objective, register_objective
 from unitrans.train import run as running
 from unitrans.train.callbacks import read_metrics
 from unitrans.train.config import RunConfig, resolve
+from unitrans.train.convert import convert
 from unitrans.train.errors import ConfigError, RunError
+from unitrans.train.session import open_new_session
 from unitrans.train.trainer import UnitransTrainer
 
 Tiny = Callable[..., RunConfig]
@@ -155,3 +157,30 @@ def test_names_of_objectives_are_unique() -> None:
         register_objective(taken)
     with pytest.raises(ValueError, match="expected the attribute 'name'"):
         register_objective(type("Nameless", (), {}))
+
+
+def test_a_run_of_mae_is_fine_tuned_and_opened_by_transformers(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import ViTMAEForPreTraining
+
+    monkeypatch.setattr(running, "report", lambda *args: None)
+    run = running.train(tiny_vit("mae"), "mae")
+    convert(run, "hf", Path("hf"))
+    theirs, info = ViTMAEForPreTraining.from_pretrained("hf", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    found = weights(run)
+    assert torch.equal(theirs.vit.embeddings.cls_token, found["encoder.cls_token"])
+    assert torch.equal(theirs.decoder.decoder_pred.weight, found["head.decoder.pred.weight"])
+    convert(run, "official", Path("mae.safetensors"))
+    official = load_file("mae.safetensors")
+    assert torch.equal(
+        official["decoder_blocks.0.mlp.fc1.weight"], found["head.decoder.blocks.0.mlp.fc1.weight"]
+    )
+    settings = ("model.name=vit", "model.patch_size=1", "model.pooling=mean", "model.final_norm=pooled")
+    for init in ("mae", "hf"):
+        session = open_new_session(resolve(objective="classification", init=init, settings=[*VIT, *settings]))
+        got = session.model.state_dict()
+        assert torch.equal(got["encoder.blocks.1.mlp.fc1.weight"], found["encoder.blocks.1.mlp.fc1.weight"])
+        assert torch.equal(got["encoder.pos_embed"], found["encoder.pos_embed"])
+        assert session.model.encoder.pos_embed.requires_grad

@@ -19,7 +19,7 @@ from unitrans.models.files import read_config
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError
-from unitrans.train.init_hf import WORD_ROWS, grown_rows, init_hf
+from unitrans.train.init_hf import FINAL_NORMS, WORD_ROWS, grown_rows, init_hf
 
 WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
@@ -63,7 +63,10 @@ def init_weights(model: Any, name: str) -> list[str]:
         ) from None
     config = model.config
     here = config.to_dict()
-    same_head = _targets(stored) == _targets(here)
+    channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
+    # A decoder of Blocks starts afresh with other channels; one linear layer is adapted.
+    adaptable = channels[0] == channels[1] or "head.decoder.pred.weight" not in weights
+    same_head = _targets(stored) == _targets(here) and adaptable
     differences = _differences(encoder, config.encoder)
     notes = [f"weights of {folder}"]
     if not same_head:
@@ -72,8 +75,7 @@ def init_weights(model: Any, name: str) -> list[str]:
     own = {key: p for key, p in model.state_dict().items() if same_head or not key.startswith("head.")}
     weights, more = _regrouped(weights, own)
     notes += more
-    own = {key: p for key, p in own.items() if key in weights or not key.startswith(_FINAL_NORMS)}
-    channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
+    own = {key: p for key, p in own.items() if key in weights or not key.startswith(FINAL_NORMS)}
     # What was pretrained by hiding parts of images is resized as SimMIM and BEiT do.
     rule: ResizeRule = "geometric" if not stored.get("labels") else "bicubic"
     fit = functools.partial(
@@ -121,10 +123,6 @@ def _head_name(config: dict[str, Any]) -> str:
     return f"objective {config.get('objective')} of {len(names):,} {labels['kind']} labels ({shown})"
 
 
-# A ViT has one of the two, on its rows or on what is pooled; they are not each other's.
-_FINAL_NORMS = ("encoder.norm.", "encoder.fc_norm.")
-
-
 def _regrouped(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The weights as this model holds them, and notes: a shared table in every block, another final norm left out."""
     found: dict[str, Tensor] = {}
@@ -134,7 +132,7 @@ def _regrouped(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[d
         found |= dict.fromkeys(copies or [key], tensor)
         if copies:
             notes.append(f"{key} copied into {len(copies)} blocks")
-    other = [key for key in found if key.startswith(_FINAL_NORMS) and key not in own]
+    other = [key for key in found if key.startswith(FINAL_NORMS) and key not in own]
     if other:
         notes.append(
             f"the final norm starts afresh: model.final_norm is not that of the weights ({other[0]})"
@@ -162,7 +160,7 @@ def _other_units(there: dict[str, Any], here: Any) -> list[str]:
 
 
 def _is_of_channels(key: str) -> bool:
-    return key.endswith("patch_embed.proj.weight") or key.startswith("head.decoder.")
+    return key.endswith("patch_embed.proj.weight") or key in ("head.decoder.weight", "head.decoder.bias")
 
 
 def _fit(

@@ -12,6 +12,8 @@ from unitrans.models.convert import layout_for, load_weights
 from unitrans.models.files import layout_of_names, read_weights
 from unitrans.train.errors import ConfigError, user_errors
 
+# A ViT has one of the two, on its rows or on what is pooled; they are not each other's.
+FINAL_NORMS = ("encoder.norm.", "encoder.fc_norm.")
 WORD_ROWS = ("word_embeddings.weight", "output_bias")  # what has a row for every token of the vocabulary
 
 
@@ -53,6 +55,7 @@ def init_hf(model: Any, folder: Path, theirs: dict[str, Any]) -> list[str]:
     with user_errors():
         report = load_weights(model, weights, layout, strict=False)
     missing = [name for name in report.missing if name.startswith("encoder.")]
+    missing = [name for name in missing if not name.startswith(FINAL_NORMS)]
     unfit = [text for text in report.unexpected if ": " in text]  # of the right name and another shape
     if missing or unfit:
         raise ConfigError(

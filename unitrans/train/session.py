@@ -115,6 +115,11 @@ def open_session(config: RunConfig) -> Session:
         set_seed(train["seed"])  # the initial weights
         reading = getattr(train_source, "reading", None)
         model = MaskedSignalModel.create(model_config, objective, reading)
+        if train["fsdp"] and hasattr(model.head, "after_update"):
+            raise ConfigError(
+                f"train.fsdp and objective {objective.name}, whose teacher follows the model, do not go together yet: "
+                "set it to false (DDP is used)"
+            )
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
