@@ -35,7 +35,8 @@ class TextTokenizer:
     """A tokenizer of transformers and what this domain asks of it.
 
     tokenizer: a PreTrainedTokenizer of any kind. prefix, suffix: special tokens around every sample of an encoder that
-    sees both sides. begin, end: around a document of a causal model (empty where the tokenizer has no such token).
+    sees both sides; between: those between two texts. begin, end: around a document of a causal model (empty where the
+    tokenizer has no such token).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -48,6 +49,9 @@ class TextTokenizer:
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.begin = [begin] if begin is not None else []
         self.end = [end] if end is not None else []
+        text = word[same : len(word) - len(self.suffix)]
+        pair = list(tokenizer("a", "a", verbose=False)["input_ids"])
+        self.between = pair[same + len(text) : len(pair) - len(self.suffix) - len(text)] or self.end
 
     def __len__(self) -> int:
         return len(self.tokenizer)
