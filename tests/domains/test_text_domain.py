@@ -1,6 +1,7 @@
 """Text as samples: tokenizers, chunks, what is held out, labels, streams, batches, simple predictors, pages."""
 
 import pickle
+import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -111,6 +112,22 @@ def test_tokenizers_that_cannot_be_had(tmp_path: Path, corpus: Path) -> None:
     made.save(tmp_path / "t")
     with pytest.raises(ValueError, match=r"model.vocab_size: the tokenizer .* has .* tokens, the model 50"):
         opened(corpus, BertConfig(**SMALL, vocab_size=50), tokenizer=str(tmp_path / "t"))
+
+
+def test_an_unknown_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the hub, and without retries of a minute, there is one sentence."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    begin = time.perf_counter()
+    with pytest.raises(
+        ValueError, match=r"there is no folder 'nobody/nothing', and the hub http://127.*reached"
+    ):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises(ValueError, match="no folder 'no such name', and it is not spelled as a hub name"):
+        load_tokenizer("no such name")
+    assert time.perf_counter() - begin < 10
 
 
 # ---- samples ----------------------------------------------------------------------------------------------------
