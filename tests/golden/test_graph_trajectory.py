@@ -1,5 +1,4 @@
-"""Twenty updates of the published Graphormer recipe on fairseq, reproduced by the trainer: rates, losses, gradient norms,
-weights.
+"""Twenty updates of the published Graphormer recipe, reproduced by the trainer: rates, losses, gradient norms, weights.
 
 Recordings are found by what their meta.json says. Their graphs come as they were (`raw.*`) or as padded batches of the
 published collator; out of these the edges are read back, so that every feature is made by our own code.
