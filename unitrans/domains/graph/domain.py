@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -175,6 +175,11 @@ class GraphDomain:
             read.
         """
         return _molecule_reader(names, reading, column)
+
+    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
+        """See ``unitrans.domains.base.Predicts``: a header names a column of SMILES."""
+        words = {word.strip().lower() for word in first.replace("\t", ",").replace(";", ",").split(",")}
+        return "csv" if any("smiles" in word or word == "smi" for word in words) else "smi"
 
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The model beside the simple predictors, as a table and one sentence."""
