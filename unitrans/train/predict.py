@@ -109,18 +109,24 @@ class Predictor:
 
     Args:
         name: a run folder, a checkpoint, or the folder of an ensemble.
+        complete: refuse an ensemble that is not trained to its end.
 
     Raises:
         ConfigError: no such checkpoint, or one that predicts no labels.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, complete: bool = True) -> None:
         root = Path(name).expanduser()
         self.calibration: dict[str, Any] | None = None
         members = [name]
         if (root / ENSEMBLE_FILE).is_file():
-            self.calibration = json.loads((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
-            members = [str(root / member) for member in self.calibration["members"]]
+            record = json.loads((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
+            members = [str(root / member) for member in record["members"]]
+            self.calibration = record["targets"] or None  # none where nothing was held out
+            if complete and record["targets"] is None:
+                raise ConfigError(
+                    f"--checkpoint {name}: this ensemble is not trained to its end: unitrans train --resume {name}"
+                )
         self.models = [load_model(member) for member in members]
         config = self.models[0].config
         if config.labels is None or config.reading is None:
@@ -190,7 +196,7 @@ class Predictor:
                 if spread is not None:
                     row[f"{name}_sd"] = float(spread[index, k])
                     if labels.kind == "value" and self.calibration is not None:
-                        half = half_width(self.calibration["targets"][name], spread[index, k])
+                        half = half_width(self.calibration[name], spread[index, k])
                         row |= {f"{name}_low": row[name] - half, f"{name}_high": row[name] + half}
             rows.append(row)
         return rows
