@@ -92,6 +92,7 @@ def test_a_run_predicts_what_it_reports(molecules, capsys) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     low, high = summary["test"]["intervals"]["mae"]
     assert low <= summary["test"]["mae"] <= high
+    assert summary["test"]["targets"]["size"]["mae"] == pytest.approx(summary["test"]["mae"])
 
     molecules.rename(molecules.with_name("elsewhere.csv"))  # a checkpoint needs no training data
     assert main(["predict", "--checkpoint", str(folder), "elsewhere.csv", "-o", "out.csv"]) == 1

@@ -89,6 +89,10 @@ def _details(
     if session.objective.headline in intervals:
         low, high = intervals[session.objective.headline]
         say(f"95 % of resamples of these samples: {session.objective.headline} {low:.4f} to {high:.4f}.")
+    targets = found.get("targets", {})
+    if len(targets) > 1:
+        for name, figures in targets.items():
+            say(f"  {name}: MAE {figures['mae']:.4g}, RMSE {figures['rmse']:.4g}")
     return files, found
 
 
