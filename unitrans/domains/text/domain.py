@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from unitrans.domains.text.documents import (
 )
 from unitrans.domains.text.labels import Rule, find_labels
 from unitrans.domains.text.pages import write_predictions
-from unitrans.domains.text.predict import row_reader
+from unitrans.domains.text.predict import QUESTIONS, row_reader
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.settings import settings_from
 from unitrans.domains.text.source import (
@@ -145,6 +145,12 @@ class TextDomain:
     ) -> Callable[[Mapping[str, Any]], Sample]:
         """See ``unitrans.domains.base.Predicts``."""
         return row_reader(names, reading, column)
+
+    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
+        """See ``unitrans.domains.base.Predicts``: a line is a text, as no line of text says that it is a header."""
+        return "text"
+
+    questions = QUESTIONS
 
     def data_unit_scale(self, source: Any, model_config: Any) -> None:
         """Tokens are no values."""
