@@ -12,10 +12,10 @@ import torch
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.graph import baselines as predictors
 from unitrans.domains.graph import chemistry, config
-from unitrans.domains.graph.intervals import bootstrap
 from unitrans.domains.graph.reading import EMBEDDED, smiles_column
 from unitrans.domains.graph.source import GraphSource, open_sources
 from unitrans.domains.graph.table import MOLECULE_WIDTHS
+from unitrans.domains.intervals import bootstrap
 from unitrans.objectives.base import LabelKind
 
 MAX_PICTURES = 16
