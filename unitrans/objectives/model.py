@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
 from unitrans.models.images import KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.flag import flag
 from unitrans.objectives.registry import make_objective
 
 
@@ -108,6 +109,11 @@ class MaskedSignalModel(KeepsFrozen):
 
     def forward(self, **batch: Any) -> SignalOutput:
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
+        options = self.objective.options
+        if self.training and getattr(options, "flag_steps", 0):
+            nodes = batch["nodes"]
+            rows = torch.empty(len(nodes), self.encoder.config.embed_dim, device=nodes.device)
+            return flag(lambda moved: self.head(self.encoder, perturbation=moved, **batch), rows, options)
         return self.head(self.encoder, **batch)
 
     def after_update(self) -> None:
