@@ -45,6 +45,7 @@ def flag(call: Callable[[Tensor], SignalOutput], rows: Tensor, options: FlagOpti
     for step in range(options.flag_steps):
         moved.requires_grad_()
         output = call(moved)
+        assert output.loss_sum is not None
         total = total + output.loss_sum / options.flag_steps
         if step + 1 < options.flag_steps:
             (gradient,) = torch.autograd.grad(output.loss_sum, moved, retain_graph=True)

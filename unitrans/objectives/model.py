@@ -110,7 +110,7 @@ class MaskedSignalModel(KeepsFrozen):
     def forward(self, **batch: Any) -> SignalOutput:
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
         options = self.objective.options
-        if self.training and getattr(options, "flag_steps", 0):
+        if self.training and getattr(options, "flag_steps", None):
             nodes = batch["nodes"]
             rows = torch.empty(len(nodes), self.encoder.config.embed_dim, device=nodes.device)
             return flag(lambda moved: self.head(self.encoder, perturbation=moved, **batch), rows, options)
