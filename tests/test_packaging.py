@@ -160,7 +160,9 @@ def test_torch_comes_alone_and_from_the_cpu_index_without_a_driver(tool, tmp_pat
 def test_a_wheel_runs_without_compiler_and_checkout(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path]
-    objects = "--config-settings=build-dir=build/{wheel_tag}"  # those of the checkout: nothing is compiled twice
+    objects = (
+        "--config-settings=build-dir=build/{wheel_tag}"  # those of the checkout: nothing is compiled twice
+    )
     subprocess.run([*build, objects, "."], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("unitrans-*.whl")
 

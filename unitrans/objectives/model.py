@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
-from unitrans.models.images import KeepsFrozen
+from unitrans.models.images import HasImageEncoder, KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.registry import make_objective
 
@@ -40,7 +40,7 @@ class MaskedSignalConfig(PreTrainedConfig):
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
-class MaskedSignalModel(KeepsFrozen):
+class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
     """Hide part of the signal, predict it.
 
     Example:
