@@ -250,8 +250,11 @@ def test_wrong_settings(fields, message) -> None:
 
 
 def test_config_and_weights_are_saved(tmp_path) -> None:
-    model = Graphormer(GraphormerConfig(**SMALL)).eval()
+    model = Graphormer(GraphormerConfig(**SMALL, norm="pre")).eval()
     model.save_pretrained(tmp_path)
     again = Graphormer.from_pretrained(tmp_path).eval()
     data = pyg_batch(random_graphs())
     assert torch.equal(again(data).logits, model(data).logits)
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: p.requires_grad for name, p in again.named_parameters()} == trained
+    assert not trained["masked_lm_pooler.weight"] and not trained["unused_norm.weight"]

@@ -368,3 +368,36 @@ def test_words_are_tagged(workdir: Path) -> None:
     tags = TextPredictor(model, tokenizer_of(run)).tag([["the", "red", "dog"], ["cat"] * 40])
     assert tags[0] == [("the", "O"), ("red", "O"), ("dog", "N")]
     assert len(tags[1]) == 40 and tags[1][0][1] is not None and tags[1][-1] == ("cat", None)
+
+
+def test_pairs_and_several_answers_from_the_command_line(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of pairs with two yes-no columns: figures with intervals, and predictions of the same table."""
+    rows = [
+        f"{a},{b},{int('cat' in a)},{'' if n % 5 == 0 else int('ran' in b)}"
+        for n, (a, b) in enumerate(zip(LINES, reversed(LINES), strict=True))
+    ]
+    (workdir / "pairs.csv").write_text("\n".join(["text,other,cat,ran", *rows]))
+    given = {
+        "data": "pairs.csv",
+        "data__second_column": "other",
+        "data__label_column": ["cat", "ran"],
+        "data__validation": 0.4,
+    }
+    run = running.train(config("classification", drop=("data.doc",), **given), "run")
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"accuracy", "macro_f1", "roc_auc", "average_precision"} <= summary.keys()
+    for name in ("accuracy", "macro_f1", "roc_auc"):
+        low, high = summary["intervals"][name]
+        assert 0 <= low <= high <= 1
+    assert "95 % of resamples" in capsys.readouterr().out
+    assert main(["predict", "--checkpoint", "run", "pairs.csv", "-o", "out.csv"]) == 0
+    with open("out.csv", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    model = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best")
+    pairs = [(row["text"], row["other"]) for row in written[:3]]
+    answers = TextPredictor(model, tokenizer_of(run)).classify(pairs)
+    for row, answer in zip(written, answers, strict=False):
+        for name in ("cat", "ran"):
+            assert float(row[f"{name}"]) == pytest.approx(answer["probabilities"][name], abs=1e-5)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from unitrans.models.graphormer_plans import (
     GraphormerPlans,
@@ -20,7 +20,7 @@ from unitrans.models.graphormer_plans import (
     pack_pyg,
     plans_of_edges,
 )
-from unitrans.models.images import EncoderOutput, check_sizes
+from unitrans.models.images import EncoderOutput, KeepsFrozen, check_sizes
 from unitrans.nn import MASKED, Block, GraphPairBias, NodeEmbedding, gather_rows
 from unitrans.ops.graphs import PathRule
 
@@ -146,7 +146,7 @@ class GraphormerConfig(PreTrainedConfig):
         check_values("nodes", nodes, self.feature_offset, 2, self.num_atoms + 1, "num_atoms")
 
 
-class GraphormerPreTrainedModel(PreTrainedModel):
+class GraphormerPreTrainedModel(KeepsFrozen):
     config: GraphormerConfig
     config_class = GraphormerConfig
     base_model_prefix = "encoder"

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Sample, get_domain
+from unitrans.domains.rows import open_text, table_lines
 from unitrans.objectives import MaskedSignalModel
 from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
@@ -39,10 +40,10 @@ class Table:
     kind: str
 
 
-def read_table(file: TextIO, name: str, *, plain: bool = False) -> Table:
-    """JSON lines, a table with a header, or one SMILES a line, told by the first line.
+def read_table(file: TextIO, name: str, domain: Any) -> Table:
+    """JSON lines, a table with a header, or one SMILES or text a line.
 
-    plain: what has no suffix (standard input) and is not JSON is one text a line.
+    What has no suffix (standard input) is told by its first line; see ``Predicts.line_kind``.
 
     Raises:
         ConfigError: nothing came.
@@ -54,13 +55,12 @@ def read_table(file: TextIO, name: str, *, plain: bool = False) -> Table:
         raise ConfigError(f"{name}: expected rows to predict, got nothing")
     first = first.removeprefix("\ufeff")
     lines = itertools.chain([first], file)
-    if plain and not Path(name).suffix:
-        return Table(["text"], ({"text": line.rstrip("\n")} for line in lines if line.strip()), "csv")
-    if first.lstrip().startswith("{"):
+    kind = "" if Path(name).suffix else domain.line_kind(first)
+    if first.lstrip().startswith("{") and (kind != "text" or isinstance(_json_record(first), dict)):
         return _json_lines(lines, first)
-    from unitrans.domains.graph.reading import table_lines
-
-    rows = table_lines(_Lines(lines), name if Path(name).suffix else f"{name}.{_kind_of(first)}", None)
+    if kind == "text":
+        return Table(["text"], ({"text": line.rstrip("\n")} for line in lines if line.strip()), "csv")
+    rows = table_lines(_Lines(lines), f"{name}.{kind}" if kind else name, None)
     names = next(rows)
 
     def records() -> Iterator[Record | str]:
@@ -71,12 +71,6 @@ def read_table(file: TextIO, name: str, *, plain: bool = False) -> Table:
                 yield f"the row has {len(row)} cells, the header has {len(names)}"
 
     return Table(names, records(), "csv")
-
-
-def _kind_of(first: str) -> str:
-    """csv where the first line looks like a header, else smi."""
-    words = {word.strip().lower() for word in first.replace("\t", ",").replace(";", ",").split(",")}
-    return "csv" if any("smiles" in word or word == "smi" for word in words) else "smi"
 
 
 class _Lines:
@@ -115,18 +109,24 @@ class Predictor:
 
     Args:
         name: a run folder, a checkpoint, or the folder of an ensemble.
+        complete: refuse an ensemble that is not trained to its end.
 
     Raises:
         ConfigError: no such checkpoint, or one that predicts no labels.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, complete: bool = True) -> None:
         root = Path(name).expanduser()
         self.calibration: dict[str, Any] | None = None
         members = [name]
         if (root / ENSEMBLE_FILE).is_file():
-            self.calibration = json.loads((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
-            members = [str(root / member) for member in self.calibration["members"]]
+            record = json.loads((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
+            members = [str(root / member) for member in record["members"]]
+            self.calibration = record["targets"] or None  # none where nothing was held out
+            if complete and record["targets"] is None:
+                raise ConfigError(
+                    f"--checkpoint {name}: this ensemble is not trained to its end: unitrans train --resume {name}"
+                )
         self.models = [load_model(member) for member in members]
         config = self.models[0].config
         if config.labels is None or config.reading is None:
@@ -196,7 +196,7 @@ class Predictor:
                 if spread is not None:
                     row[f"{name}_sd"] = float(spread[index, k])
                     if labels.kind == "value" and self.calibration is not None:
-                        half = half_width(self.calibration["targets"][name], spread[index, k])
+                        half = half_width(self.calibration[name], spread[index, k])
                         row |= {f"{name}_low": row[name] - half, f"{name}_high": row[name] + half}
             rows.append(row)
         return rows
@@ -219,7 +219,7 @@ def load_model(name: str) -> MaskedSignalModel:
 
 
 def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Lines that answer one question about a text, of a domain that knows such questions (``Domain.questions``).
+    """Lines that answer one question about a text, of a domain that knows such questions (``Predicts.questions``).
 
     Args:
         checkpoint: a run folder or a checkpoint.
@@ -229,14 +229,14 @@ def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]
     """
     model, folder = load_model(checkpoint), init_folder(checkpoint, flag="--checkpoint")
     family = str(model.config.encoder_config.model_type).removeprefix("unitrans-")
-    from unitrans.domains.text.predict import QUESTIONS
-
-    if not hasattr(model.encoder, "embeddings"):
-        raise ConfigError(
-            f"--{question.replace('_', '-')}: expected a text model, --checkpoint {checkpoint} is a {family}"
-        )
+    domains = model.objective.domains if model.config.reading is None else (model.config.reading["domain"],)
     with user_errors():
-        yield from QUESTIONS[question](model, folder, text, options)
+        known = getattr(get_domain(domains[0]), "questions", {}) if len(domains) == 1 else {}
+        if question not in known:
+            raise ConfigError(
+                f"--{question.replace('_', '-')}: expected a text model, --checkpoint {checkpoint} is a {family}"
+            )
+        yield from known[question](model, folder, text, options)
 
 
 def predict(
@@ -271,12 +271,11 @@ def predict(
             file = stdin
         else:
             try:
-                file = files.enter_context(_opened(source))
+                file = files.enter_context(open_text(Path(source).expanduser()))
             except OSError as error:
                 raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
         with user_errors():
-            plain = predictor.domain.name == "text"
-            table = read_table(file, "standard input" if source == "-" else source, plain=plain)
+            table = read_table(file, "standard input" if source == "-" else source, predictor.domain)
             read = predictor.domain.record_reader(table.names, predictor.reading, column)
         try:
             out = (
@@ -300,12 +299,6 @@ def predict(
     if failed:
         say(f"{failed:,} of {total:,} rows could not be predicted: the column error says why")
     return failed
-
-
-def _opened(source: str) -> Any:
-    from unitrans.domains.graph.reading import open_text
-
-    return open_text(Path(source).expanduser())
 
 
 def _predicted(
