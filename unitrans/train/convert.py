@@ -83,12 +83,8 @@ def convert(
         written.save_pretrained(output)
         return [*lines, *_tokenizer(path, output), f"wrote {type(written).__name__} to {output}"]
     if target != "hf":
-        if (
-            target == "official"
-            and getattr(model, "objective", None)
-            and model.objective.name == "mae"
-            and whole
-        ):
+        objective: Any = getattr(model, "objective", None)
+        if target == "official" and getattr(objective, "name", "") == "mae" and whole:
             target = "mae"
         return [*lines, _write_file(model if whole else encoder_of(model), target, output)]
     if isinstance(model, MaskedSignalModel):

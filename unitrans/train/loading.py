@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from unitrans import models
 from unitrans.models.convert import LoadReport, encoder_prefix, layout_for, load_weights
@@ -79,6 +80,7 @@ def load(
         >>> maps = model.forward_features(images, out_indices=[1, 2, 3])
     """
     report: LoadReport | None
+    transformers_logging.disable_progress_bar()
     if isinstance(weights, Mapping):
         model, report = load_state(weights, source, strict=strict, class_map=class_map, **overrides)
     else:
