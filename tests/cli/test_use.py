@@ -12,6 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
 import unitrans
 from unitrans.cli import main
@@ -39,6 +40,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["train", "--objective", "classification", "--data", str(root / "train"), *SWIN, *settings]
     assert main([*arguments, "--output", str(root / "run")]) == 0
     return root
+
+
+def test_the_model_card_says_what_it_is(run: Path) -> None:
+    card = (run / "run" / "checkpoints" / "best" / "README.md").read_text()
+    for text in (
+        "# swin on vision",
+        "training samples",
+        "| accuracy |",
+        "labels (class): digit 0, digit 1",
+        "embed_dim: 16",
+    ):
+        assert text in card
+    assert f"unitrans {unitrans.__version__}" in card and "torch" in card
 
 
 def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +92,7 @@ def test_figures_of_classes() -> None:
     rng = np.random.default_rng(0)
     logits, truth = rng.normal(size=(200, 7)), rng.integers(0, 6, 200)  # the last class has no sample
     logits[np.arange(200), truth] += 1.0
-    figures, intervals = evaluating._class_figures(logits, truth)
+    figures, intervals = evaluating.class_figures(logits, truth)
     order = (-logits).argsort(1)
     assert figures["top1"] == pytest.approx((order[:, 0] == truth).mean())
     assert figures["top5"] == pytest.approx((order[:, :5] == truth[:, None]).any(1).mean())
@@ -170,3 +184,50 @@ def test_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     torch.testing.assert_close(program(x), want((x - mean) / std).pooler_output, rtol=1e-4, atol=1e-5)
     assert main(["export", "--checkpoint", str(run / "run"), "--to", "tflite", "-o", target + "x"]) == 2
     assert "--to tflite: expected one of onnx, torch-export" in capsys.readouterr().err
+
+
+def test_probes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same vectors as embed writes, classified by scikit-learn's own nearest neighbours."""
+    parts = {}
+    for part in ("train", "test"):
+        written = tmp_path / f"{part}.parquet"
+        assert main(["embed", "--checkpoint", str(run / "run"), str(run / part), "-o", str(written)]) == 0
+        table = parquet.read_table(written).to_pydict()
+        parts[part] = np.array(table["embedding"]), [Path(name).parent.name for name in table["image"]]
+    nearest = KNeighborsClassifier(20, metric="cosine", weights="distance").fit(*parts["train"])
+    want = nearest.score(*parts["test"])
+    command = [
+        "eval",
+        "--checkpoint",
+        str(run / "run"),
+        "--fit",
+        str(run / "train"),
+        "--data",
+        str(run / "test"),
+    ]
+    assert main([*command, "--probe", "knn", "--output", str(tmp_path / "knn")]) == 0
+    assert json.loads((tmp_path / "knn" / "eval.json").read_text())["figures"]["top1"] == pytest.approx(want)
+    assert main([*command, "--probe", "linear", "--output", str(tmp_path / "linear")]) == 0
+    assert json.loads((tmp_path / "linear" / "eval.json").read_text())["figures"]["top1"] > 0.25
+    assert main([*command, "--probe", "forest", "--output", str(tmp_path / "x")]) == 2
+    assert main([*command[:3], "--data", str(run / "test"), "--probe", "knn"]) == 2
+    assert "--probe and --fit belong together" in capsys.readouterr().err
+
+
+def test_only_the_head_is_trained(run: Path, tmp_path: Path) -> None:
+    settings = ["data.channels=1", "data.image_size=8", "train.max_steps=3", "train.freeze=encoder",
+                "model.drop_path_rate=0.5", "train.use_cpu=true"]  # fmt: skip
+    arguments = [
+        "train",
+        "--objective",
+        "classification",
+        "--data",
+        str(run / "train"),
+        "--init",
+        str(run / "run"),
+    ]
+    assert main([*arguments, *settings, "--output", str(tmp_path / "probe")]) == 0
+    before, after = unitrans.load(run / "run"), unitrans.load(tmp_path / "probe")
+    for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
+        assert torch.equal(a, b) == name.startswith("encoder."), name
+    assert after.encoder.config.depths == [2, 2]  # from the weights, though the default is another model

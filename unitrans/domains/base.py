@@ -186,10 +186,10 @@ class Predicts(Protocol):
         ...
 
     def labelled(
-        self, path: str, reading: Mapping[str, Any], labels: Labels
+        self, path: str, reading: Mapping[str, Any], labels: Labels | None
     ) -> Iterator[tuple[Sample | str, Any]]:
-        """Samples to judge a model on with their labels, or why there is none. A domain of which tables hold all there
-        is leaves it out."""
+        """Samples to judge a model on with their labels, or why there is none; names of classes without `labels`. A
+        domain of which tables hold all there is leaves it out."""
         ...
 
     def listed(self, inputs: Sequence[str]) -> list[Mapping[str, Any]] | None:

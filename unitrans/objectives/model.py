@@ -106,6 +106,25 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
             return int(self.encoder.layer_id(rest))
         return 0 if rest == "mask_token" else self.num_layers - 1
 
+    def freeze_encoder(self) -> None:
+        """Trains the head alone. ValueError where the head has nothing to train, or needs an encoder that learns."""
+        if not any(parameter.requires_grad for parameter in self.head.parameters()):
+            raise ValueError(
+                f"freeze: the head of objective {self.objective.name} has no parameters to train"
+            )
+        if hasattr(self.head, "after_update"):
+            raise ValueError(
+                f"freeze: the teacher of objective {self.objective.name} follows an encoder that learns"
+            )
+        self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "MaskedSignalModel":
+        """As in torch; a frozen encoder computes as in evaluation."""
+        super().train(mode)
+        if mode and not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
     def forward(self, **batch: Any) -> SignalOutput:
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
         return self.head(self.encoder, **batch)

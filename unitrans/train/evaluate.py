@@ -14,9 +14,9 @@ import torch
 
 from unitrans.domains.base import Sample, nearest_name
 from unitrans.domains.intervals import bootstrap
-from unitrans.objectives.base import SignalOutput
+from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.train.errors import ConfigError, user_errors
-from unitrans.train.predict import Predictor
+from unitrans.train.predict import Predictor, Trained
 from unitrans.train.rows import opened
 from unitrans.train.runs import write_json, write_text
 
@@ -60,7 +60,7 @@ def evaluate(
     skipped: list[str] = []
     seconds = 0.0
     with user_errors():
-        labelled = _labelled(predictor, data, column, target)
+        labelled = labelled_rows(predictor, data, predictor.labels, column, target)
         while chunk := list(itertools.islice(labelled, batch_size)):
             good = [(sample, truth) for sample, truth in chunk if not isinstance(sample, str)]
             skipped += [sample for sample, _ in chunk if isinstance(sample, str)]
@@ -86,7 +86,7 @@ def evaluate(
     }
     output.mkdir(parents=True, exist_ok=True)
     if predictor.labels.kind == "class":
-        result["classes"] = _classes(output, predictor.labels.names, prediction, truth)
+        result["classes"] = write_classes(output, predictor.labels.names, prediction, truth)
     write_json(output / "eval.json", result)
     summary = _summary(result, predictor)
     write_text(output / "summary.txt", summary + "\n")
@@ -96,18 +96,22 @@ def evaluate(
     return len(skipped)
 
 
-def _labelled(predictor: Predictor, data: str, column: str | None, target: str | None) -> Iterator[Labelled]:
-    domain, labels = predictor.domain, predictor.labels
+def labelled_rows(
+    trained: Trained, data: str, labels: Labels | None, column: str | None, target: str | None
+) -> Iterator[Labelled]:
+    """Samples with their labels: numbers of the classes of `labels`, float [K] of other labels; names of classes where
+    `labels` is None."""
+    domain = trained.domain
     if hasattr(domain, "labelled"):
-        yield from domain.labelled(data, predictor.reading, labels)
+        yield from domain.labelled(data, trained.reading, labels)
         return
-    with opened(domain, predictor.reading, [data], column, _NO_INPUT) as (table, read):
-        names = _targets(predictor, table.names, target)
+    with opened(domain, trained.reading, [data], column, _NO_INPUT) as (table, read):
+        names = _targets(trained.reading, labels, table.names, target)
         for number, record in enumerate(table.records, start=1):
             try:
                 if isinstance(record, str):
                     raise ValueError(record)
-                yield {"id": str(number), **read(record)}, _truth(predictor, record, names)
+                yield {"id": str(number), **read(record)}, _truth(labels, record, names)
             except ValueError as error:
                 yield f"row {number:,}: {' '.join(str(error).split())}", None
 
@@ -115,37 +119,39 @@ def _labelled(predictor: Predictor, data: str, column: str | None, target: str |
 _NO_INPUT: Any = None
 
 
-def _targets(predictor: Predictor, names: Sequence[str], asked: str | None) -> list[str]:
+def _targets(
+    reading: Mapping[str, Any], labels: Labels | None, names: Sequence[str], asked: str | None
+) -> list[str]:
     """The columns with the labels."""
-    labels = predictor.labels
+    classes = labels is None or labels.kind == "class"
     if asked is not None:
         wanted = [name.strip() for name in asked.split(",")]
-    elif labels.kind == "class":
-        wanted = predictor.reading.get("targets") or [next((n for n in _USUAL if n in names), _USUAL[0])]
-    else:
+    elif labels is not None and not classes:
         wanted = list(labels.names)
+    else:
+        wanted = reading.get("targets") or [next((n for n in _USUAL if n in names), _USUAL[0])]
     for name in wanted:
         if name not in names:
             raise ConfigError(
                 f"the table has no column {name!r} with labels: expected one of {', '.join(names)}, named with "
                 f"--target{nearest_name(name, names)}"
             )
-    expected = 1 if labels.kind == "class" else len(labels.names)
+    expected = 1 if classes or labels is None else len(labels.names)
     if len(wanted) != expected:
-        raise ConfigError(
-            f"--target: expected {expected} columns ({', '.join(labels.names)}), got {len(wanted)}"
-        )
+        raise ConfigError(f"--target: expected {expected} column(s) with labels, got {len(wanted)}")
     return wanted
 
 
-def _truth(predictor: Predictor, record: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """The label of a row: the number of a class, or float [K], NaN where there is none."""
-    labels = predictor.labels
-    if labels.kind == "class":
-        value = str(record.get(names[0]))
+def _truth(labels: Labels | None, record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The label of a row: the number (or name) of a class, or float [K], NaN where there is none."""
+    if labels is None or labels.kind == "class":
+        value = str(record.get(names[0]) or "")
+        if not value:
+            raise ValueError("it has no class")
+        if labels is None:
+            return value
         if value not in labels.names:
-            shown = ", ".join(labels.names[:8])
-            raise ValueError(f"its class {value!r} is none of the model's ({shown})")
+            raise ValueError(f"its class {value!r} is none of the model's ({', '.join(labels.names[:8])})")
         return labels.names.index(value)
     values = [record.get(name) for name in names]
     return np.array([float("nan") if value in (None, "") else float(str(value)) for value in values])
@@ -175,11 +181,11 @@ def _figures(
     output = SignalOutput(torch.zeros(()), prediction=torch.from_numpy(prediction))
     collected = objective.collect({"labels": torch.from_numpy(truth)}, output)
     if labels.kind == "class":
-        return _class_figures(prediction, truth)
+        return class_figures(prediction, truth)
     return objective.figures(collected), bootstrap(objective.figures, collected)
 
 
-def _class_figures(
+def class_figures(
     logits: np.ndarray, truth: np.ndarray
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Shares of right answers with Wilson's interval, balanced accuracy, F1, area under the ROC curve, log-loss."""
@@ -211,7 +217,7 @@ def _class_figures(
     return figures, intervals
 
 
-def _classes(
+def write_classes(
     output: Path, names: Sequence[str], logits: np.ndarray, truth: np.ndarray
 ) -> list[dict[str, Any]]:
     """Writes classes.csv and confusion.png; returns the rows."""
@@ -261,14 +267,21 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
     figure.savefig(path)
 
 
+def figure_lines(figures: Mapping[str, float], intervals: Mapping[str, Any]) -> list[str]:
+    """A line for every figure, with its interval where there is one."""
+    width = max(map(len, figures))
+    lines = []
+    for name, value in figures.items():
+        ends = intervals.get(name)
+        between = "" if ends is None else f"   95 %: {ends[0]:.4f} to {ends[1]:.4f}"
+        lines.append(f"  {name:<{width}}  {value:.4f}{between}")
+    return lines
+
+
 def _summary(result: Mapping[str, Any], predictor: Predictor) -> str:
     """The figures in a few lines."""
     lines = [f"{result['samples']:,} samples of {result['data']} ({result['skipped']:,} could not be judged)"]
-    width = max(map(len, result["figures"]))
-    for name, value in result["figures"].items():
-        ends = result["intervals"].get(name)
-        between = "" if ends is None else f"   95 %: {ends[0]:.4f} to {ends[1]:.4f}"
-        lines.append(f"  {name:<{width}}  {value:.4f}{between}")
+    lines += figure_lines(result["figures"], result["intervals"])
     worst = sorted((row for row in result.get("classes", []) if row["samples"]), key=lambda row: row["f1"])[
         :3
     ]

@@ -121,17 +121,22 @@ class VisionDomain:
         return unseen.image_reader(names, reading, column)
 
     def labelled(
-        self, path: str, reading: Mapping[str, Any], labels: Labels
+        self, path: str, reading: Mapping[str, Any], labels: Labels | None
     ) -> Iterator[tuple[Sample | str, Any]]:
         """See ``unitrans.domains.base.Predicts``: whatever data.path can be."""
-        source = unseen.labelled(path, reading, labels.names)
+        source = unseen.labelled(path, reading, None if labels is None else labels.names)
+        assert source.labels is not None
         yield from ((f"{name}: {reason}", None) for name, reason in source.skipped)
         for index in range(len(source)):
             sample = source.load(index)
             if sample is None:
                 yield f"{source.ids[index]}: {dict(source.skipped)[source.ids[index]]}", None
             else:
-                yield unseen.prepared(source, sample), sample["label"]
+                number = sample["label"]
+                yield (
+                    unseen.prepared(source, sample),
+                    source.labels.names[number] if labels is None else number,
+                )
 
     def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
         """See ``unitrans.domains.base.Predicts``: a table with a header."""

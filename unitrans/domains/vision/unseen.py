@@ -29,13 +29,13 @@ def data_config(reading: Mapping[str, Any], path: str = "images") -> DataConfig:
     return DataConfig(path=path, validation="none", **{key: reading[key] for key in keys})
 
 
-def labelled(path: str, reading: Mapping[str, Any], classes: Sequence[str]) -> VisionSource:
+def labelled(path: str, reading: Mapping[str, Any], classes: Sequence[str] | None) -> VisionSource:
     """Images with classes to judge a model on: what data.path can be.
 
     Args:
         path: class folders, a table, a hub name or an embedded set.
         reading: of the checkpoint.
-        classes: those of the model, in its order.
+        classes: those of the model, in its order; None: those that are found.
 
     Raises:
         ValueError: nothing there, or a class that the model does not have.
