@@ -227,7 +227,7 @@ def test_only_the_head_is_trained(run: Path, tmp_path: Path) -> None:
         str(run / "run"),
     ]
     assert main([*arguments, *settings, "--output", str(tmp_path / "probe")]) == 0
-    before, after = unitrans.load(run / "run"), unitrans.load(tmp_path / "probe")
+    before, after = unitrans.load(run / "run"), unitrans.load(tmp_path / "probe" / "checkpoints" / "latest")
     for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.equal(a, b) == name.startswith("encoder."), name
     assert after.encoder.config.depths == [2, 2]  # from the weights, though the default is another model
