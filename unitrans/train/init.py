@@ -120,7 +120,9 @@ def init_weights(model: Any, name: str) -> list[str]:
     differences = _differences(encoder, config.encoder)
     notes = [f"weights of {folder}"]
     if not same_head:
-        notes.append(f"{_head_name(stored)} there, {_head_name(here)} here: the head starts afresh")
+        kept = _rows_of_classes(model, weights, stored)
+        afresh = "the head starts afresh" + (f", but for the {kept} classes of both" if kept else "")
+        notes.append(f"{_head_name(stored)} there, {_head_name(here)} here: {afresh}")
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("head.")}
     own = {key: p for key, p in model.state_dict().items() if same_head or not key.startswith("head.")}
     weights, more = _regrouped(weights, own)
@@ -155,6 +157,24 @@ def init_weights(model: Any, name: str) -> list[str]:
                 notes.append(f"{key} resized from {list(weights[key].shape)} to {list(tensor.shape)}")
             own[key].copy_(tensor)
     return notes
+
+
+def _rows_of_classes(model: Any, weights: Mapping[str, Tensor], stored: Mapping[str, Any]) -> int:
+    """Copies the rows of a linear classifier whose classes are called alike there and here; how many those are."""
+    there, here = stored.get("labels") or {}, model.config.labels or {}
+    layer = getattr(model.head, "linear", None)
+    if there.get("kind") != "class" or here.get("kind") != "class" or layer is None:
+        return 0
+    place = {str(name): number for number, name in enumerate(there["names"])}
+    pairs = [(n, place[str(name)]) for n, name in enumerate(here["names"]) if str(name) in place]
+    old = weights.get("head.linear.weight")
+    if not pairs or old is None or old.shape[1] != layer.weight.shape[1]:
+        return 0
+    rows, sources = (list(part) for part in zip(*pairs, strict=True))
+    with torch.no_grad():
+        layer.weight[rows] = old[sources].to(layer.weight.dtype)
+        layer.bias[rows] = weights["head.linear.bias"][sources].to(layer.bias.dtype)
+    return len(pairs)
 
 
 def _targets(config: dict[str, Any]) -> tuple[Any, ...]:
