@@ -205,7 +205,7 @@ def test_pretraining_goes_on_from_a_folder_of_transformers(
 
     monkeypatch.setattr(running, "report", lambda *_: None)
     run = running.train(config(init=str(folder), drop=("model",), train__learning_rate=1e-3), "run")
-    assert main(["convert", str(run), "--to", "hf", "--output", "back"]) == 0
+    assert main(["convert", str(run), "--to", "hf", "back"]) == 0
     back = transformers.BertForMaskedLM.from_pretrained("back").eval()
     trained = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best").eval()
     scores = trained.head.scores(
@@ -240,7 +240,7 @@ def test_classification_starts_from_a_run_and_from_a_folder(workdir: Path, corpu
     summary = json.loads((run / "summary.json").read_text())
     assert {"accuracy", "macro_f1", "roc_auc"} <= summary.keys()
     assert any("logistic regression" in p["name"] for p in summary["predictors"])
-    assert main(["convert", str(run), "--to", "hf", "--output", "back"]) == 0
+    assert main(["convert", str(run), "--to", "hf", "back"]) == 0
     back = transformers.BertForSequenceClassification.from_pretrained("back").eval()
     answers = TextPredictor(model, tokenizer_of(run)).classify(["the red cat sat .", "an old dog"])
     tokenizer = transformers.AutoTokenizer.from_pretrained("back")
@@ -310,7 +310,7 @@ def test_a_causal_model_writes_and_opens_as_gpt2(workdir: Path, corpus: Path) ->
     predictor = TextPredictor(model, tokenizer_of(run / "checkpoints" / "best"))
     first, again = (predictor.continue_text("the old", seed=1, max_new_tokens=8) for _ in range(2))
     assert first == again and first.startswith("the old")
-    assert main(["convert", str(run), "--to", "hf", "--output", "back"]) == 0
+    assert main(["convert", str(run), "--to", "hf", "back"]) == 0
     back = transformers.GPT2LMHeadModel.from_pretrained("back").eval()
     ids = torch.tensor([transformers.AutoTokenizer.from_pretrained("back")("the old cat")["input_ids"]])
     rows = model.eval().encoder.features(ids[0], model.encoder.config.plans([ids.shape[1]]))

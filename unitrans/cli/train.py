@@ -68,7 +68,7 @@ def make_parser() -> Parser:
         metavar="DIR",
         nargs="?",
         const="",
-        help="go on with a run (without DIR: the newest in runs/)",
+        help="go on with a run or an ensemble (without DIR: the newest in runs/)",
     )
     parser.add_argument(
         "--ensemble",

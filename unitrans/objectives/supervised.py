@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
+from unitrans.objectives.flag import FlagOptions
 
 
-class ClassificationOptions(pydantic.BaseModel):
+class ClassificationOptions(FlagOptions):
     """The `objective` section of a run with classification."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -29,7 +30,7 @@ class ClassificationOptions(pydantic.BaseModel):
     head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the classifier.")
 
 
-class RegressionOptions(pydantic.BaseModel):
+class RegressionOptions(FlagOptions):
     """The `objective` section of a run with regression."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
