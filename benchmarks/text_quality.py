@@ -132,22 +132,24 @@ def main() -> None:
         return
     if not any(row["arm"] == "tf-idf" for row in rows):
         note(arm="tf-idf", accuracy=linear(options.data))
+    # As many updates as both parts of the first arm have: those of pretraining are of twice the size.
+    epochs = FINE["train.num_train_epochs"] + MLM["train.num_train_epochs"] * 32 / 64
     for seed in options.seeds:
-        if any(row["arm"] == "scratch-long" and row["seed"] == seed for row in rows):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            root, both = Path(folder), MODEL | {"train.seed": seed}
-            masked = run("mlm", paths["train"], paths["dev"], root / "mlm", None, **both | MLM)
-            fine = FINE | {"train.seed": seed}
-            made = run("classification", paths["train"], paths["dev"], root / "fine", str(masked), **fine)
-            note(arm="mlm", seed=seed, accuracy=accuracy(made, paths["test"]))
-            made = run("classification", paths["train"], paths["dev"], root / "scratch", None, **both | FINE)
-            note(arm="scratch", seed=seed, accuracy=accuracy(made, paths["test"]))
-            # As many updates as both parts of the first arm have: those of pretraining are of twice the size.
-            epochs = FINE["train.num_train_epochs"] + MLM["train.num_train_epochs"] * 32 / 64
-            long = both | FINE | {"train.num_train_epochs": epochs}
-            made = run("classification", paths["train"], paths["dev"], root / "long", None, **long)
-            note(arm="scratch-long", seed=seed, accuracy=accuracy(made, paths["test"]))
+        done = {row["arm"] for row in rows if row.get("seed") == seed}
+        both, fine = MODEL | {"train.seed": seed}, FINE | {"train.seed": seed}
+        for arm in ("mlm", "scratch", "scratch-long"):
+            if arm in done:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                root = Path(folder)
+                init, settings = None, both | FINE
+                if arm == "mlm":
+                    masked = run("mlm", paths["train"], paths["dev"], root / "mlm", None, **both | MLM)
+                    init, settings = str(masked), fine
+                elif arm == "scratch-long":
+                    settings = settings | {"train.num_train_epochs": epochs}
+                made = run("classification", paths["train"], paths["dev"], root / "run", init, **settings)
+                note(arm=arm, seed=seed, accuracy=accuracy(made, paths["test"]))
     print("\n".join(differences(rows)))
 
 

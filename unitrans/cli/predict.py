@@ -15,6 +15,7 @@ examples:
   unitrans predict --checkpoint runs/graph-regression-1 molecules.csv -o predictions.csv
   cat molecules.smi | unitrans predict --checkpoint runs/graph-regression-1
   unitrans predict --checkpoint runs/graph-regression-1 molecules.jsonl --batch-size 1     answers line by line
+  unitrans predict --checkpoint runs/vision-classification-1 photos/ more.jpg -o predictions.csv
   unitrans predict --checkpoint runs/text-classification-1 reviews.csv
   unitrans predict --checkpoint runs/text-mlm-1 --fill-mask "The capital of France is [MASK]."
   unitrans predict --checkpoint runs/text-clm-1 --prompt "Once upon a time" --max-new-tokens 50
@@ -25,7 +26,7 @@ def make_parser() -> Parser:
     """The flags of ``unitrans predict``."""
     parser = Parser(
         prog="unitrans predict",
-        description="Predict the rows of a table (CSV, JSON lines, or one SMILES a line) with a trained model.",
+        description="Predict images, or the rows of a table (CSV, JSON lines, lines), with a trained model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -37,7 +38,11 @@ def make_parser() -> Parser:
         help="a run folder, a checkpoint, or the folder of an ensemble",
     )
     parser.add_argument(
-        "input", metavar="FILE", nargs="?", default="-", help="the rows (default: standard input)"
+        "inputs",
+        metavar="INPUT",
+        nargs="*",
+        default=["-"],
+        help="a table, or image files and folders (default: standard input)",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where they go (default: standard output)")
     parser.add_argument(
@@ -96,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         failed = predict(
             options.checkpoint,
-            options.input,
+            options.inputs or ["-"],
             options.output,
             batch_size=options.batch_size,
             column=options.column,

@@ -185,6 +185,18 @@ class Predicts(Protocol):
         """What a stream without a name is whose first line this is: a table with a header, SMILES, or a text a line."""
         ...
 
+    def labelled(
+        self, path: str, reading: Mapping[str, Any], labels: Labels | None
+    ) -> Iterator[tuple[Sample | str, Any]]:
+        """Samples to judge a model on with their labels, or why there is none; names of classes without `labels`. A
+        domain of which tables hold all there is leaves it out."""
+        ...
+
+    def listed(self, inputs: Sequence[str]) -> list[Mapping[str, Any]] | None:
+        """The rows that files and folders stand for which are no tables; None where one is a table. A domain whose
+        samples do not lie in files of their own leaves it out."""
+        ...
+
     #: Questions about one text (flags of ``unitrans predict``) -> lines of the answer to (model, folder of the
     #: checkpoint, text, options). A domain without any leaves it out.
     questions: Mapping[str, Callable[[Any, Path, str, Mapping[str, Any]], Iterator[str]]]

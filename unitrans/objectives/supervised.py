@@ -177,30 +177,39 @@ class Classification(Objective):
         return collected | ({"score": logits[:, 1] - logits[:, 0]} if logits.shape[1] == 2 else {})
 
     def figures(self, collected: dict[str, Tensor]) -> dict[str, float]:
-        """accuracy: right answers among the known ones; macro_f1 of classes, or over the targets (F1 of yes); roc_auc
-        and average_precision: means over the targets that have both answers."""
-        from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+        """As `class_figures`."""
+        return class_figures(collected)
 
-        label = collected["label"].numpy()
-        if "predicted" in collected:
-            guess = collected["predicted"].numpy()
-            result = {"accuracy": float((guess == label).mean())}
-            result["macro_f1"] = float(f1_score(label, guess, average="macro"))
-        else:
-            result = answer_figures(collected["score"].numpy() > 0, label)
-        if "score" not in collected:
-            return result
-        label, score = label.reshape(len(label), -1), collected["score"].numpy().reshape(len(label), -1)
-        pairs = []
-        for target in range(label.shape[1]):
-            known = np.isfinite(label[:, target])
-            truth, guess = label[known, target] > 0.5, score[known, target]
-            if truth.any() and not truth.all():
-                pairs.append((roc_auc_score(truth, guess), average_precision_score(truth, guess)))
-        if pairs:  # none where the held-out samples give one answer only
-            areas, precisions = zip(*pairs, strict=True)
-            result |= {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
+
+def class_figures(collected: dict[str, Tensor]) -> dict[str, float]:
+    """accuracy: right answers among the known ones; macro_f1 of classes, or over the targets (F1 of yes); roc_auc and
+    average_precision: means over the targets that have both answers.
+
+    Args:
+        collected: as `Classification.collect` gives it.
+    """
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+    label = collected["label"].numpy()
+    if "predicted" in collected:
+        guess = collected["predicted"].numpy()
+        result = {"accuracy": float((guess == label).mean())}
+        result["macro_f1"] = float(f1_score(label, guess, average="macro"))
+    else:
+        result = answer_figures(collected["score"].numpy() > 0, label)
+    if "score" not in collected:
         return result
+    label, score = label.reshape(len(label), -1), collected["score"].numpy().reshape(len(label), -1)
+    pairs = []
+    for target in range(label.shape[1]):
+        known = np.isfinite(label[:, target])
+        truth, guess = label[known, target] > 0.5, score[known, target]
+        if truth.any() and not truth.all():
+            pairs.append((roc_auc_score(truth, guess), average_precision_score(truth, guess)))
+    if pairs:  # none where the held-out samples give one answer only
+        areas, precisions = zip(*pairs, strict=True)
+        result |= {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
+    return result
 
 
 def answer_figures(guess: np.ndarray, label: np.ndarray) -> dict[str, float]:

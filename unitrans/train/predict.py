@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,102 +16,25 @@ from torch.utils import _pytree as pytree
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Sample, get_domain
-from unitrans.domains.rows import open_text, table_lines
 from unitrans.objectives import MaskedSignalModel
 from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_folder
+from unitrans.train.rows import ReadRow, Record, opened, samples_of
 
 ENSEMBLE_FILE = "ensemble.json"
-Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows as they come, one after the other.
-
-    names: their columns. records: the rows; a row that is no row is a sentence. kind: csv or jsonl.
-    """
-
-    names: list[str]
-    records: Iterator[Record | str]
-    kind: str
-
-
-def read_table(file: TextIO, name: str, domain: Any) -> Table:
-    """JSON lines, a table with a header, or one SMILES or text a line.
-
-    What has no suffix (standard input) is told by its first line; see ``Predicts.line_kind``.
-
-    Raises:
-        ConfigError: nothing came.
-    """
-    first = file.readline()
-    while first and not first.strip():
-        first = file.readline()
-    if not first:
-        raise ConfigError(f"{name}: expected rows to predict, got nothing")
-    first = first.removeprefix("\ufeff")
-    lines = itertools.chain([first], file)
-    kind = "" if Path(name).suffix else domain.line_kind(first)
-    if first.lstrip().startswith("{") and (kind != "text" or isinstance(_json_record(first), dict)):
-        return _json_lines(lines, first)
-    if kind == "text":
-        return Table(["text"], ({"text": line.rstrip("\n")} for line in lines if line.strip()), "csv")
-    rows = table_lines(_Lines(lines), f"{name}.{kind}" if kind else name, None)
-    names = next(rows)
-
-    def records() -> Iterator[Record | str]:
-        for row in rows:
-            if len(row) == len(names):
-                yield dict(zip(names, row, strict=True))
-            else:
-                yield f"the row has {len(row)} cells, the header has {len(names)}"
-
-    return Table(names, records(), "csv")
-
-
-class _Lines:
-    """Lines as a file that is read by lines."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self.lines = lines
-
-    def readline(self) -> str:
-        return next(self.lines, "")
-
-    def __iter__(self) -> Iterator[str]:
-        return self.lines
-
-
-def _json_lines(lines: Iterable[str], first: str) -> Table:
-    def records() -> Iterator[Record | str]:
-        for line in lines:
-            if line.strip():
-                yield _json_record(line)
-
-    record = _json_record(first)
-    return Table([] if isinstance(record, str) else list(record), records(), "jsonl")
-
-
-def _json_record(line: str) -> Record | str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        return f"the line is no JSON: {error}"
-    return record if isinstance(record, dict) else "the line is no JSON object"
-
-
-class Predictor:
-    """One checkpoint, or the members of an ensemble, ready to predict.
+class Trained:
+    """One checkpoint, or the members of an ensemble, and the domain that reads samples for them.
 
     Args:
         name: a run folder, a checkpoint, or the folder of an ensemble.
         complete: refuse an ensemble that is not trained to its end.
 
     Raises:
-        ConfigError: no such checkpoint, or one that predicts no labels.
+        ConfigError: no such checkpoint, or one that does not say how samples are read.
     """
 
     def __init__(self, name: str, *, complete: bool = True) -> None:
@@ -128,31 +50,56 @@ class Predictor:
                     f"--checkpoint {name}: this ensemble is not trained to its end: unitrans train --resume {name}"
                 )
         self.models = [load_model(member) for member in members]
-        config = self.models[0].config
-        if config.labels is None or config.reading is None:
+        stored = self.models[0].config.reading
+        if stored is None:
             raise ConfigError(
-                f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "
-                f"unitrans train --objective regression --init {name} ..."
+                f"--checkpoint {name}: it does not say how samples are read, as only checkpoints of unitrans train do"
             )
-        self.labels = Labels.from_dict(config.labels)
         # A domain may keep more beside the checkpoints, such as a tokenizer.
-        self.reading: dict[str, Any] = config.reading | {
-            "folder": str(init_folder(members[0], flag="--checkpoint"))
-        }
+        self.reading: dict[str, Any] = stored | {"folder": str(init_folder(members[0], flag="--checkpoint"))}
         with user_errors():
             self.domain: Any = get_domain(self.reading["domain"])
+
+    def batch(self, samples: Sequence[Sample]) -> Any:
+        """Samples as a batch where the model is."""
+        batch = self.domain.collate(samples, self.models[0].config.encoder_config)
+        device = next(self.models[0].parameters()).device
+        return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
+
+    @torch.no_grad()
+    def embeddings(self, samples: Sequence[Sample]) -> np.ndarray:
+        """The pooled row of every sample, float32 [samples, C]; of an ensemble that of its first member."""
+        encoder: Any = self.models[0].encoder
+        batch = self.batch(samples)
+        inputs = {key: value for key, value in batch.items() if key in encoder.input_names}
+        return np.asarray(encoder.pool(encoder.features(**inputs), inputs["plans"]).float().cpu().numpy())
+
+
+class Predictor(Trained):
+    """The same of models that predict labels.
+
+    Raises:
+        ConfigError: a model that predicts none, too.
+    """
+
+    def __init__(self, name: str, *, complete: bool = True) -> None:
+        super().__init__(name, complete=complete)
+        config = self.models[0].config
+        if config.labels is None:
+            raise ConfigError(
+                f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "
+                f"unitrans train --domain {self.domain.name} --objective classification --init {name} ..."
+            )
+        self.labels = Labels.from_dict(config.labels)
 
     @torch.no_grad()
     def outputs(self, samples: Sequence[Sample]) -> np.ndarray:
         """What the heads say, float64 [members, samples, K]."""
-        config = self.models[0].config.encoder_config
-        batch = self.domain.collate(samples, config)
-        device = next(self.models[0].parameters()).device
+        batch = self.batch(samples)
         outputs = []
         for model in self.models:
             keys = model.batch_keys() - {"labels"}
             inputs = {key: value for key, value in batch.items() if key in keys}
-            inputs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
             outputs.append(model(**inputs).prediction.double().cpu().numpy())
         return np.stack(outputs)
 
@@ -241,7 +188,7 @@ def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]
 
 def predict(
     checkpoint: str,
-    source: str,
+    inputs: Sequence[str],
     output: str | None,
     *,
     batch_size: int,
@@ -250,11 +197,11 @@ def predict(
     stdout: TextIO,
     say: Callable[[str], None],
 ) -> int:
-    """Predicts a table row by row, in its order, and writes it with the predictions as they come.
+    """Predicts row by row, in their order, and writes the rows with the predictions as they come.
 
     Args:
         checkpoint: see `Predictor`.
-        source: a file, or "-" for stdin.
+        inputs: see `rows.opened`.
         output: a file; None for stdout. It is JSON lines where the input is, or where its name ends in .jsonl.
         batch_size: rows that are read before they are predicted together.
         column: see ``Predicts.record_reader``.
@@ -264,19 +211,8 @@ def predict(
         How many rows could not be predicted; their predictions are empty and their `error` says why.
     """
     predictor = Predictor(checkpoint)
-    if not hasattr(predictor.domain, "record_reader"):
-        raise ConfigError(f"the domain {predictor.domain.name} cannot predict rows of a table yet")
     with ExitStack() as files:
-        if source == "-":
-            file = stdin
-        else:
-            try:
-                file = files.enter_context(open_text(Path(source).expanduser()))
-            except OSError as error:
-                raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
-        with user_errors():
-            table = read_table(file, "standard input" if source == "-" else source, predictor.domain)
-            read = predictor.domain.record_reader(table.names, predictor.reading, column)
+        table, read = files.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
         try:
             out = (
                 stdout
@@ -301,21 +237,10 @@ def predict(
     return failed
 
 
-def _predicted(
-    predictor: Predictor, read: Callable[[Mapping[str, Any]], Sample], chunk: Sequence[Record | str]
-) -> list[Record]:
+def _predicted(predictor: Predictor, read: ReadRow, chunk: Sequence[Record | str]) -> list[Record]:
     """The predictions of a chunk, or why there are none."""
-    results: list[Record] = [{"error": ""} for _ in chunk]
-    good: list[Sample] = []
-    places: list[int] = []
-    for place, record in enumerate(chunk):
-        try:
-            if isinstance(record, str):
-                raise ValueError(record)
-            good.append({"id": str(place), **read(record)})
-            places.append(place)
-        except ValueError as error:
-            results[place]["error"] = " ".join(str(error).split())
+    good, places, reasons = samples_of(chunk, read)
+    results: list[Record] = [{"error": reason} for reason in reasons]
     if good:
         for place, values in zip(places, predictor.values(predictor.outputs(good)), strict=True):
             results[place] = values | {"error": ""}
