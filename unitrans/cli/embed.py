@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, add_reading_flags
 
 _EPILOG = """examples:
   unitrans embed --checkpoint runs/vision-mim-1 photos/ -o photos.npy        float32 [images, channels]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, add_reading_flags
 
 _EPILOG = """examples:
   unitrans eval --checkpoint runs/vision-classification-1 --data photos/test        class folders
