@@ -97,6 +97,27 @@ def test_weights_say_what_they_are(make: Any, layout: str, needed: dict[str, Any
             unitrans.load(weights, **{key: value for key, value in needed.items() if key != name})
 
 
+@pytest.mark.parametrize(
+    ("layout", "block"), [("official", "layers.{}.blocks.0."), ("torchvision", "features.{}.0.")]
+)
+def test_windows_of_v2_by_its_tables_of_coordinates(layout: str, block: str) -> None:
+    """Also windows that are no squares, and those of pretraining: 8 x 6 and 4, trained as 12 x 9 and as they are."""
+    config = models.Swinv2Config(**V2 | {"window_size": [8, 6], "pretrained_window_sizes": [[12, 9], 0]})
+    model = randomised(models.Swinv2ForImageClassification(config))
+    weights = export_weights(model, layout)
+    for stage, trained in enumerate([(12, 9), (8, 6)]):
+        sides = [torch.arange(1 - size, size) * 8 / (t - 1) for size, t in zip((8, 6), trained, strict=True)]
+        offsets = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
+        table = offsets.sign() * (1 + offsets.abs()).log2() / 3
+        weights[
+            block.format(2 * stage + 1 if layout == "torchvision" else stage) + "attn.relative_coords_table"
+        ] = table[None]
+    loaded = unitrans.load(weights, image_size=64)
+    same(model, loaded)
+    assert loaded.config.window_size == [8, 6]
+    assert list(loaded.config.pretrained_window_sizes) == [[12, 9], 0]
+
+
 def test_published_sizes_need_no_word() -> None:
     """The window and the four stages of Swin-T are those of the published 224 px."""
     model = models.SwinForImageClassification(

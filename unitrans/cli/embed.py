@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, add_reading_flags
 
 _EPILOG = """examples:
   unitrans embed --checkpoint runs/vision-mim-1 photos/ -o photos.npy        float32 [images, channels]
@@ -40,22 +40,13 @@ def make_parser() -> Parser:
         required=True,
         help=".npy, or .parquet with the columns of the input",
     )
-    parser.add_argument("--column", metavar="NAME", help="the column to read, where its name does not say so")
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=int,
-        default=64,
-        help="rows that are computed together (default: 64)",
-    )
+    add_reading_flags(parser)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size: expected at least 1, got {options.batch_size}")
     from unitrans.train.embed import embed
     from unitrans.train.errors import ConfigError
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, add_reading_flags
 
 _EPILOG = """examples:
   unitrans eval --checkpoint runs/vision-classification-1 --data photos/test        class folders
@@ -45,19 +45,14 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--output", metavar="DIR", help="where the files go, absent or empty (default: eval-N)"
     )
-    parser.add_argument("--column", metavar="NAME", help="the column to read, where its name does not say so")
     parser.add_argument("--target", metavar="NAME", help="the column with the labels; several as a,b")
-    parser.add_argument(
-        "--batch-size", metavar="N", type=int, default=64, help="samples computed together (default: 64)"
-    )
+    add_reading_flags(parser)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size: expected at least 1, got {options.batch_size}")
     output = options.output
     if output is None:
         output = next(name for name in (f"eval-{n}" for n in range(1, 10**6)) if not Path(name).exists())

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, add_reading_flags
 
 _EPILOG = """Every row of the input is one row of the output, in the same order, with the predictions added. A row that
 cannot be predicted has empty predictions and the reason in the column error, and the exit code is then 1.
@@ -46,9 +46,6 @@ def make_parser() -> Parser:
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where they go (default: standard output)")
     parser.add_argument(
-        "--column", metavar="NAME", help="the column with the SMILES or texts, where its name does not say so"
-    )
-    parser.add_argument(
         "--fill-mask", metavar="TEXT", help="instead of rows: the likeliest words for every [MASK] of a text"
     )
     parser.add_argument(
@@ -69,21 +66,13 @@ def make_parser() -> Parser:
         help="with --prompt: 0 takes the likeliest token",
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="with --prompt: of what is drawn")
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=int,
-        default=256,
-        help="rows that are predicted together (default: 256)",
-    )
+    add_reading_flags(parser)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size: expected at least 1, got {options.batch_size}")
     # torch and transformers take seconds to import: only now.
     from unitrans.train.errors import ConfigError
     from unitrans.train.predict import answer, predict

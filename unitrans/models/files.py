@@ -90,6 +90,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
 
 
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("model", "state_dict", "model_state_dict", "module")
 
 
@@ -101,6 +102,10 @@ def read_file(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it cannot be read, holds more than tensors, or no state dict.
     """
+    if file.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"{file}: expected a file of weights ({', '.join(_SUFFIXES)}), got one of another kind"
+        )
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)

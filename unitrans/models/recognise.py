@@ -248,7 +248,7 @@ def _windows_of_coordinates(weights: Mapping[str, Tensor]) -> list[Window]:
     tables = {
         int(m.group(1)): tensor
         for name, tensor in weights.items()
-        if (m := re.search(r"(?:layers|features)\.(\d+)\..*?\.0\.attn.*relative_coords_table$", name))
+        if (m := re.search(r"(?:layers|features)\.(\d+)\.(?:blocks\.)?0\.att.*relative_coords_table$", name))
     }
     found: list[Window] = []
     for stage in sorted(tables):
