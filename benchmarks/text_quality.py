@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--init", help="a model folder of transformers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--output", type=Path, default=Path("text_quality.jsonl"))
-    parser.add_argument("--epochs", type=int, default=12, help="of masked language modelling")
+    parser.add_argument("--epochs", type=int, default=40, help="of masked language modelling")
     options = parser.parse_args()
     paths = {name: options.data / f"sst2.{name}.csv" for name in ("train", "dev", "test")}
 
