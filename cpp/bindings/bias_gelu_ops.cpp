@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <tuple>
 
+#include "huge_pages.hpp"
 #include "unitrans/bias_gelu.hpp"
 
 namespace {
@@ -36,6 +37,7 @@ Tensor bias_gelu(const Tensor& x_in, const Tensor& bias_in) {
     const Tensor x = torch::stable::contiguous(x_in), bias = torch::stable::contiguous(bias_in);
     const unitrans::BiasGelu problem = problem_of(x, bias);
     Tensor out = torch::stable::new_empty(x, {problem.num_rows, problem.num_columns});
+    unitrans::ask_for_huge_pages(out);
     unitrans::bias_gelu_forward(problem, out.data_ptr(), parallel, unitrans::best_isa());
     return out;
 }
@@ -52,6 +54,7 @@ std::tuple<Tensor, Tensor> bias_gelu_backward(const Tensor& grad_in, const Tenso
     const Tensor grad = torch::stable::contiguous(grad_in);
     const unitrans::BiasGelu problem = problem_of(x, bias);
     Tensor dx = torch::stable::new_empty(x, {problem.num_rows, problem.num_columns});
+    unitrans::ask_for_huge_pages(dx);
     Tensor dbias = torch::stable::new_empty(bias, {problem.num_columns});
     unitrans::bias_gelu_backward(problem, grad.data_ptr(), dx.data_ptr(), dbias.data_ptr(),
                                  parallel, unitrans::best_isa());

@@ -6,15 +6,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cstdint>
 #include <optional>
 #include <tuple>
 #include <utility>
 
+#include "huge_pages.hpp"
 #include "unitrans/attention.hpp"
 
 namespace {
@@ -55,26 +52,6 @@ const T* optional_data(const OptionalTensor& x) {
     if (!x) return nullptr;
     STD_TORCH_CHECK(x->is_contiguous(), "unitrans: the tensors of a plan must be contiguous");
     return static_cast<const T*>(x->data_ptr());
-}
-
-// Asks for huge pages for a fresh result. malloc takes blocks above 32 MiB from the system anew every time, and the first
-// touch of each of their small pages costs about a microsecond: a third of a backward pass over many small groups.
-void ask_for_huge_pages([[maybe_unused]] const Tensor& fresh) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t kFresh = uintptr_t{32} << 20, kPage = uintptr_t{2} << 20;
-    int64_t last_element = 0;
-    for (int64_t i = 0; i < fresh.dim(); ++i) {
-        if (fresh.size(i) == 0) return;
-        last_element += (fresh.size(i) - 1) * fresh.stride(i);
-    }
-    const uintptr_t bytes = static_cast<uintptr_t>(last_element + 1) * fresh.element_size();
-    if (bytes < kFresh) return;
-    const auto begin = reinterpret_cast<uintptr_t>(fresh.data_ptr());
-    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
-    // Whole pages inside the block alone. A refusal changes nothing but time.
-    const uintptr_t last = (begin + bytes) / kPage * kPage;
-    (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
 }
 
 // The arguments that forward and backward share, in schema order. Owns what it had to make contiguous.
@@ -160,7 +137,7 @@ void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
 std::tuple<Tensor, Tensor> run_forward(const Call& call, bool need_lse) {
     const Tensor& q = call.q;
     Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), call.v.size(2)});
-    ask_for_huge_pages(out);
+    unitrans::ask_for_huge_pages(out);
     Tensor lse =
         torch::stable::new_empty(q, {need_lse ? q.size(0) : 0, q.size(1)}, accumulate_type(q));
     unitrans::attention_forward(call.problem, {rows(out), need_lse ? lse.data_ptr() : nullptr},
@@ -191,7 +168,8 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
                   : torch::stable::new_empty(scale, {0});
     Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
 
-    for (const Tensor* result : {&dq, &dk, &dv, &std::as_const(dbias)}) ask_for_huge_pages(*result);
+    for (const Tensor* result : {&dq, &dk, &dv, &std::as_const(dbias)})
+        unitrans::ask_for_huge_pages(*result);
     unitrans::Gradients gradients{rows(dq), rows(dk), rows(dv)};
     if (need_bias) gradients.dbias = dbias.data_ptr();
     if (need_scale) gradients.dscale = dscale.data_ptr();
