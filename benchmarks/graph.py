@@ -2,18 +2,25 @@
 
     python -m benchmarks.graph                          all of it, at the sizes that docs/performance.md states
     python -m benchmarks.graph --size slim --graphs 64  a quick look
+    python -m benchmarks.graph --only preprocessing --official Graphormer
 
 The other side is `benchmarks.graph_padded`, the published formula written down in plain PyTorch on padded batches. Both
 sides get the same graphs and weights and take turns; figures are ratios of medians.
+
+--official: a checkout of microsoft/Graphormer, whose own preprocessing is then measured too. Its Cython file has to be
+compiled there (`pip install 'cython<3'`, then `cythonize -i graphormer/data/algos.pyx`).
 """
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,6 +28,7 @@ import torch
 from benchmarks.graph_padded import PaddedGraphormer, collate, preprocess
 from unitrans.models import Graphormer, GraphormerConfig
 from unitrans.models.convert import export_weights
+from unitrans.models.graphormer_plans import pack_official
 
 
 def zinc_like(count: int, seed: int, outlier: bool) -> list[dict[str, np.ndarray]]:
@@ -63,15 +71,18 @@ def packed(config: GraphormerConfig, graphs: list[dict[str, np.ndarray]]):
     return torch.from_numpy(np.concatenate([g["nodes"] for g in graphs])), plans
 
 
+clock = time.perf_counter  # --cpu-time: of the processor, where others use the machine too
+
+
 def take_turns(sides: dict[str, object], repeats: int, warm_up: int = 1) -> dict[str, float]:
     """Median seconds of each side, one after the other in every round."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(warm_up + repeats):
         for name, side in sides.items():
-            start = time.perf_counter()
+            start = clock()
             side()
             if turn >= warm_up:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -86,24 +97,68 @@ def line(what: str, ours: float, theirs: float, unit: str = "ms", scale: float =
     print(f"{what:<40} {figures}")
 
 
-def preprocessing(graphs, config: GraphormerConfig) -> None:
-    """Distances, paths and collation. The published side is the loop over middle nodes on NumPy arrays and the walk
-    along paths in Python; the published code compiles the first and keeps the second, as Python lists, in Cython."""
-    few = graphs[:32]
-    times = take_turns(
-        {
-            "ours": lambda: packed(config, few),
-            "theirs": lambda: collate([preprocess(hops=5, **g) for g in few]),
-        },
-        3,
-    )
-    line(
-        "preprocessing and collation, per graph",
-        times["ours"] / len(few),
-        times["theirs"] / len(few),
-        "us",
-        1e6,
-    )
+def preprocessing(graphs, config: GraphormerConfig, folder: str | None) -> None:
+    """Distances, paths and collation, per graph: against the published code, compiled, and against it in NumPy."""
+    few = graphs[:64]
+    sides = {"ours": lambda: packed(config, few)}
+    try:
+        theirs = official_preprocessing(folder)
+        _, read_back = pack_official(config, theirs(few))
+        same = [torch.equal(read_back.pairs.distance, packed(config, few)[1].pairs.distance)]
+        same.append(torch.equal(read_back.pairs.degree, packed(config, few)[1].pairs.degree))
+        assert all(same), "the published features are others"
+        sides["compiled"] = lambda: theirs(few)
+    except (TypeError, OSError, StopIteration, ImportError) as error:
+        reason = "no --official" if folder is None else f"{type(error).__name__} {error}"
+        print(f"preprocessing against the published Cython: skipped ({reason}: see the head of this file)")
+    sides["transcribed"] = lambda: collate([preprocess(hops=config.multi_hop_max_dist, **g) for g in few])
+    times = {name: seconds / len(few) for name, seconds in take_turns(sides, 5).items()}
+    for name, what in (("compiled", "published Cython"), ("transcribed", "published, in NumPy")):
+        if name in times:
+            line(f"preprocessing, {what}, per graph", times["ours"], times[name], "us", 1e6)
+
+
+def official_preprocessing(folder: str | None) -> Callable[[list[dict[str, np.ndarray]]], object]:
+    """What the published loader does with graphs: its compiled Floyd-Warshall and walk along paths, its collator.
+
+    Raises:
+        TypeError, OSError, StopIteration, ImportError: there is no such folder, or nothing compiled in it.
+    """
+    place = Path(folder, "graphormer", "data")  # type: ignore[arg-type]
+    files = {"algos": next(place.glob("algos.*.so")), "collator": place / "collator.py"}
+    modules = {}
+    for name, file in files.items():
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None
+        modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(modules[name])
+    algos, collator = modules["algos"], modules["collator"].collator
+
+    def ids(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values) + 1 + 512 * torch.arange(values.shape[1])
+
+    def item(graph: dict[str, np.ndarray]) -> SimpleNamespace:
+        n, ends = len(graph["nodes"]), torch.from_numpy(graph["edge_index"])
+        linked = torch.zeros(n, n, dtype=torch.bool)
+        linked[ends[0], ends[1]] = True
+        kinds = torch.zeros(n, n, graph["edge_attr"].shape[1], dtype=torch.int64)
+        kinds[ends[0], ends[1]] = ids(graph["edge_attr"]) + 1
+        distance, path = algos.floyd_warshall(linked.numpy())
+        edges = algos.gen_edge_input(distance.max(), path, kinds.numpy())
+        degree = linked.long().sum(1)
+        return SimpleNamespace(
+            idx=0,
+            x=ids(graph["nodes"]),
+            attn_bias=torch.zeros(n + 1, n + 1),
+            attn_edge_type=kinds,
+            spatial_pos=torch.from_numpy(distance).long(),
+            in_degree=degree,
+            out_degree=degree,
+            edge_input=torch.from_numpy(edges).long(),
+            y=torch.zeros(1),
+        )
+
+    return lambda graphs: collator([item(g) for g in graphs], 128, 5, 1024)
 
 
 def steps(name: str, graphs, config: GraphormerConfig, repeats: int) -> None:
@@ -222,16 +277,22 @@ def main() -> None:
     parser.add_argument("--graphs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=("preprocessing", "steps", "memory"))
+    parser.add_argument("--cpu-time", action="store_true", help="time of the processor, on one thread")
+    parser.add_argument("--official", metavar="DIR", help="a checkout of microsoft/Graphormer, compiled")
     parser.add_argument("--memory", nargs=2, metavar=("SIDE", "WHAT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         memory(*options.memory, options.size, options.graphs)
         return
+    if options.cpu_time:
+        global clock
+        clock = time.process_time
+        torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     drop = {"attn_drop_rate": 0.0, "act_drop_rate": 0.0}
     usual = zinc_like(options.graphs, 0, outlier=False)
     if options.only in (None, "preprocessing"):
-        preprocessing(usual, GraphormerConfig())
+        preprocessing(usual, GraphormerConfig(), options.official)
     for size in [options.size] if options.size else ["slim", "base"]:
         config = GraphormerConfig.named(size, **drop)
         if options.only in (None, "steps"):

@@ -1,7 +1,8 @@
 """What Graphormer reaches on small sets of molecules beside scikit-learn, as in docs/results.md, section Graphs.
 
     python -m benchmarks.graph_quality esol --data esol.csv --output runs/esol [--init runs/mgm]     10 random splits
-    python -m benchmarks.graph_quality compare runs/esol runs/esol-mgm                               paired differences
+    python -m benchmarks.graph_quality compare runs/esol runs/esol-mgm                               paired difference
+    python -m benchmarks.graph_quality compare runs/esol                                             to boosting
 
 Every split is one `unitrans train` (its command is in the run folder's config.yaml); gradient boosting on RDKit's
 descriptors is fitted on the same training molecules.
@@ -13,12 +14,12 @@ import math
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from unitrans.train.config import resolve
 from unitrans.train.run import train
 
 ESOL = ["data.target=measured log solubility in mols per litre", "data.validation=0.1", "data.test=0.1"]
-T_95 = {9: 2.262, 4: 2.776, 2: 4.303}  # two-sided, by degrees of freedom
 
 
 def esol(options: argparse.Namespace) -> None:
@@ -66,14 +67,19 @@ def boosting(config) -> float:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """The paired difference of test RMSE between two sets of runs on the same splits."""
-    first, second = (json.loads(Path(folder, "splits.json").read_text()) for folder in options.folders)
-    assert [row["split"] for row in first] == [row["split"] for row in second], "the splits differ"
-    difference = np.array([b["rmse"] - a["rmse"] for a, b in zip(first, second, strict=True)])
-    half = T_95[len(difference) - 1] * difference.std(ddof=1) / math.sqrt(len(difference))
+    """The paired difference of test RMSE over the splits that both have: of two folders, or of one and boosting."""
+    tables = [json.loads(Path(folder, "splits.json").read_text()) for folder in options.folders]
+    first, second = ({row["split"]: row for row in rows} for rows in (tables[0], tables[-1]))
+    key = "rmse" if len(tables) == 2 else "boosting_rmse"
+    splits = sorted(first.keys() & second.keys())
+    assert len(splits) > 1, "expected two splits or more that both have"
+    pairs = np.array([(first[split]["rmse"], second[split][key]) for split in splits])
+    difference = pairs[:, 0] - pairs[:, 1]
+    half = stats.t.ppf(0.975, len(splits) - 1) * difference.std(ddof=1) / math.sqrt(len(splits))
     mean = difference.mean()
-    interval = f"95 % interval {mean - half:+.4f} to {mean + half:+.4f}"
-    print(f"RMSE {options.folders[1]} - {options.folders[0]}: {mean:+.4f}, {interval}")
+    names = [options.folders[0], options.folders[1] if len(tables) == 2 else "gradient boosting"]
+    print(f"splits {splits}: {names[0]} {pairs[:, 0].mean():.4f}, {names[1]} {pairs[:, 1].mean():.4f}")
+    print(f"difference {mean:+.4f}, 95 % interval {mean - half:+.4f} to {mean + half:+.4f}")
     print("no difference found" if abs(mean) <= half else "a difference")
 
 
@@ -92,7 +98,7 @@ def main() -> None:
     run.add_argument("settings", nargs="*")
     run.set_defaults(run=esol)
     pair = commands.add_parser("compare")
-    pair.add_argument("folders", nargs=2)
+    pair.add_argument("folders", nargs="+")
     pair.set_defaults(run=compare)
     options = parser.parse_args()
     options.run(options)

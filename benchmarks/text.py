@@ -3,6 +3,7 @@
     python -m benchmarks.text                       BERT-base, 32 texts a batch, three seeds (minutes on a CPU)
     python -m benchmarks.text --depth 2 --seeds 0   the same width with two blocks, one seed
     python -m benchmarks.text --profile             where the time of our step goes
+    python -m benchmarks.text --arms packed padded  these two alone; --output FILE adds a line of JSON for every seed
 
 Lengths are log-normal (mean 120 tokens, at most 512), 15 % of the tokens are predicted. In one process, one after
 the other in every round:
@@ -19,8 +20,10 @@ Printed are the median ratio of the rounds, its quartiles, and the padding effic
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,9 +82,14 @@ def efficiency(batches: Sequence[dict[str, Tensor]]) -> float:
 class Step:
     """A training step: loss, backward, clipping, AdamW."""
 
-    def __init__(self, model: torch.nn.Module, loss: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Callable[[], Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         self.model, self.loss = model.train(), loss
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        self.optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def __call__(self) -> float:
         loss = self.loss()
@@ -90,6 +98,9 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
+
+
+Run = list[Step]  # a small one that warms up, then one for every batch
 
 
 def packed_loss(model: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
@@ -120,6 +131,11 @@ def our_padded_loss(model: Any, batch: dict[str, Tensor]) -> Callable[[], Tensor
     return loss
 
 
+def their_loss(model: Any, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
+    """Their loss on a padded batch."""
+    return lambda: model(**batch).loss
+
+
 def compare(seed: int, options: argparse.Namespace) -> None:
     """One seed: prints the ratios."""
     torch.manual_seed(0)
@@ -144,24 +160,24 @@ def compare(seed: int, options: argparse.Namespace) -> None:
     buckets = [padded(every[start : start + options.batch]) for start in range(0, len(every), options.batch)]
     with torch.no_grad():
         ours.eval(), theirs.eval()
-        want, got = theirs(**batches[0]).loss, packed_loss(ours, pool[0])()
+        want, got = theirs(**padded(every[:4])).loss, packed_loss(ours, every[:4])()
         if abs(float(want) - float(got)) > 1e-3:
             raise SystemExit(f"the losses differ: {float(want):.5f} there, {float(got):.5f} here")
 
-    def loop(model: torch.nn.Module, losses: list[Callable[[], Tensor]]) -> Callable[[], float]:
-        steps = [Step(model, loss) for loss in losses[:1]]
-        steps += [Step.__new__(Step) for _ in losses[1:]]
-        for step, loss in zip(steps[1:], losses[1:], strict=True):  # one optimizer for all
-            step.model, step.loss, step.optimizer = model, loss, steps[0].optimizer
-        return lambda: sum(step() for step in steps)
+    def loop(model: torch.nn.Module, losses: list[Callable[[], Tensor]], first: Callable[[], Tensor]) -> Run:
+        warm = Step(model, first)
+        return [warm, *(Step(model, loss, warm.optimizer) for loss in losses)]
 
-    runs: dict[str, Callable[[], float]] = {
-        "packed": loop(ours, [packed_loss(ours, texts) for texts in pool]),
-        "ours-padded": loop(ours, [our_padded_loss(ours, batch) for batch in batches]),
-        "padded": loop(theirs, [lambda b=b: theirs(**b).loss for b in batches]),  # type: ignore[misc]
-        "bucketed": loop(theirs, [lambda b=b: theirs(**b).loss for b in buckets]),  # type: ignore[misc]
+    few = every[:2]  # the shortest texts: they warm up
+    runs: dict[str, Run] = {
+        "packed": loop(ours, [packed_loss(ours, texts) for texts in pool], packed_loss(ours, few)),
+        "ours-padded": loop(
+            ours, [our_padded_loss(ours, batch) for batch in batches], our_padded_loss(ours, padded(few))
+        ),
+        "padded": loop(theirs, [their_loss(theirs, b) for b in batches], their_loss(theirs, padded(few))),
+        "bucketed": loop(theirs, [their_loss(theirs, b) for b in buckets], their_loss(theirs, padded(few))),
     }
-    times = interleave(runs, options.rounds)
+    times = interleave({name: runs[name] for name in options.arms}, options.rounds)
     tokens = sum(len(ids) for texts in pool for ids, _ in texts)
     print(
         f"seed {seed}: {tokens:,} tokens in {options.pool} batches of {options.batch} texts; padding efficiency "
@@ -169,26 +185,40 @@ def compare(seed: int, options: argparse.Namespace) -> None:
         f"{tokens / np.median(times['packed']):,.0f} tokens/s"
     )
     need = 0.95 / efficiency(batches)
+    found: dict[str, Any] = {
+        "seed": seed, "depth": options.depth, "width": options.width, "batch": options.batch, "pool": options.pool,
+        "rounds": options.rounds, "threads": torch.get_num_threads(), "tokens": tokens,
+        "efficiency": efficiency(batches), "efficiency_bucketed": efficiency(buckets), "seconds": times, "ratios": {},
+    }  # fmt: skip
     for name, top, bottom, goal in (
         ("padded / packed", "padded", "packed", f" (goal {need:.2f})"),
         ("bucketed / packed", "bucketed", "packed", " (goal 1.20)"),
         ("share of not padding: ours-padded / packed", "ours-padded", "packed", ""),
         ("share of kernel and head: padded / ours-padded", "padded", "ours-padded", ""),
     ):
+        if top not in times or bottom not in times:
+            continue
         low, median, high = np.quantile(np.array(times[top]) / np.array(times[bottom]), [0.25, 0.5, 0.75])
+        found["ratios"][name] = [low, median, high]
         print(f"  {name:<48} {median:.2f}x ({low:.2f}-{high:.2f}){goal}", flush=True)
+    if options.output is not None:
+        with options.output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
 
 
-def interleave(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run, one figure per round; processor time for one thread, wall time for several."""
+def interleave(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run, one figure per round; processor time for one thread, wall time for several. Before the
+    first round every run makes its small step."""
     now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
+    for steps in runs.values():
+        steps[0]()
+    for _ in range(rounds):
+        for name, steps in runs.items():
             begin = now()
-            run()
-            if number:  # the first round warms up
-                times[name].append(now() - begin)
+            for step in steps[1:]:
+                step()
+            times[name].append(now() - begin)
     return times
 
 
@@ -230,6 +260,9 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arms = ("packed", "ours-padded", "padded", "bucketed")
+    parser.add_argument("--arms", nargs="+", choices=arms, default=arms)
+    parser.add_argument("--output", type=Path, help="a file of JSON lines")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--top", type=int, default=15)
     options = parser.parse_args()

@@ -6,7 +6,8 @@
 DATA holds sst2.train.csv, sst2.dev.csv and sst2.test.csv (text,label). Runs: `scratch` (fine-tuning steps from fresh
 weights), `scratch-long` (as many updates as the third in all) and `mlm` (masked language modelling on the training
 sentences without their labels, then the same fine-tuning). The checkpoint is chosen by accuracy on dev; the figures are
-of test. Rows are appended to OUTPUT as they come, so that a stopped measurement can go on.
+of test. Rows are appended to OUTPUT as they come; seeds that are there are not run again, so that a stopped measurement
+can go on. In the end it gives the differences, paired by seed, with 95 % t intervals: how much they depend on the seed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import csv
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,18 @@ from unitrans.train.config import resolve
 from unitrans.train.run import train
 
 MODEL = {
-    "model.embed_dim": 128,
+    "model.embed_dim": 64,
     "model.depth": 2,
     "model.num_heads": 4,
     "model.max_position_embeddings": 64,
-    "model.initializer_range": 0.08,
+    "model.initializer_range": 0.1,
     "model.position_init": "sinusoidal",
     "model.type_vocab_size": 0,
     "data.document": "line",
     "data.vocab_size": 4000,
 }
-MLM = {"train.num_train_epochs": 20, "train.per_device_train_batch_size": 64, "train.learning_rate": 2e-3}
-FINE = {"train.num_train_epochs": 4, "train.per_device_train_batch_size": 32, "train.learning_rate": 5e-4}
+MLM = {"train.num_train_epochs": 12, "train.per_device_train_batch_size": 64, "train.learning_rate": 3e-3}
+FINE = {"train.num_train_epochs": 3, "train.per_device_train_batch_size": 32, "train.learning_rate": 1e-3}
 
 
 def run(
@@ -77,6 +79,26 @@ def linear(data: Path) -> float:
     return float(model.score(*read("test")))
 
 
+def differences(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Accuracy after pretraining minus that of the other arms: one line for each."""
+    from scipy import stats
+
+    found = {(row["arm"], row["seed"]): row["accuracy"] for row in rows if "seed" in row}
+    lines = []
+    for other in ("scratch", "scratch-long"):
+        seeds = sorted(seed for arm, seed in found if arm == "mlm" and (other, seed) in found)
+        gains = np.array([found["mlm", seed] - found[other, seed] for seed in seeds])
+        if len(gains) < 2:
+            continue
+        half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5
+        low, high = gains.mean() - half, gains.mean() + half
+        lines.append(
+            f"mlm - {other}: {gains.mean():+.4f} ({low:+.4f} to {high:+.4f}, {len(gains)} seeds), "
+            + ", ".join(f"{gain:+.4f}" for gain in gains)
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -88,7 +110,12 @@ def main() -> None:
     options = parser.parse_args()
     paths = {name: options.data / f"sst2.{name}.csv" for name in ("train", "dev", "test")}
 
+    rows: list[dict[str, Any]] = []
+    if options.output.is_file():
+        rows = [json.loads(line) for line in options.output.read_text(encoding="utf-8").splitlines()]
+
     def note(**row: Any) -> None:
+        rows.append(row)
         with options.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
@@ -103,20 +130,27 @@ def main() -> None:
                 )
                 note(arm="init", seed=seed, accuracy=accuracy(made, paths["test"]))
         return
-    note(arm="tf-idf", accuracy=linear(options.data))
+    if not any(row["arm"] == "tf-idf" for row in rows):
+        note(arm="tf-idf", accuracy=linear(options.data))
+    # As many updates as both parts of the first arm have: those of pretraining are of twice the size.
+    epochs = FINE["train.num_train_epochs"] + MLM["train.num_train_epochs"] * 32 / 64
     for seed in options.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            root, both = Path(folder), MODEL | {"train.seed": seed}
-            masked = run("mlm", paths["train"], paths["dev"], root / "mlm", None, **both | MLM)
-            fine = FINE | {"train.seed": seed}
-            made = run("classification", paths["train"], paths["dev"], root / "fine", str(masked), **fine)
-            note(arm="mlm", seed=seed, accuracy=accuracy(made, paths["test"]))
-            made = run("classification", paths["train"], paths["dev"], root / "scratch", None, **both | FINE)
-            note(arm="scratch", seed=seed, accuracy=accuracy(made, paths["test"]))
-            epochs = FINE["train.num_train_epochs"] + MLM["train.num_train_epochs"] * 32 / 64
-            long = both | FINE | {"train.num_train_epochs": epochs}
-            made = run("classification", paths["train"], paths["dev"], root / "long", None, **long)
-            note(arm="scratch-long", seed=seed, accuracy=accuracy(made, paths["test"]))
+        done = {row["arm"] for row in rows if row.get("seed") == seed}
+        both, fine = MODEL | {"train.seed": seed}, FINE | {"train.seed": seed}
+        for arm in ("mlm", "scratch", "scratch-long"):
+            if arm in done:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                root = Path(folder)
+                init, settings = None, both | FINE
+                if arm == "mlm":
+                    masked = run("mlm", paths["train"], paths["dev"], root / "mlm", None, **both | MLM)
+                    init, settings = str(masked), fine
+                elif arm == "scratch-long":
+                    settings = settings | {"train.num_train_epochs": epochs}
+                made = run("classification", paths["train"], paths["dev"], root / "run", init, **settings)
+                note(arm=arm, seed=seed, accuracy=accuracy(made, paths["test"]))
+    print("\n".join(differences(rows)))
 
 
 if __name__ == "__main__":

@@ -159,8 +159,11 @@ def test_torch_comes_alone_and_from_the_cpu_index_without_a_driver(tool, tmp_pat
 @pytest.mark.timeout(900)
 def test_a_wheel_runs_without_compiler_and_checkout(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--config-settings=build-dir=build/wheel"]
-    subprocess.run([*build, "-w", tmp_path, "."], cwd=ROOT, check=True, capture_output=True)
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path]
+    objects = (
+        "--config-settings=build-dir=build/{wheel_tag}"  # those of the checkout: nothing is compiled twice
+    )
+    subprocess.run([*build, objects, "."], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("unitrans-*.whl")
 
     # An environment with the wheel and, through one path entry, the dependencies installed here.

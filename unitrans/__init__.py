@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from unitrans.ops.attention import attention as attention
     from unitrans.ops.attention import attention_qkvpacked as attention_qkvpacked
     from unitrans.ops.plan import Plan as Plan
+    from unitrans.train.loading import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "attention", "attention_qkvpacked", "__version__"]
+__all__ = ["Plan", "attention", "attention_qkvpacked", "load", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """The op and `Plan`, imported when first asked for."""
+    """The op, `Plan` and `load`, imported when first asked for."""
+    if name == "load":
+        from unitrans.train.loading import load
+
+        return load
     if name in ("Plan", "attention", "attention_qkvpacked"):
         from unitrans import ops
 

@@ -49,7 +49,7 @@ def saved(
 )
 def test_image_classifiers(tmp_path: Path, config: Any, theirs: str) -> None:
     model = saved(tmp_path / "ours", config, "classification", CLASSES)
-    assert main(["convert", str(tmp_path / "ours"), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
+    assert main(["convert", str(tmp_path / "ours"), "--to", "hf", str(tmp_path / "hf")]) == 0
     hf = getattr(transformers, theirs).from_pretrained(tmp_path / "hf").eval()
     assert hf.config.id2label == {0: "cat", 1: "dog", 2: "fish"}
     images = torch.randn(2, 3, config.image_size, config.image_size)
@@ -62,7 +62,7 @@ def test_image_classifiers(tmp_path: Path, config: Any, theirs: str) -> None:
 def test_masked_image_models(tmp_path: Path, kind: Any) -> None:
     config = kind(**SWIN)
     model = saved(tmp_path / "ours", config, "mim", mask_patch_size=8)
-    assert main(["convert", str(tmp_path / "ours"), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
+    assert main(["convert", str(tmp_path / "ours"), "--to", "hf", str(tmp_path / "hf")]) == 0
     name = f"{'Swinv2' if kind is Swinv2Config else 'Swin'}ForMaskedImageModeling"
     hf = getattr(transformers, name).from_pretrained(tmp_path / "hf").eval()
     images, mask = torch.randn(2, 3, 64, 64), torch.rand(2, 256) < 0.6
@@ -77,7 +77,7 @@ def test_files_of_other_layouts_read_back(tmp_path: Path, target: str) -> None:
     config = SwinConfig(**SWIN)
     saved(tmp_path / "ours", config, "classification", CLASSES)
     file = tmp_path / "swin.safetensors"
-    arguments = ["convert", str(tmp_path / "ours"), "--to", target, "--output", str(file), "--encoder"]
+    arguments = ["convert", str(tmp_path / "ours"), "--to", target, str(file), "--encoder"]
     assert main(arguments) == 0
     fresh = MaskedSignalModel.create(config, make_objective("classification", config, {}, CLASSES)).encoder
     report = load_weights(fresh, load_file(file), target)
@@ -90,9 +90,7 @@ def test_a_folder_of_transformers_becomes_ours(tmp_path: Path) -> None:
     small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     hf = transformers.BertForMaskedLM(transformers.BertConfig(**small, intermediate_size=32)).eval()
     hf.save_pretrained(tmp_path / "hf")
-    assert (
-        main(["convert", str(tmp_path / "hf"), "--to", "unitrans", "--output", str(tmp_path / "ours")]) == 0
-    )
+    assert main(["convert", str(tmp_path / "hf"), "--to", "unitrans", str(tmp_path / "ours")]) == 0
     ours = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "ours").eval()
     ids = torch.randint(0, 50, (2, 7))
     torch.testing.assert_close(ours(ids).logits, hf(ids).logits, rtol=1e-4, atol=1e-5)
@@ -101,7 +99,7 @@ def test_a_folder_of_transformers_becomes_ours(tmp_path: Path) -> None:
 def test_models_without_segments_get_an_empty_table(tmp_path: Path) -> None:
     """The default model has no segments; theirs always have a table of them."""
     model = saved(tmp_path / "ours", BertConfig(**BERT), "mlm")
-    assert main(["convert", str(tmp_path / "ours"), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
+    assert main(["convert", str(tmp_path / "ours"), "--to", "hf", str(tmp_path / "hf")]) == 0
     hf = transformers.BertForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     ids = torch.randint(5, 50, (9,))
     rows = model.encoder.features(ids, model.encoder.config.plans([9]))
@@ -135,7 +133,7 @@ def test_models_without_segments_get_an_empty_table(tmp_path: Path) -> None:
             BertConfig(**BERT),
             "mlm",
             ["--to", "onnx"],
-            "--to onnx: expected one of hf, official, timm, unitrans",
+            "--to onnx: expected one of unitrans, hf, official, timm",
         ),
         (BertConfig(**BERT), "mlm", ["--to", "unitrans"], "is a model of this program already"),
     ],
@@ -149,15 +147,15 @@ def test_what_cannot_be_written_is_named(
     message: str,
 ) -> None:
     saved(tmp_path / "ours", config, objective, CLASSES if objective == "classification" else None)
-    assert main(["convert", str(tmp_path / "ours"), *flags, "--output", str(tmp_path / "out")]) == 2
+    assert main(["convert", str(tmp_path / "ours"), *flags, str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_wrong_places_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["convert", str(tmp_path / "none"), "--to", "hf", "--output", str(tmp_path / "x")]) == 2
-    assert "there is no such folder" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "none"), "--to", "hf", str(tmp_path / "x")]) == 2
+    assert "there is no such file or folder" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
-    assert main(["convert", str(tmp_path), "--to", "hf", "--output", str(tmp_path / "full")]) == 2
+    assert main(["convert", str(tmp_path), "--to", "hf", str(tmp_path / "full")]) == 2
     assert "is there already" in capsys.readouterr().err

@@ -1,34 +1,24 @@
 """Text as samples: tokenizers, chunks, what is held out, labels, streams, batches, simple predictors, pages."""
 
 import pickle
+import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from text_cases import SMALL, everything, opened, sentences
 from transformers import AutoTokenizer
 
 from unitrans.domains.text import TextDomain
 from unitrans.domains.text.baselines import Table
-from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.tokenizer import load_tokenizer, train_tokenizer
 from unitrans.models import BertConfig, Gpt2Config
-from unitrans.objectives import Labels, make_objective
+from unitrans.objectives import make_objective
 from unitrans.train.random import sample_rng
-
-SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "max_position_embeddings": 24}
-WORDS = (
-    "the cat sat on a mat and dog ran over hill into town where people live in small houses of stone".split()
-)
-
-
-def sentences(count: int = 60, seed: int = 0) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(3, 50))) + f" {number}." for number in range(count)]
 
 
 @pytest.fixture
@@ -36,16 +26,6 @@ def corpus(tmp_path: Path) -> Path:
     file = tmp_path / "corpus.txt"
     file.write_text("\n".join(sentences()))
     return file
-
-
-def opened(path: Path, config: Any = None, kinds: Any = (), seed: int = 0, **data: Any) -> Any:
-    config = config or BertConfig(**SMALL)
-    settings = {"path": str(path), "document": "line", "vocab_size": 300, "validation": 0.2} | data
-    return *TextDomain().open(DataConfig(**settings), config, seed, kinds), config
-
-
-def everything(source: Any) -> list[dict[str, Any]]:
-    return [source.load(index) for index in range(len(source))]
 
 
 # ---- tokenizers -------------------------------------------------------------------------------------------------
@@ -111,6 +91,22 @@ def test_tokenizers_that_cannot_be_had(tmp_path: Path, corpus: Path) -> None:
     made.save(tmp_path / "t")
     with pytest.raises(ValueError, match=r"model.vocab_size: the tokenizer .* has .* tokens, the model 50"):
         opened(corpus, BertConfig(**SMALL, vocab_size=50), tokenizer=str(tmp_path / "t"))
+
+
+def test_an_unknown_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the hub, and without retries of a minute, there is one sentence."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    begin = time.perf_counter()
+    with pytest.raises(
+        ValueError, match=r"there is no folder 'nobody/nothing', and the hub http://127.*reached"
+    ):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises(ValueError, match="no folder 'no such name', and it is not spelled as a hub name"):
+        load_tokenizer("no such name")
+    assert time.perf_counter() - begin < 10
 
 
 # ---- samples ----------------------------------------------------------------------------------------------------
@@ -195,79 +191,6 @@ def test_added_words_are_tokens(corpus: Path) -> None:
     train, _, config = opened(corpus, added_tokens=["zebrafish"])
     ids = train.tokenizer.encode(["the zebrafish ran"])[0].ids.tolist()
     assert len(ids) == 3 and ids[1] == config.vocab_size - 1
-
-
-# ---- labels -----------------------------------------------------------------------------------------------------
-
-
-def table(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
-    import datasets
-
-    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "table"))
-    return tmp_path / "table"
-
-
-def test_classes(tmp_path: Path) -> None:
-    rows = [{"text": text, "label": "cold" if n % 3 else "warm"} for n, text in enumerate(sentences())]
-    train, validation, _ = opened(table(tmp_path, rows), kinds=("class", "multi"))
-    assert train.labels.kind == "class" and train.labels.names == ("cold", "warm")
-    assert sum(train.labels.counts) == len(train)
-    wanted = {row["text"]: row["label"] for row in rows}
-    for source in (train, validation):
-        for sample in everything(source):
-            number = int(sample["id"].partition("#")[2])
-            assert train.labels.names[sample["label"]] == wanted[rows[number]["text"]]
-            assert len(sample["input_ids"]) <= 24
-    assert any("their beginning is used" in note for note in train.notes)
-    batch = TextDomain().collate(everything(train)[:5], BertConfig(**SMALL))
-    assert batch["labels"].dtype == torch.int64 and batch["labels"].shape == (5,) and "predicted" not in batch
-
-
-def test_numbers_are_standardised(tmp_path: Path) -> None:
-    rows = [{"text": text, "target": 10.0 + n} for n, text in enumerate(sentences())]
-    train, validation, _ = opened(table(tmp_path, rows), kinds=("value",))
-    values = np.concatenate([sample["label"] for sample in everything(train)])
-    assert abs(values.mean()) < 1e-5 and abs(values.std() - 1) < 1e-5
-    one = everything(validation)[0]
-    assert one["label"] * train.labels.std + train.labels.mean == pytest.approx(
-        10 + int(one["id"].partition("#")[2])
-    )
-
-
-def test_classes_of_words_are_asked_at_their_first_token(tmp_path: Path) -> None:
-    rows = [
-        {"tokens": ["the", "Xyzzyplugh", "ran"], "ner_tags": ["O", "NAME", "O"]},
-        {"tokens": ["a", "dog"], "ner_tags": ["O", "O"]},
-        {"tokens": ["cut", "short"], "ner_tags": ["O"]},
-    ]
-    train, _, config = opened(table(tmp_path, rows), kinds=("token",), validation="none")
-    assert train.labels == Labels("token", ("NAME", "O"), (1, 4))
-    sample = everything(train)[0]
-    asked = sample["labels"] != -100
-    assert sample["labels"][asked].tolist() == [1, 0, 1]
-    pieces = train.tokenizer.tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist())
-    first = [piece for piece, one in zip(pieces, asked, strict=True) if one]
-    assert [piece[0] for piece in first] == ["t", "x", "r"] and len(pieces) > 5
-    assert "not one label for each" in dict(train.skipped)["train#2"]
-    batch = TextDomain().collate(everything(train), config)
-    assert torch.equal(batch["predicted"], (batch["labels"] != -100).nonzero().flatten())
-
-
-def test_a_label_that_training_lacks_is_named(tmp_path: Path) -> None:
-    import datasets
-
-    splits = {
-        "train": datasets.Dataset.from_list(
-            [{"text": s, "label": n % 2} for n, s in enumerate(sentences(9))]
-        ),
-        "test": datasets.Dataset.from_list([{"text": "the cat", "label": 7}, {"text": "a dog", "label": 1}]),
-    }
-    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "t"))
-    train, validation, _ = opened(tmp_path / "t", kinds=("class",), validation="test")
-    assert train.labels.names == ("0", "1") and validation.ids == ["test#1"]
-    assert "7 is not among those of training" in dict(validation.skipped)["test#0"]
-    with pytest.raises(ValueError, match="is the split that is trained on"):
-        opened(tmp_path / "t", kinds=("class",), validation="train")
 
 
 # ---- batches ----------------------------------------------------------------------------------------------------
@@ -382,24 +305,6 @@ def test_tables_of_tokens_by_hand(tmp_path: Path, objective: str) -> None:
         assert values[0] == pytest.approx(right / total)
 
 
-def test_linear_models_on_documents(tmp_path: Path) -> None:
-    rows = [
-        {"text": f"{s} {'sunny' if n % 2 else 'rainy'}", "label": n % 2, "target": float(n % 2)}
-        for n, s in enumerate(sentences(80))
-    ]
-    path = table(tmp_path, rows)
-    for name, kinds, better in (("classification", ("class",), max), ("regression", ("value",), min)):
-        train, validation, config = opened(path, BertConfig(**SMALL | {"max_position_embeddings": 64}), kinds)
-        chosen = make_objective(name, config, {}, train.labels)
-        found = TextDomain().baselines(train, validation, chosen, config, lambda name: None)
-        assert better(found[0].value, found[1].value) == found[1].value != found[0].value
-    assert (
-        TextDomain()
-        .summary({"loss": 1.0, "mae": 0.5, "samples": 3}, found, chosen)
-        .startswith("mae on 3 held-out")
-    )
-
-
 def test_page_of_predictions(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus.write_text(corpus.read_text() + "\n<script>alert('cat & dog')</script> " + " cat" * 20)
     train, _, config = opened(corpus, validation="none")
@@ -414,13 +319,3 @@ def test_page_of_predictions(tmp_path: Path, corpus: Path, capsys: pytest.Captur
     assert text.count('class="wrong"') == int((asked[0] != -100).sum())
     assert text.count('class="right"') == int(sum((x != -100).sum() for x in asked[1:]))
     assert "[[MASK]|" in capsys.readouterr().out
-
-
-def test_predictions_of_classes_and_tags_are_shown(tmp_path: Path) -> None:
-    rows = [{"text": s, "label": ["<cold>", "warm"][n % 2]} for n, s in enumerate(sentences(10))]
-    train, _, config = opened(table(tmp_path, rows), kinds=("class",), validation="none")
-    fake = SimpleNamespace(name="classification", labels=train.labels)
-    samples = everything(train)[:2]
-    (page,) = TextDomain().report(tmp_path, train, samples, [torch.tensor([[5.0, 0.0]])] * 2, fake, config)
-    text = page.read_text()
-    assert "&lt;cold&gt; (99%)" in text and text.count('class="wrong"') == 1 and "true: warm" in text

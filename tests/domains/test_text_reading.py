@@ -12,9 +12,8 @@ import pytest
 
 from unitrans.domains.text import reading
 from unitrans.domains.text.config import DataConfig
-from unitrans.domains.text.documents import open_documents
+from unitrans.domains.text.documents import all_documents, open_documents
 from unitrans.domains.text.reading import split_documents
-from unitrans.domains.text.source import all_documents
 
 
 def read(path: Path | str, kind: Any = None, **data: Any) -> list[tuple[str, str]]:

@@ -90,6 +90,34 @@ def test_published_formula(fields) -> None:
             torch.testing.assert_close(exported[name].view_as(grad), grad, rtol=1e-8, atol=1e-10, msg=name)
 
 
+@pytest.mark.parametrize("fields", [{}, {"multi_hop": False}, {"spatial_pos_max": 4}])
+def test_published_formula_of_version_1(fields) -> None:
+    """Pre-norm blocks, no norm of the embedding, a last norm, a linear head, and rows of padding that are not zero,
+    so that hops that a path does not have add a constant."""
+    v1 = {"norm": "pre", "final_norm": True, "embed_norm": False, "head": "linear"}
+    model = Graphormer(GraphormerConfig(**SMALL, **v1, **fields)).double()
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    twin = Graphormer(GraphormerConfig(**SMALL, norm="pre", **fields)).double()
+    left = twin.encoder.load_state_dict(model.encoder.state_dict(), strict=False)
+    assert all(name.startswith(("embed_norm.", "pooler.", "norm.")) for names in left for name in names)
+    padded = PaddedGraphormer(twin.config).double()
+    exported = export_weights(twin, "v2").items()
+    padded.load_state_dict({k: v.view_as(padded.state_dict()[k]) for k, v in exported})
+    padded.encoder.graph_encoder.emb_layer_norm = torch.nn.Identity()
+    graphs = random_graphs()
+    batch = collate([preprocess(hops=5, **g) for g in graphs])
+    for row, g in enumerate(graphs):
+        n = len(g["nodes"])
+        far = batch["spatial_pos"][row, :n, :n] - 1 >= twin.config.spatial_pos_max
+        batch["attn_bias"][row, 1 : n + 1, 1 : n + 1][far] = -torch.inf
+    batch["attn_bias"] = batch["attn_bias"].double()
+    want = model.out(model.encoder.norm(padded.rows(batch)[:, 0]))
+    for nodes, plans in (ours(model.config, graphs), (batch, None)):
+        torch.testing.assert_close(model(nodes, plans).logits, want, rtol=1e-10, atol=1e-10)
+
+
 def test_parameters_as_published() -> None:
     """489K of slim on ZINC (version 1), 47.1M and 48.3M of base on PCQM4M (version 1) and PCQM4Mv2 (version 2)."""
 
@@ -250,8 +278,11 @@ def test_wrong_settings(fields, message) -> None:
 
 
 def test_config_and_weights_are_saved(tmp_path) -> None:
-    model = Graphormer(GraphormerConfig(**SMALL)).eval()
+    model = Graphormer(GraphormerConfig(**SMALL, norm="pre")).eval()
     model.save_pretrained(tmp_path)
     again = Graphormer.from_pretrained(tmp_path).eval()
     data = pyg_batch(random_graphs())
     assert torch.equal(again(data).logits, model(data).logits)
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: p.requires_grad for name, p in again.named_parameters()} == trained
+    assert not trained["masked_lm_pooler.weight"] and not trained["unused_norm.weight"]

@@ -272,3 +272,20 @@ def test_sampling_follows_the_model() -> None:
     shares = torch.tensor([drawn.count(int(token)) / 300 for token in scores.indices])
     assert set(drawn) <= set(scores.indices.tolist())
     assert (shares - expected).abs().max() < 0.1
+
+
+def test_what_is_kept_changes_no_token() -> None:
+    """Row by row as if the whole text were computed for every token, also where it outgrows the places."""
+    model = randomised(Gpt2LMHeadModel(small(Gpt2Config)))
+    encoder, prompt = model.encoder, torch.tensor([5, 6, 7])
+    rows: list[torch.Tensor] = []
+    encoder.norm.register_forward_hook(lambda module, args, out: rows.append(out.detach()))
+    seen: list[int] = []
+    encoder.blocks[0].register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    new = list(sample_tokens(encoder, prompt, max_new_tokens=24, temperature=0))
+    assert seen == [3] + [1] * 9 + [12] * 14
+    kept, text = rows[:], prompt.tolist() + new
+    for step, row in enumerate(kept):
+        ids = torch.tensor(text[: 3 + step][-12:])
+        want = encoder.features(ids, encoder.config.plans([len(ids)]))[-1]
+        torch.testing.assert_close(row, want, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ pytest.importorskip("rdkit", reason="needs the graph extra (RDKit)")
 from unitrans.cli import main
 from unitrans.train.config import resolve
 from unitrans.train.ensemble import crossed_coverage, fit
+from unitrans.train.errors import InterruptedRunError
 from unitrans.train.predict import Predictor, half_width
-from unitrans.train.run import train
+from unitrans.train.run import resume, train
 from unitrans.train.session import open_session
 
 TINY = [
@@ -88,6 +92,7 @@ def test_a_run_predicts_what_it_reports(molecules, capsys) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     low, high = summary["test"]["intervals"]["mae"]
     assert low <= summary["test"]["mae"] <= high
+    assert summary["test"]["targets"]["size"]["mae"] == pytest.approx(summary["test"]["mae"])
 
     molecules.rename(molecules.with_name("elsewhere.csv"))  # a checkpoint needs no training data
     assert main(["predict", "--checkpoint", str(folder), "elsewhere.csv", "-o", "out.csv"]) == 1
@@ -161,36 +166,40 @@ def test_fine_tuning_after_masked_modelling(molecules, capsys) -> None:
     assert "predicts no labels" in capsys.readouterr().err
 
 
-def test_a_stopped_run_goes_on_exactly(molecules, monkeypatch) -> None:
-    """The weights after a stop in the middle and --resume are those of a run without one, bit for bit."""
+def stop_at(monkeypatch, update: int, seed: int) -> None:
+    """Runs with this seed get a signal in this update."""
     from unitrans.train import run as run_module
-    from unitrans.train.errors import InterruptedRunError
 
-    settings = [
-        "model.attn_drop_rate=0.2",
-        "train.gradient_accumulation_steps=2",
-        "train.per_device_train_batch_size=4",
-    ]
-    whole = run(molecules, *settings, output="whole")
     make_trainer = run_module.make_trainer
 
-    def stopping(*args, **kwargs):
-        trainer = make_trainer(*args, **kwargs)
+    def stopping(session, *args):
+        trainer = make_trainer(session, *args)
         step = trainer.training_step
 
         def training_step(*a, **k):
-            if trainer.state.global_step == 3:
+            if trainer.state.global_step == update and session.config.train["seed"] == seed:
                 trainer.stop_signal = 15
             return step(*a, **k)
 
         trainer.training_step = training_step
         return trainer
 
+    monkeypatch.setattr(run_module, "make_trainer", stopping)
+
+
+def test_a_stopped_run_goes_on_exactly(molecules, monkeypatch) -> None:
+    """The weights after a stop in the middle and --resume are those of a run without one, bit for bit."""
+    settings = [
+        "model.attn_drop_rate=0.2",
+        "train.gradient_accumulation_steps=2",
+        "train.per_device_train_batch_size=4",
+    ]
+    whole = run(molecules, *settings, output="whole")
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "make_trainer", stopping)
+        stop_at(patched, 3, seed=0)
         with pytest.raises(InterruptedRunError):
             run(molecules, *settings, output="half")
-    run_module.resume("half")
+    resume("half")
     ends = [
         torch.load(p / "checkpoints/latest/optimizer.pt", weights_only=True) for p in (whole, Path("half"))
     ]
@@ -198,7 +207,7 @@ def test_a_stopped_run_goes_on_exactly(molecules, monkeypatch) -> None:
         assert torch.equal(a["exp_avg"], b["exp_avg"]) and torch.equal(a["exp_avg_sq"], b["exp_avg_sq"])
 
 
-def test_ensemble(molecules) -> None:
+def test_ensemble(molecules, monkeypatch, capsys) -> None:
     arguments = [
         "train",
         "--domain",
@@ -226,6 +235,50 @@ def test_ensemble(molecules) -> None:
     assert np.allclose([float(r["size_sd"]) for r in rows], pair.std(0, ddof=1), atol=1e-7)
     assert all(float(r["size_low"]) < float(r["size"]) < float(r["size_high"]) for r in rows)
     assert Predictor("both").columns() == ["size", "size_sd", "size_low", "size_high"]
+
+    with monkeypatch.context() as patched:  # stopped while it trains its second member
+        stop_at(patched, 4, seed=1)
+        stopped = [*arguments, "--ensemble", "2", "--output", "cut", "data.validation=0.3", *TINY]
+        assert main(stopped) == 128 + 15
+    assert main(["predict", "--checkpoint", "cut", str(molecules)]) == 2
+    assert "not trained to its end: unitrans train --resume cut" in capsys.readouterr().err
+    kept = Path("cut/seed-0/summary.json").stat().st_mtime_ns
+    assert main(["train", "--resume", "cut"]) == 0
+    assert Path("cut/seed-0/summary.json").stat().st_mtime_ns == kept
+    assert json.loads(Path("cut/ensemble.json").read_text()) == record
+
+
+def test_two_processes(molecules) -> None:
+    """A graph run in two processes makes the updates of one, however the micro-batches are cut by tokens."""
+    settings = {"train.use_cpu": "true", "train.logging_steps": 1, "train.gradient_accumulation_steps": 2}
+    settings |= {"model.attn_drop_rate": 0}
+    one = run(molecules, *(f"{k}={v}" for k, v in settings.items()), "train.per_device_train_batch_size=4")
+    settings["train.per_device_train_batch_size"] = 2
+    given = {key.partition("=")[0] for key in settings}
+    rest = [s for s in TINY if s.partition("=")[0] not in given]
+    told = ["train", "--domain", "graph", "--objective", "regression", "--data", str(molecules)]
+    told += ["--target", "size", "--output", "two", *rest, *(f"{k}={v}" for k, v in settings.items())]
+    Path("script.py").write_text("import sys; from unitrans.cli import main; sys.exit(main())")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "script.py",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*command, *told], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 per device x 2 accumulation x 2 processes" in done.stdout
+    logs = [
+        [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, "two")
+    ]
+    assert len(logs[0]) == len(logs[1]) > 6
+    for row, other in zip(*logs, strict=True):
+        for key in row.keys() & {"loss", "grad_norm", "eval_loss", "eval_mae", "learning_rate"}:
+            assert other[key] == pytest.approx(row[key], rel=1e-5), (row["step"], key)
 
 
 def test_intervals_hold_as_often_as_they_say() -> None:

@@ -9,8 +9,11 @@ import torch
 
 from unitrans.cli import main
 from unitrans.models.channels import average_channels, inflate_channels
-from unitrans.models.swin import SwinConfig
+from unitrans.models.convert import export_weights
+from unitrans.models.swin import SwinConfig, SwinForImageClassification
+from unitrans.models.swinv2 import Swinv2Config, Swinv2Model
 from unitrans.objectives import MaskedSignalModel, get_objective
+from unitrans.objectives.base import Labels
 from unitrans.train.errors import ConfigError
 from unitrans.train.init import init_weights
 
@@ -153,3 +156,53 @@ def test_init_on_the_command_line(saved: Path, workdir: Path, capfd: pytest.Capt
     assert main(["train", "--init", str(saved), *sizes, *few]) == 2
     assert "there is no such folder" in capfd.readouterr().err
     assert main(["train", "--resume", "grey", "--init", "x"]) == 2
+
+
+def test_classes_of_the_same_name_are_taken_over(tmp_path: Path) -> None:
+    """Other classes, in another order: the rows of those that both have go where they belong."""
+
+    def classifier(names: tuple[str, ...], seed: int) -> MaskedSignalModel:
+        torch.manual_seed(seed)
+        config = SwinConfig(**SIZES)
+        return MaskedSignalModel.create(
+            config, get_objective("classification")(config, Labels("class", names, (1,) * len(names)))
+        )
+
+    old = classifier(("ant", "bee", "cat"), 1)
+    torch.nn.init.normal_(old.head.linear.bias)
+    old.save_pretrained(tmp_path / "old")
+    new = classifier(("cat", "dog", "ant", "eel"), 2)
+    before = new.head.linear.weight.detach().clone()
+    notes = init_weights(new, str(tmp_path / "old"))
+    assert any("but for the 2 classes of both" in note for note in notes)
+    for here, there in ((0, 2), (2, 0)):
+        assert torch.equal(new.head.linear.weight[here], old.head.linear.weight[there])
+        assert torch.equal(new.head.linear.bias[here], old.head.linear.bias[there])
+    assert torch.equal(new.head.linear.weight[[1, 3]], before[[1, 3]])
+
+
+def test_a_file_of_another_code_base(
+    tmp_path: Path, workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The model follows from the file; what is not its kind is named."""
+    config = SwinConfig(**SIZES, num_labels=3)
+    torch.manual_seed(1)
+    source = SwinForImageClassification(config)
+    torch.save({"model": export_weights(source, "official")}, tmp_path / "swin.pth")
+    model = make()
+    notes = init_weights(model, str(tmp_path / "swin.pth"))
+    assert notes[0].endswith("a swin under official names (embed_dim 8, depths [1, 1], window_size 4, num_heads "
+                             "[1, 2], patch_size 4)")  # fmt: skip
+    for (name, a), b in zip(model.encoder.named_parameters(), source.swin.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    settings = ["data.image_size=32", "data.channels=3", "model.image_size=32", "train.max_steps=1",
+                "objective.mask_patch_size=8", "train.use_cpu=true"]  # fmt: skip
+    asked = ["train", "--data", "digits", "--init", str(tmp_path / "swin.pth"), *settings]
+    assert main([*asked, "--output", "run"]) == 0
+    assert "depths: [1, 1]" in (workdir / "run" / "config.yaml").read_text()
+    other = Swinv2Config(**SIZES)
+    torch.save(export_weights(Swinv2Model(other), "hf4"), tmp_path / "v2.pth")
+    assert (
+        main([*asked[:4], str(tmp_path / "v2.pth"), *settings, "model.window_size=4", "model.name=swin"]) == 2
+    )
+    assert "holds a swinv2 under hf4 names" in capfd.readouterr().err

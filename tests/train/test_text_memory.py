@@ -52,4 +52,5 @@ def test_three_gigabytes_train_in_bounded_memory(tmp_path: Path, boundary: str) 
     )
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["code"] == 0, done.stderr[-2000:]
+    print(f"{boundary}: peak memory {result['peak'] / 1e9:.2f} GB")
     assert result["peak"] < 1.5e9, f"{result['peak'] / 1e9:.2f} GB"

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from unitrans.cli import main
 from unitrans.domains.text.predict import TextPredictor, tokenizer_of
+from unitrans.domains.text.probe import probe
 from unitrans.domains.text.tokenizer import load_tokenizer, train_tokenizer
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train import run as running
@@ -204,7 +205,7 @@ def test_pretraining_goes_on_from_a_folder_of_transformers(
 
     monkeypatch.setattr(running, "report", lambda *_: None)
     run = running.train(config(init=str(folder), drop=("model",), train__learning_rate=1e-3), "run")
-    assert main(["convert", str(run), "--to", "hf", "--output", "back"]) == 0
+    assert main(["convert", str(run), "--to", "hf", "back"]) == 0
     back = transformers.BertForMaskedLM.from_pretrained("back").eval()
     trained = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best").eval()
     scores = trained.head.scores(
@@ -239,7 +240,7 @@ def test_classification_starts_from_a_run_and_from_a_folder(workdir: Path, corpu
     summary = json.loads((run / "summary.json").read_text())
     assert {"accuracy", "macro_f1", "roc_auc"} <= summary.keys()
     assert any("logistic regression" in p["name"] for p in summary["predictors"])
-    assert main(["convert", str(run), "--to", "hf", "--output", "back"]) == 0
+    assert main(["convert", str(run), "--to", "hf", "back"]) == 0
     back = transformers.BertForSequenceClassification.from_pretrained("back").eval()
     answers = TextPredictor(model, tokenizer_of(run)).classify(["the red cat sat .", "an old dog"])
     tokenizer = transformers.AutoTokenizer.from_pretrained("back")
@@ -309,7 +310,7 @@ def test_a_causal_model_writes_and_opens_as_gpt2(workdir: Path, corpus: Path) ->
     predictor = TextPredictor(model, tokenizer_of(run / "checkpoints" / "best"))
     first, again = (predictor.continue_text("the old", seed=1, max_new_tokens=8) for _ in range(2))
     assert first == again and first.startswith("the old")
-    assert main(["convert", str(run), "--to", "hf", "--output", "back"]) == 0
+    assert main(["convert", str(run), "--to", "hf", "back"]) == 0
     back = transformers.GPT2LMHeadModel.from_pretrained("back").eval()
     ids = torch.tensor([transformers.AutoTokenizer.from_pretrained("back")("the old cat")["input_ids"]])
     rows = model.eval().encoder.features(ids[0], model.encoder.config.plans([ids.shape[1]]))
@@ -368,3 +369,55 @@ def test_words_are_tagged(workdir: Path) -> None:
     tags = TextPredictor(model, tokenizer_of(run)).tag([["the", "red", "dog"], ["cat"] * 40])
     assert tags[0] == [("the", "O"), ("red", "O"), ("dog", "N")]
     assert len(tags[1]) == 40 and tags[1][0][1] is not None and tags[1][-1] == ("cat", None)
+
+
+def test_pairs_and_several_answers_from_the_command_line(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of pairs with two yes-no columns: figures with intervals, and predictions of the same table."""
+    rows = [
+        f"{a},{b},{int('cat' in a)},{'' if n % 5 == 0 else int('ran' in b)}"
+        for n, (a, b) in enumerate(zip(LINES, reversed(LINES), strict=True))
+    ]
+    (workdir / "pairs.csv").write_text("\n".join(["text,other,cat,ran", *rows]))
+    given = {
+        "data": "pairs.csv",
+        "data__second_column": "other",
+        "data__label_column": ["cat", "ran"],
+        "data__validation": 0.4,
+    }
+    run = running.train(config("classification", drop=("data.doc",), **given), "run")
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"accuracy", "macro_f1", "roc_auc", "average_precision"} <= summary.keys()
+    for name in ("accuracy", "macro_f1", "roc_auc"):
+        low, high = summary["intervals"][name]
+        assert 0 <= low <= high <= 1
+    assert "95 % of resamples" in capsys.readouterr().out
+    assert main(["predict", "--checkpoint", "run", "pairs.csv", "-o", "out.csv"]) == 0
+    with open("out.csv", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    model = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best")
+    pairs = [(row["text"], row["other"]) for row in written[:3]]
+    answers = TextPredictor(model, tokenizer_of(run)).classify(pairs)
+    for row, answer in zip(written, answers, strict=False):
+        for name in ("cat", "ran"):
+            assert float(row[f"{name}"]) == pytest.approx(answer["probabilities"][name], abs=1e-5)
+
+
+def test_vectors_are_judged_by_what_a_linear_model_reads_from_them(workdir: Path, corpus: Path) -> None:
+    run = running.train(config(), "run")
+    model = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best")
+    predictor = TextPredictor(model, tokenizer_of(run))
+    labels = ["cat" if "cat" in line else "other" for line in LINES]
+    found = probe(predictor, LINES[:36], labels[:36], LINES[36:], labels[36:])
+    low, high = found["intervals"]["accuracy"]
+    assert found["accuracy"] == found["macro_f1"] == low == high == 1.0, "a word is easily read from a mean"
+    shuffled = probe(predictor, LINES[:36], labels[1:36] + labels[:1], LINES[36:], labels[36:])
+    assert shuffled["accuracy"] < 1 and shuffled["intervals"]["accuracy"][0] < shuffled["accuracy"]
+    for arguments, message in (
+        ((LINES[:2], labels[:1], LINES, labels), "labels: expected one for each of 2 texts, got 1"),
+        ((LINES[:2], ["a", "a"], LINES, labels), "at least two classes"),
+        ((LINES[:2], ["a", "b"], LINES, labels), "truth: expected the classes a, b, got 'cat'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            probe(predictor, *arguments)

@@ -11,8 +11,11 @@ from unitrans.cli.parser import UsageError, nearest
 
 COMMANDS = {
     "train": "learn by hiding part of the data and predicting it",
-    "predict": "predict the rows of a table with a trained model",
-    "convert": "write a model under the names of another code base",
+    "predict": "predict images or the rows of a table with a trained model",
+    "eval": "judge a trained model on labelled data",
+    "embed": "write the encoder's vector of every image, text or molecule",
+    "export": "write a model for onnxruntime or torch.export",
+    "convert": "read the weights of one code base, write them for another",
     "doctor": "say what this installation can do (attach it to bug reports)",
 }
 

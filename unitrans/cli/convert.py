@@ -1,4 +1,4 @@
-"""``unitrans convert``: models of this program into other layouts, and folders of transformers into ours."""
+"""``unitrans convert``: weights of other code bases into ours, and back."""
 
 from __future__ import annotations
 
@@ -6,37 +6,56 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, nearest
 
 _EPILOG = """examples:
-  unitrans convert runs/text-mlm-1 --to hf --output bert       BertForMaskedLM.from_pretrained("bert") opens it
-  unitrans convert runs/vision-mim-1 --to official --output swin.safetensors
-  unitrans convert bert-folder --to unitrans --output ours     a model folder of this program
+  unitrans convert swin_tiny_patch4_window7_224.pth swin           a folder of ours, for --init and unitrans.load
+  unitrans convert swin.pth wide image_size=384 window_size=12     position tables resized as published
+  unitrans convert microsoft/swin-tiny-patch4-window7-224 swin     a name on the hub, where there is no such file
+  unitrans convert runs/text-mlm-1 bert --to hf                    BertForMaskedLM.from_pretrained("bert") opens it
+  unitrans convert runs/vision-mim-1 swin.safetensors --to official
 """
-TARGETS = ("hf", "official", "timm", "unitrans")
+TARGETS = ("unitrans", "hf", "official", "timm")
+SOURCES = ("auto", "official", "hf", "timm", "torchvision", "mae", "v1", "v2")
 
 
 def make_parser() -> Parser:
     """The flags of ``unitrans convert``."""
     parser = Parser(
         prog="unitrans convert",
-        description="Write a model under the names of another code base.",
+        description="Read the weights of one code base, write them under the names of another.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "source", metavar="DIR", help="a run, a checkpoint, or a model folder of transformers"
+        "source", metavar="SRC", help="a run, a checkpoint, a folder or file of weights, or a name on the hub"
+    )
+    parser.add_argument("output", metavar="DIR", help="the folder or file to write, absent or empty")
+    parser.add_argument(
+        "--from",
+        dest="layout",
+        metavar="LAYOUT",
+        default="auto",
+        help=f"whose names the source has: {', '.join(SOURCES)} (default: told by the names)",
     )
     parser.add_argument(
         "--to",
-        required=True,
+        default="unitrans",
         metavar="LAYOUT",
-        help="hf: a folder that transformers opens; official, timm: a file of weights; unitrans: a folder of ours",
+        help="unitrans (default): a folder of ours; hf: a folder that transformers opens; official, timm: a file",
     )
-    parser.add_argument("--output", required=True, metavar="PATH", help="the folder or file, absent or empty")
+    parser.add_argument("--encoder", action="store_true", help="leave the head out")
     parser.add_argument(
-        "--encoder", action="store_true", help="leave the head out, where theirs has none like it"
+        "--lenient", action="store_true", help="list what is missing or left over instead of refusing it"
+    )
+    parser.add_argument(
+        "--class-map",
+        metavar="FILE",
+        help="a line per class that is wanted: its number among the classes of the source",
+    )
+    parser.add_argument(
+        "settings", metavar="key=value", nargs="*", help="of the model, such as image_size=384 num_heads=12"
     )
     return parser
 
@@ -44,21 +63,41 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    if options.to not in TARGETS:
-        raise UsageError(f"--to {options.to}: expected one of {', '.join(TARGETS)}")
-    source, output = Path(options.source).expanduser(), Path(options.output).expanduser()
+    for flag, value, known in (("--to", options.to, TARGETS), ("--from", options.layout, SOURCES)):
+        if value not in known:
+            raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}{nearest(value, known)}")
+    output = Path(options.output).expanduser()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(
-            f"--output {output} is there already: name a path that is absent, or an empty folder"
-        )
+        raise UsageError(f"{output} is there already: name a path that is absent, or an empty folder")
+    from unitrans.train.config import read_settings
     from unitrans.train.convert import convert
     from unitrans.train.errors import ConfigError, user_errors
 
+    settings = [text if text.startswith("model.") else f"model.{text}" for text in options.settings]
     try:
+        overrides = read_settings(settings).get("model", {})
         with user_errors():
-            lines = convert(source, options.to, output, encoder_only=options.encoder)
+            lines = convert(
+                options.source,
+                options.to,
+                output,
+                layout="hf4" if options.layout == "hf" else options.layout,
+                encoder_only=options.encoder,
+                lenient=options.lenient,
+                class_map=None if options.class_map is None else _numbers(options.class_map),
+                overrides=overrides,
+            )
     except ConfigError as error:
         raise UsageError(str(error)) from error
     for line in lines:
         print(line)
     return 0
+
+
+def _numbers(name: str) -> list[int]:
+    try:
+        return [int(line) for line in Path(name).expanduser().read_text().split()]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--class-map {name}: expected a file with a number in every line ({error})"
+        ) from None

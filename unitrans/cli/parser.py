@@ -35,3 +35,26 @@ class Parser(argparse.ArgumentParser):
             flag = rest[0].partition("=")[0]
             self.error(f"unknown option {flag}{nearest(flag, flags)}")
         return known
+
+
+def positive(text: str) -> int:
+    """The type of a flag that counts something."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def add_reading_flags(parser: Parser) -> None:
+    """What all commands take that read samples for a trained model."""
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        help="the column with the files, SMILES or texts, where its name does not say so",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive, default=64, help="samples computed together (default: 64)"
+    )

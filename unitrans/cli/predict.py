@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from unitrans.cli.parser import Parser, UsageError
+from unitrans.cli.parser import Parser, UsageError, add_reading_flags
 
 _EPILOG = """Every row of the input is one row of the output, in the same order, with the predictions added. A row that
 cannot be predicted has empty predictions and the reason in the column error, and the exit code is then 1.
@@ -15,6 +15,7 @@ examples:
   unitrans predict --checkpoint runs/graph-regression-1 molecules.csv -o predictions.csv
   cat molecules.smi | unitrans predict --checkpoint runs/graph-regression-1
   unitrans predict --checkpoint runs/graph-regression-1 molecules.jsonl --batch-size 1     answers line by line
+  unitrans predict --checkpoint runs/vision-classification-1 photos/ more.jpg -o predictions.csv
   unitrans predict --checkpoint runs/text-classification-1 reviews.csv
   unitrans predict --checkpoint runs/text-mlm-1 --fill-mask "The capital of France is [MASK]."
   unitrans predict --checkpoint runs/text-clm-1 --prompt "Once upon a time" --max-new-tokens 50
@@ -25,7 +26,7 @@ def make_parser() -> Parser:
     """The flags of ``unitrans predict``."""
     parser = Parser(
         prog="unitrans predict",
-        description="Predict the rows of a table (CSV, JSON lines, or one SMILES a line) with a trained model.",
+        description="Predict images, or the rows of a table (CSV, JSON lines, lines), with a trained model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -37,12 +38,13 @@ def make_parser() -> Parser:
         help="a run folder, a checkpoint, or the folder of an ensemble",
     )
     parser.add_argument(
-        "input", metavar="FILE", nargs="?", default="-", help="the rows (default: standard input)"
+        "inputs",
+        metavar="INPUT",
+        nargs="*",
+        default=["-"],
+        help="a table, or image files and folders (default: standard input)",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where they go (default: standard output)")
-    parser.add_argument(
-        "--column", metavar="NAME", help="the column with the SMILES or texts, where its name does not say so"
-    )
     parser.add_argument(
         "--fill-mask", metavar="TEXT", help="instead of rows: the likeliest words for every [MASK] of a text"
     )
@@ -64,21 +66,13 @@ def make_parser() -> Parser:
         help="with --prompt: 0 takes the likeliest token",
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="with --prompt: of what is drawn")
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=int,
-        default=256,
-        help="rows that are predicted together (default: 256)",
-    )
+    add_reading_flags(parser)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size: expected at least 1, got {options.batch_size}")
     # torch and transformers take seconds to import: only now.
     from unitrans.train.errors import ConfigError
     from unitrans.train.predict import answer, predict
@@ -96,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         failed = predict(
             options.checkpoint,
-            options.input,
+            options.inputs or ["-"],
             options.output,
             batch_size=options.batch_size,
             column=options.column,

@@ -68,7 +68,7 @@ def make_parser() -> Parser:
         metavar="DIR",
         nargs="?",
         const="",
-        help="go on with a run (without DIR: the newest in runs/)",
+        help="go on with a run or an ensemble (without DIR: the newest in runs/)",
     )
     parser.add_argument(
         "--ensemble",
@@ -138,9 +138,12 @@ def _run(options: argparse.Namespace) -> None:
     from unitrans.train.config import resolve
 
     if options.resume is not None:
+        from unitrans.train.ensemble import is_ensemble, resume_ensemble
         from unitrans.train.run import resume
+        from unitrans.train.runs import find_run
 
-        resume(options.resume)
+        run = find_run(options.resume)
+        resume_ensemble(run) if is_ensemble(run) else resume(str(run))
         return
     config = resolve(
         domain=options.domain,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -180,6 +180,26 @@ class Predicts(Protocol):
         """A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
         read. names: columns of the table. reading: what the source of the training data said. column: asked for."""
         ...
+
+    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
+        """What a stream without a name is whose first line this is: a table with a header, SMILES, or a text a line."""
+        ...
+
+    def labelled(
+        self, path: str, reading: Mapping[str, Any], labels: Labels | None
+    ) -> Iterator[tuple[Sample | str, Any]]:
+        """Samples to judge a model on with their labels, or why there is none; names of classes without `labels`. A
+        domain of which tables hold all there is leaves it out."""
+        ...
+
+    def listed(self, inputs: Sequence[str]) -> list[Mapping[str, Any]] | None:
+        """The rows that files and folders stand for which are no tables; None where one is a table. A domain whose
+        samples do not lie in files of their own leaves it out."""
+        ...
+
+    #: Questions about one text (flags of ``unitrans predict``) -> lines of the answer to (model, folder of the
+    #: checkpoint, text, options). A domain without any leaves it out.
+    questions: Mapping[str, Callable[[Any, Path, str, Mapping[str, Any]], Iterator[str]]]
 
 
 def stack_labels(samples: Sequence[Sample]) -> Batch:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unitrans.domains.base import nearest_name
 from unitrans.domains.errors import SourceError
@@ -92,7 +92,7 @@ def hub_builder(path: str, revision: str | None, key: str, embedded: Iterable[st
     name, _, config = path.partition(":")
     if not _HUB_NAME.fullmatch(path):
         raise ValueError(f"{key}: {nothing_found(path, embedded)}, and it is not spelled as a hub name")
-    found, reason, answered = _ask_hub(name, revision)
+    found, reason, answered = ask_hub(name, revision, "data set", datasets.config.HF_ENDPOINT)
     if found is None and (answered or not _is_cached(name)):
         raise ValueError(f"{key}: {nothing_found(path, embedded)}, and {reason}")
     with readable(f"{key}: {path!r}"):
@@ -116,15 +116,17 @@ def nothing_found(path: str, embedded: Iterable[str]) -> str:
     )
 
 
-def _ask_hub(name: str, revision: str | None) -> tuple[tuple[str, str] | None, str, bool]:
-    """Full name and commit of a data set on the hub, or None and why not; and whether the hub has answered."""
-    import datasets
+def ask_hub(
+    name: str, revision: str | None, kind: Literal["data set", "model"], endpoint: str
+) -> tuple[tuple[str, str] | None, str, bool]:
+    """Full name and commit of something on the hub, or None and why not; and whether the hub has answered."""
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub_errors
 
-    endpoint = datasets.config.HF_ENDPOINT
+    api = HfApi(endpoint=endpoint)
+    ask: Any = api.dataset_info if kind == "data set" else api.model_info
     try:
-        found = HfApi(endpoint=endpoint).dataset_info(name, revision=revision, timeout=_PROBE_SECONDS)
+        found = ask(name, revision=revision, timeout=_PROBE_SECONDS)
         return (str(found.id), str(found.sha)), "", True
     except hub_errors.GatedRepoError:
         return (
@@ -135,7 +137,7 @@ def _ask_hub(name: str, revision: str | None) -> tuple[tuple[str, str] | None, s
     except hub_errors.RevisionNotFoundError:
         return None, f"{name} on the hub {endpoint} has no data.revision={revision!r}", True
     except hub_errors.RepositoryNotFoundError:
-        return None, f"the hub {endpoint} has no (public) data set {name!r}", True
+        return None, f"the hub {endpoint} has no (public) {kind} {name!r}", True
     except hub_errors.OfflineModeIsEnabled:
         return None, "the hub is not asked, because HF_HUB_OFFLINE is set", False
     except hub_errors.HfHubHTTPError as error:

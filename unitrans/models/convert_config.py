@@ -4,8 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unitrans.models.bert import BertConfig
-from unitrans.models.convert_graphormer import graphormer_config
-from unitrans.models.convert_text_config import TEXT_FAMILIES, text_config_from, text_config_to_hf
+from unitrans.models.convert_graphormer import PUBLISHED_NAMES, graphormer_config
+from unitrans.models.convert_text_config import (
+    BERT_NAMES,
+    GPT2_NAMES,
+    TEXT_FAMILIES,
+    text_config_from,
+    text_config_to_hf,
+)
 from unitrans.models.gpt2 import Gpt2Config
 from unitrans.models.graphormer import GraphormerConfig
 from unitrans.models.images import pair
@@ -156,6 +162,16 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     if fields.get("num_labels") == 0:
         del fields["num_labels"]
     return classes[family](**(fields | changes))
+
+
+def our_name(source: str, family: str, theirs: str) -> str | None:
+    """Our name of an argument of theirs that is only called otherwise; None: it is not one of these."""
+    if family == "graphormer":
+        return PUBLISHED_NAMES[source].get(theirs)
+    if family in TEXT_FAMILIES:
+        return (GPT2_NAMES if family == "gpt2" else BERT_NAMES).get(theirs)
+    named = _NAMES["hf" if source in ("hf4", "hf5") else source]
+    return named["vit" if family == "vit" else "swin"].get(theirs)
 
 
 def _family_of(theirs: Mapping[str, Any]) -> str:

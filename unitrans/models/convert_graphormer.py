@@ -28,6 +28,8 @@ _V1 = {
     "num_classes": "num_outputs",
     "num_class": "num_outputs",
 } | {name: name for name in _TABLES}
+#: version -> their name -> ours.
+PUBLISHED_NAMES = {"v1": _V1, "v2": _V2}
 
 #: Arguments that change nothing in the network, or that are read apart.
 _READ_APART = (
@@ -58,7 +60,7 @@ def graphormer_config(version: str, theirs: Mapping[str, Any], **changes: Any) -
     Raises:
         ValueError: an unknown argument, or one whose value our model does not have.
     """
-    names = _V2 if version == "v2" else _V1
+    names = PUBLISHED_NAMES[version]
     unknown = [name for name in theirs if name not in names and name not in _READ_APART]
     if unknown:
         raise ValueError(f"{unknown[0]}: expected an argument of Graphormer {version}, got an unknown one")

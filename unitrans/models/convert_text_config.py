@@ -9,7 +9,7 @@ from unitrans.models.gpt2 import Gpt2Config
 TEXT_FAMILIES = ("bert", "roberta", "gpt2")
 
 #: Their name -> ours.
-_BERT = {
+BERT_NAMES = {
     "vocab_size": "vocab_size",
     "hidden_size": "embed_dim",
     "num_hidden_layers": "depth",
@@ -21,7 +21,7 @@ _BERT = {
     "pad_token_id": "pad_token_id",
     "num_labels": "num_labels",
 }
-_GPT2 = {
+GPT2_NAMES = {
     "vocab_size": "vocab_size",
     "n_positions": "max_position_embeddings",
     "n_embd": "embed_dim",
@@ -77,7 +77,7 @@ def text_config_from(theirs: Mapping[str, Any], family: str, **changes: Any) -> 
     for name, values in _FIXED.items():
         if theirs.get(name) not in values and name in theirs:
             raise ValueError(f"{name}: expected {values[0]!r}, got {theirs[name]!r}")
-    names = _GPT2 if family == "gpt2" else _BERT
+    names = GPT2_NAMES if family == "gpt2" else BERT_NAMES
     fields = {ours: theirs[name] for name, ours in names.items() if theirs.get(name) is not None}
     if "num_labels" not in theirs and theirs.get("id2label"):
         fields["num_labels"] = len(theirs["id2label"])
@@ -121,7 +121,7 @@ def text_config_to_hf(config: BertConfig | Gpt2Config, architecture: str) -> dic
         ValueError: a configuration that their models cannot compute.
     """
     family = config.layout_family
-    names = _GPT2 if family == "gpt2" else _BERT
+    names = GPT2_NAMES if family == "gpt2" else BERT_NAMES
     theirs = {name: getattr(config, ours) for name, ours in names.items() if ours != "num_labels"}
     activation, hidden = (
         _THEIR_ACTIVATIONS[config.activation],

@@ -1,6 +1,7 @@
 """Model folders of transformers: read into our models, written from them."""
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,49 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder}: its weights cannot be read ({' '.join(str(error).split())[:200]})"
         ) from None
     raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_NESTED = ("model", "state_dict", "model_state_dict", "module")
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file: safetensors, or what torch.save wrote, of which only tensors are read.
+
+    A state dict under the key model or state_dict is taken out of its dict, and "module." in front of all names away.
+
+    Raises:
+        ValueError: it cannot be read, holds more than tensors, or no state dict.
+    """
+    if file.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"{file}: expected a file of weights ({', '.join(_SUFFIXES)}), got one of another kind"
+        )
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{file}: it carries more than tensors, and reading that can run code of whoever made it; where you trust "
+            f'it, strip it once: torch.save(torch.load("{file.name}", weights_only=False)["model"], "weights.pth")'
+        ) from None
+    except Exception as error:  # whatever safetensors and torch raise for a broken file
+        raise ValueError(f"{file}: it cannot be read ({' '.join(str(error).split())[:200]})") from None
+    while isinstance(stored, dict):
+        inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), dict)), None)
+        if inner is None:
+            break
+        stored = inner
+    tensors = dict(stored) if isinstance(stored, dict) else {}
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(
+            f"{file}: expected a dict of tensors, or one under the key {' or '.join(_NESTED)}, got "
+            f"{'keys ' + ', '.join(map(str, list(stored)[:4])) if isinstance(stored, dict) else type(stored).__name__}"
+        )
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors
 
 
 def load_hf(folder: Path, *, strict: bool = True, **changes: Any) -> tuple[PreTrainedModel, LoadReport]:

@@ -15,6 +15,7 @@ from unitrans.models.bert import IGNORED, encoded
 from unitrans.models.images import EncoderOutput
 from unitrans.models.text import TextConfig, TextEncoder, TextPlans, TextPooling, padded_like
 from unitrans.nn import Activation
+from unitrans.nn.block import KeyValues
 
 
 class Gpt2Config(TextConfig):
@@ -113,14 +114,15 @@ def sample_tokens(
         end_token_id: the token after which the text is finished; it is not returned.
         generator: of the draws; None: torch's own.
 
-    The whole prefix is computed for every token: no keys and values are kept.
+    Keys and values are kept, so that a token costs one row; once the text is longer than max_position_embeddings every
+    token moves all places, and what is seen is computed anew.
     """
     if not len(prompt):
         raise ValueError("prompt: expected at least one token, got none")
     ids, longest = prompt, encoder.config.max_position_embeddings
+    past = [KeyValues() for _ in encoder.blocks]
     for _ in range(max_new_tokens):
-        seen = ids[-longest:]
-        row = encoder.features(seen, encoder.config.plans([len(seen)]).to(seen.device))[-1]
+        row = _last_row(encoder, ids, past if len(ids) <= longest else None)
         scores = F.linear(row, encoder.embeddings.word_embeddings.weight).float()
         if temperature == 0:
             token = scores.argmax().view(1)
@@ -133,3 +135,15 @@ def sample_tokens(
             return
         yield int(token)
         ids = torch.cat([ids, token.to(ids)])
+
+
+def _last_row(encoder: TextEncoder, ids: Tensor, past: list[KeyValues] | None) -> Tensor:
+    """The last row [C] of a text of tokens int64 [n]: from its last token and what was kept of those before it, or
+    (None, or nothing kept yet) from all that can be seen."""
+    if past is not None and past[0].keys is not None:
+        seen, plans = ids[-1:], TextPlans.next_token(len(ids) - 1)
+    else:
+        seen = ids[-encoder.config.max_position_embeddings :]
+        plans = encoder.config.plans([len(seen)])
+    plans = plans.to(ids.device)
+    return encoder.norm(encoder.encode_blocks(encoder.embed(seen, plans), plans, past)[-1][-1])

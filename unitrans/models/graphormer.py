@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from unitrans.models.graphormer_plans import (
     GraphormerPlans,
@@ -20,7 +20,7 @@ from unitrans.models.graphormer_plans import (
     pack_pyg,
     plans_of_edges,
 )
-from unitrans.models.images import EncoderOutput, check_sizes
+from unitrans.models.images import EncoderOutput, KeepsFrozen, check_sizes
 from unitrans.nn import MASKED, Block, GraphPairBias, NodeEmbedding, gather_rows
 from unitrans.ops.graphs import PathRule
 
@@ -60,6 +60,8 @@ class GraphormerConfig(PreTrainedConfig):
     """
 
     model_type = "unitrans-graphormer"
+    #: The features of its models take a perturbation (see `unitrans.objectives.flag`).
+    perturbable = True
 
     num_atoms: int = 512 * 9
     num_edges: int = 512 * 3
@@ -146,7 +148,7 @@ class GraphormerConfig(PreTrainedConfig):
         check_values("nodes", nodes, self.feature_offset, 2, self.num_atoms + 1, "num_atoms")
 
 
-class GraphormerPreTrainedModel(PreTrainedModel):
+class GraphormerPreTrainedModel(KeepsFrozen):
     config: GraphormerConfig
     config_class = GraphormerConfig
     base_model_prefix = "encoder"
@@ -237,15 +239,18 @@ class GraphormerModel(GraphormerPreTrainedModel):
             return int(name.split(".")[1]) + 1
         return self.num_layers - 1 if name.startswith(("norm.", "pooler.")) else 0
 
-    def embed_nodes(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
-        """nodes int64 [T, F] -> rows [T', C], graph tokens included, before any norm."""
-        x = gather_rows(self.node_embed(nodes, plans.pairs.degree), plans.tokens)
+    def embed_nodes(
+        self, nodes: Tensor, plans: GraphormerPlans, perturbation: Tensor | None = None
+    ) -> Tensor:
+        """nodes int64 [T, F] -> rows [T', C], graph tokens included, before any norm; perturbation [T, C] is added."""
+        x = self.node_embed(nodes, plans.pairs.degree)
+        x = gather_rows(x if perturbation is None else x + perturbation, plans.tokens)
         added = plans.tokens.index < 0
         return torch.where(added[:, None], self.node_embed.graph_token.weight.to(x.dtype), x)
 
-    def embed(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
+    def embed(self, nodes: Tensor, plans: GraphormerPlans, perturbation: Tensor | None = None) -> Tensor:
         """nodes int64 [T, F], categories (-1: hidden) -> rows [T', C], graph tokens included."""
-        return self.embed_drop(self.embed_norm(self.embed_nodes(nodes, plans)))
+        return self.embed_drop(self.embed_norm(self.embed_nodes(nodes, plans, perturbation)))
 
     #: Hidden nodes lose their features; no learned row of an objective is needed.
     hides_by_vector = False
@@ -289,9 +294,9 @@ class GraphormerModel(GraphormerPreTrainedModel):
             rows.append(x)
         return rows
 
-    def features(self, nodes: Tensor, plans: GraphormerPlans) -> Tensor:
-        """nodes int64 [T, F] -> last rows [T', C], or those that the plans keep."""
-        x = self.embed(nodes, plans)
+    def features(self, nodes: Tensor, plans: GraphormerPlans, perturbation: Tensor | None = None) -> Tensor:
+        """nodes int64 [T, F] -> last rows [T', C], or those that the plans keep; perturbation as in `embed_nodes`."""
+        x = self.embed(nodes, plans, perturbation)
         return self.encode(x if plans.visible is None else gather_rows(x, plans.visible), plans)
 
     def pool(self, x: Tensor, plans: GraphormerPlans) -> Tensor:

@@ -111,6 +111,23 @@ class ImageEncoder(KeepsFrozen):
         return patches if plans.visible is None else gather_rows(patches, plans.visible)
 
 
+class HasImageEncoder:
+    """A model around an image encoder."""
+
+    def forward_features(
+        self, pixel_values: Tensor, out_indices: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Feature maps of the encoder for dense tasks; see its own `forward_features`."""
+        encoder = next(
+            e for e in (getattr(self, name, None) for name in ("encoder", "swin", "vit")) if e is not None
+        )
+        if not isinstance(encoder, ImageEncoder):
+            raise ValueError(
+                f"forward_features: expected an encoder of images, got a {type(encoder).__name__}"
+            )
+        return cast(Any, encoder).forward_features(pixel_values, out_indices)
+
+
 def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
     """Rows [T, C], the sample of every row [T] and the rows of every sample [B] -> means [B, C]."""
     total = x.new_zeros(counts.shape[0], x.shape[1]).index_add(0, sample_index, x)

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from unitrans.models.images import (
     EncoderOutput,
+    HasImageEncoder,
     ImageEncoder,
     as_maps,
     check_rates,
@@ -413,7 +414,7 @@ class SwinModel(SwinPreTrainedModel):
         return mean_per_sample(x, plans.sample_index[-1], plans.token_counts)
 
 
-class SwinForImageClassification(SwinPreTrainedModel):
+class SwinForImageClassification(HasImageEncoder, SwinPreTrainedModel):
     """Swin with a linear classifier on the mean of the last stage."""
 
     def __init__(self, config: SwinConfig) -> None:
@@ -433,7 +434,7 @@ class SwinForImageClassification(SwinPreTrainedModel):
         return classified(self.swin(pixel_values, patches, plans), self.head, labels)
 
 
-class SwinBackbone(SwinPreTrainedModel):
+class SwinBackbone(HasImageEncoder, SwinPreTrainedModel):
     """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own (`config.out_norm`).
 
     Attributes:

@@ -1,7 +1,7 @@
 """What text encoders share: padded batches to the packed stream, embedding, Blocks, pooling."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from unitrans.models.images import EncoderOutput, check_sizes, mean_per_sample
 from unitrans.models.text_plans import TextPlans
 from unitrans.nn import Activation, Block, TokenEmbed
-from unitrans.nn.block import NormPlacement
+from unitrans.nn.block import KeyValues, NormPlacement
 
 TextPooling = Literal["mean", "first", "last", "pooler"]
 PositionInit = Literal["normal", "sinusoidal"]
@@ -241,11 +241,13 @@ class TextEncoder(PreTrainedModel):
         """Embedded rows [T, C] through all blocks -> [T, C]."""
         return self.norm(self.encode_blocks(x, plans)[-1])
 
-    def encode_blocks(self, x: Tensor, plans: TextPlans) -> list[Tensor]:
-        """Embedded rows [T, C] -> the rows [T, C] behind every block."""
+    def encode_blocks(
+        self, x: Tensor, plans: TextPlans, past: Sequence[KeyValues] | None = None
+    ) -> list[Tensor]:
+        """Embedded rows [T, C] -> the rows [T, C] behind every block; past: of every block, see `Attention`."""
         rows = []
-        for block in self.blocks:
-            x = block(x, plans.groups)
+        for number, block in enumerate(self.blocks):
+            x = block(x, plans.groups, past=None if past is None else past[number])
             rows.append(x)
         return rows
 

@@ -73,6 +73,14 @@ class TextPlans:
         place = torch.arange(samples.shape[0], device=counts.device) - first[samples]
         return TextPlans(groups, samples, counts, place)
 
+    @staticmethod
+    def next_token(place: int) -> TextPlans:
+        """The plans of one more token of a causal document, whose keys are those of the `place` tokens before it and
+        its own."""
+        one = TextPlans.from_lengths([1], causal=False)
+        keys = Plan.from_lengths([place + 1])
+        return TextPlans(Plan.cross(one.groups, keys), one.sample_index, one.token_counts, one.place + place)
+
     def first_rows(self) -> Tensor:
         """int64 [B], the row of the first token of every document."""
         return self.groups.cu_seqlens[:-1].long()

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from unitrans.models.images import (
     EncoderOutput,
+    HasImageEncoder,
     ImageEncoder,
     as_maps,
     check_rates,
@@ -385,7 +386,7 @@ class VitModel(VitPreTrainedModel):
         return self.fc_norm(mean_per_sample(self.patches_of(x, plans), index, plans.token_counts))
 
 
-class VitForImageClassification(VitPreTrainedModel):
+class VitForImageClassification(HasImageEncoder, VitPreTrainedModel):
     """ViT with a linear classifier on the pooled rows."""
 
     def __init__(self, config: VitConfig) -> None:

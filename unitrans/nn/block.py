@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.nn.rows import RowMap, gather_rows
-from unitrans.ops import Plan, attention_qkvpacked
+from unitrans.ops import Plan, attention, attention_qkvpacked
 from unitrans.ops.bias_gelu import linear_gelu
 
 NormPlacement = Literal["pre", "post", "res-post"]
@@ -20,6 +20,21 @@ def activation_function(name: Activation) -> nn.Module:
     if name == "relu":
         return nn.ReLU()
     return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+class KeyValues:
+    """Keys and values [n, N, D] of the tokens that an attention layer has seen so far, for writing token by token."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Those so far and new ones [m, N, D] behind them, which are kept."""
+        if self.keys is not None and self.values is not None:
+            keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values])
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 class Attention(nn.Module):
@@ -83,7 +98,12 @@ class Attention(nn.Module):
             nn.init.constant_(self.logit_scale, math.log(10))
 
     def forward(
-        self, x: Tensor, plan: Plan, bias: Tensor | None = None, pads: RowMap | None = None
+        self,
+        x: Tensor,
+        plan: Plan,
+        bias: Tensor | None = None,
+        pads: RowMap | None = None,
+        past: KeyValues | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -92,6 +112,7 @@ class Attention(nn.Module):
             plan: the groups, of T rows, or of the places of `pads`.
             bias: planes [N, P], unless the module has its own.
             pads: adds rows of zeros that take part in the attention and are dropped after it.
+            past: what was seen before, to which these rows are added; the keys of the plan are all of them.
 
         Returns:
             [T, C].
@@ -102,9 +123,15 @@ class Attention(nn.Module):
         if self.position_bias is not None:
             bias = self.position_bias()
         dropout_p = self.attn_drop if self.training else 0.0
-        out = attention_qkvpacked(
-            qkv, plan, bias=bias, scale=self.factor(), qk_norm=self.qk_norm, dropout_p=dropout_p
-        )
+        if past is None:
+            out = attention_qkvpacked(
+                qkv, plan, bias=bias, scale=self.factor(), qk_norm=self.qk_norm, dropout_p=dropout_p
+            )
+        else:
+            keys, values = past.extended(qkv[:, 1], qkv[:, 2])
+            out = attention(
+                qkv[:, 0], keys, values, plan, bias=bias, scale=self.factor(), qk_norm=self.qk_norm
+            )
         assert isinstance(out, Tensor)
         out = out.flatten(1)
         if pads is not None:
@@ -276,10 +303,11 @@ class Block(nn.Module):
         sample_index: Tensor | None = None,
         num_samples: int = 0,
         pads: RowMap | None = None,
+        past: KeyValues | None = None,
     ) -> Tensor:
         """x [T, C] -> [T, C].
 
-        plan, bias and pads as in `Attention.forward`; sample_index int64 [T] is needed for drop-path only.
+        plan, bias, pads and past as in `Attention.forward`; sample_index int64 [T] is needed for drop-path only.
         """
 
         def add(x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
@@ -287,12 +315,12 @@ class Block(nn.Module):
             return x + self.drop_path(branch, sample_index, num_samples)
 
         if self.norm == "pre":
-            x = add(x, self.attn(self.norm1(x), plan, bias, pads), self.gamma_1)
+            x = add(x, self.attn(self.norm1(x), plan, bias, pads, past), self.gamma_1)
             x = add(x, self.mlp(self.norm2(x)), self.gamma_2)
         elif self.norm == "res-post":
-            x = add(x, self.norm1(self.attn(x, plan, bias, pads)), self.gamma_1)
+            x = add(x, self.norm1(self.attn(x, plan, bias, pads, past)), self.gamma_1)
             x = add(x, self.norm2(self.mlp(x)), self.gamma_2)
         else:
-            x = self.norm1(add(x, self.attn(x, plan, bias, pads), self.gamma_1))
+            x = self.norm1(add(x, self.attn(x, plan, bias, pads, past), self.gamma_1))
             x = self.norm2(add(x, self.mlp(x), self.gamma_2))
         return x if self.norm3 is None else self.norm3(x)

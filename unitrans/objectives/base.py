@@ -115,6 +115,10 @@ class Objective:
         """Raises ValueError where the options do not fit the encoder or the labels."""
         self.encoder_config, self.labels = encoder_config, labels
         self.options = self.Options(**options)
+        if getattr(self.options, "flag_steps", 0) and not getattr(encoder_config, "perturbable", False):
+            raise ValueError(
+                f"objective.flag_steps: expected 0 for a model other than Graphormer, got {self.options.flag_steps}"
+            )
 
     @property
     def known_to_domain(self) -> bool:

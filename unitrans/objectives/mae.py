@@ -33,6 +33,9 @@ class MaeOptions(pydantic.BaseModel):
     decoder_embed_dim: int = Field(512, ge=4, description="Width of the decoder.")
     decoder_depth: int = Field(8, ge=1, description="Blocks of the decoder.")
     decoder_num_heads: int = Field(16, ge=1, description="Heads of these Blocks.")
+    decoder_mlp_ratio: float = Field(
+        4.0, gt=0, description="Hidden width of their MLPs over decoder_embed_dim."
+    )
 
 
 class MaskedAutoencoder(PixelObjective):
@@ -92,6 +95,7 @@ class MaskedAutoencoder(PixelObjective):
             options.decoder_num_heads,
             config.in_chans * config.patch_size**2,
             grid=config.grid,
+            mlp_ratio=options.decoder_mlp_ratio,
             eps=config.layer_norm_eps,
         )
         return MaeHead(decoder, config.in_chans, config.patch_size, norm_pix_loss=options.norm_pix_loss)

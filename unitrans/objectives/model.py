@@ -9,8 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
-from unitrans.models.images import KeepsFrozen
+from unitrans.models.images import HasImageEncoder, KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.flag import flag
 from unitrans.objectives.registry import make_objective
 
 
@@ -40,7 +41,7 @@ class MaskedSignalConfig(PreTrainedConfig):
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
-class MaskedSignalModel(KeepsFrozen):
+class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
     """Hide part of the signal, predict it.
 
     Example:
@@ -106,8 +107,32 @@ class MaskedSignalModel(KeepsFrozen):
             return int(self.encoder.layer_id(rest))
         return 0 if rest == "mask_token" else self.num_layers - 1
 
+    def freeze_encoder(self) -> None:
+        """Trains the head alone. ValueError where the head has nothing to train, or needs an encoder that learns."""
+        if not any(parameter.requires_grad for parameter in self.head.parameters()):
+            raise ValueError(
+                f"freeze: the head of objective {self.objective.name} has no parameters to train"
+            )
+        if hasattr(self.head, "after_update"):
+            raise ValueError(
+                f"freeze: the teacher of objective {self.objective.name} follows an encoder that learns"
+            )
+        self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "MaskedSignalModel":
+        """As in torch; a frozen encoder computes as in evaluation."""
+        super().train(mode)
+        if mode and not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
     def forward(self, **batch: Any) -> SignalOutput:
         """The tensors of a batch as the objective's head takes them -> loss_sum, num_targets, prediction."""
+        options = self.objective.options
+        if self.training and getattr(options, "flag_steps", None):
+            nodes = batch["nodes"]
+            rows = torch.empty(len(nodes), self.encoder.config.embed_dim, device=nodes.device)
+            return flag(lambda moved: self.head(self.encoder, perturbation=moved, **batch), rows, options)
         return self.head(self.encoder, **batch)
 
     def after_update(self) -> None:

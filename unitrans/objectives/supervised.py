@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
+from unitrans.objectives.flag import FlagOptions
 
 
-class ClassificationOptions(pydantic.BaseModel):
+class ClassificationOptions(FlagOptions):
     """The `objective` section of a run with classification."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -29,7 +30,7 @@ class ClassificationOptions(pydantic.BaseModel):
     head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the classifier.")
 
 
-class RegressionOptions(pydantic.BaseModel):
+class RegressionOptions(FlagOptions):
     """The `objective` section of a run with regression."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -133,7 +134,6 @@ class Classification(Objective):
     domains = ("vision", "text", "graph")
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("class", "multi")
     Options = ClassificationOptions
-    metric_names = ("accuracy",)
     greater_is_better = True
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
@@ -166,17 +166,6 @@ class Classification(Objective):
             return list(counts.sum() / (len(counts) * counts))
         return list(np.maximum(np.array(self.labels.known) - counts, 1.0) / counts)  # of yes against no
 
-    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
-        """accuracy: right answers among the known ones."""
-        assert output.prediction is not None and self.labels is not None
-        labels, logits = batch["labels"], output.prediction
-        if self.labels.kind == "class":
-            right, known = logits.argmax(1) == labels, torch.ones_like(labels, dtype=torch.bool)
-        else:
-            known = labels.isfinite()
-            right = ((logits > 0) == (labels > 0.5)) & known
-        return {"accuracy": torch.stack([right.sum(), known.sum()]).double()}
-
     def collect(self, batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
         """The predicted and true classes and, of two classes, the score of the second; or logits and labels of
         targets."""
@@ -188,26 +177,53 @@ class Classification(Objective):
         return collected | ({"score": logits[:, 1] - logits[:, 0]} if logits.shape[1] == 2 else {})
 
     def figures(self, collected: dict[str, Tensor]) -> dict[str, float]:
-        """macro_f1 of classes; roc_auc and average_precision (mean over the targets that have both answers)."""
-        from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+        """As `class_figures`."""
+        return class_figures(collected)
 
-        result: dict[str, float] = {}
-        label = collected["label"].numpy()
-        if "predicted" in collected:
-            result["macro_f1"] = float(f1_score(label, collected["predicted"].numpy(), average="macro"))
-        if "score" not in collected:
-            return result
-        label, score = label.reshape(len(label), -1), collected["score"].numpy().reshape(len(label), -1)
-        pairs = []
-        for target in range(label.shape[1]):
-            known = np.isfinite(label[:, target])
-            truth, guess = label[known, target] > 0.5, score[known, target]
-            if truth.any() and not truth.all():
-                pairs.append((roc_auc_score(truth, guess), average_precision_score(truth, guess)))
-        if pairs:  # none where the held-out samples give one answer only
-            areas, precisions = zip(*pairs, strict=True)
-            result |= {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
+
+def class_figures(collected: dict[str, Tensor]) -> dict[str, float]:
+    """accuracy: right answers among the known ones; macro_f1 of classes, or over the targets (F1 of yes); roc_auc and
+    average_precision: means over the targets that have both answers.
+
+    Args:
+        collected: as `Classification.collect` gives it.
+    """
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+    label = collected["label"].numpy()
+    if "predicted" in collected:
+        guess = collected["predicted"].numpy()
+        result = {"accuracy": float((guess == label).mean())}
+        result["macro_f1"] = float(f1_score(label, guess, average="macro"))
+    else:
+        result = answer_figures(collected["score"].numpy() > 0, label)
+    if "score" not in collected:
         return result
+    label, score = label.reshape(len(label), -1), collected["score"].numpy().reshape(len(label), -1)
+    pairs = []
+    for target in range(label.shape[1]):
+        known = np.isfinite(label[:, target])
+        truth, guess = label[known, target] > 0.5, score[known, target]
+        if truth.any() and not truth.all():
+            pairs.append((roc_auc_score(truth, guess), average_precision_score(truth, guess)))
+    if pairs:  # none where the held-out samples give one answer only
+        areas, precisions = zip(*pairs, strict=True)
+        result |= {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
+    return result
+
+
+def answer_figures(guess: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """accuracy among the known answers, and macro_f1: F1 of yes, the mean over the targets that occur.
+
+    Args:
+        guess: bool [n, K]. label: float [n, K], yes (1), no (0) or missing (NaN).
+    """
+    known, yes = np.isfinite(label), label > 0.5
+    right = ((guess == yes) & known).sum()
+    hits, said, true = ((x & known).sum(0) for x in (guess & yes, guess, yes))
+    occurs = said + true > 0
+    f1 = (2 * hits[occurs] / (said + true)[occurs]).mean() if occurs.any() else 0.0
+    return {"accuracy": float(right / max(known.sum(), 1)), "macro_f1": float(f1)}
 
 
 _DISTANCES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.huber_loss}

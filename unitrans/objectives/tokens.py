@@ -32,7 +32,6 @@ class TokenClassification(Objective):
     domains = ("text",)
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("token",)
     Options = TokenClassificationOptions
-    metric_names = ("accuracy",)
     headline = "accuracy"
     greater_is_better = True
     best = "accuracy"
@@ -50,26 +49,24 @@ class TokenClassification(Objective):
         assert self.labels is not None
         return TokenHead(self.encoder_config.num_features, len(self.labels.names), self.options.head_dropout)
 
-    def metrics(self, batch: dict[str, Any], output: SignalOutput, scale: Tensor | None) -> dict[str, Tensor]:
-        """accuracy: right answers among the words."""
-        assert output.prediction is not None
-        asked = batch["labels"] != IGNORED
-        right = (output.prediction == batch["labels"]) & asked
-        return {"accuracy": torch.stack([right.sum(), asked.sum()]).double()}
-
     def collect(self, batch: dict[str, Any], output: SignalOutput) -> dict[str, Tensor]:
-        """How often each class was taken for each: int64 [1, K, K], rows are the true classes."""
+        """How often each class was taken for each, by document: int16 [B, K, K], rows are the true classes."""
         assert output.prediction is not None and self.labels is not None
-        asked, k = batch["labels"] != IGNORED, len(self.labels.names)
+        asked, k, plans = batch["labels"] != IGNORED, len(self.labels.names), batch["plans"]
         pairs = batch["labels"][asked] * k + output.prediction[asked]
-        return {"confusion": torch.bincount(pairs, minlength=k * k).view(1, k, k)}
+        documents = len(plans.token_counts)
+        table = torch.bincount(plans.sample_index[asked] * k * k + pairs, minlength=documents * k * k)
+        return {"confusion": table.view(documents, k, k).to(torch.int16)}
 
     def figures(self, collected: dict[str, Tensor]) -> dict[str, float]:
-        """macro_f1 over the classes that occur."""
+        """accuracy of words, and macro_f1 over the classes that occur."""
         table = collected["confusion"].sum(0).double()
         right, true, taken = table.diagonal(), table.sum(1), table.sum(0)
         occurs = true + taken > 0
-        return {"macro_f1": float((2 * right / (true + taken).clamp(min=1))[occurs].mean())}
+        return {
+            "accuracy": float(right.sum() / table.sum().clamp(min=1)),
+            "macro_f1": float((2 * right / (true + taken).clamp(min=1))[occurs].mean()),
+        }
 
 
 class TokenHead(nn.Module):

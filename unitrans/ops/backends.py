@@ -1,6 +1,8 @@
 """Which backend serves a call, and why not the others: one function answers both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,6 +72,30 @@ BACKENDS = (
 _CPU_DEFAULT = next(backend for backend in BACKENDS if backend.why_not("cpu") is None)
 
 
+_preferred: ContextVar[str | None] = ContextVar("preferred backend", default=None)
+
+
+@contextmanager
+def preferred_backend(name: str) -> Iterator[None]:
+    """Inside, calls that name no backend take this one (`reference` exports without operators of our own).
+
+    Raises:
+        ValueError: no such backend; a call that it cannot serve says so itself.
+    """
+    if name not in [backend.name for backend in BACKENDS]:
+        raise ValueError(_unknown(name))
+    token = _preferred.set(name)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
+
+
+def _unknown(name: str) -> str:
+    names = ", ".join(repr(backend.name) for backend in BACKENDS)
+    return f"backend: expected None or one of {names}, got {name!r}"
+
+
 def explain_backends(device: str) -> list[tuple[str, str | None]]:
     """(backend, None or the reason why it cannot serve this device type), in order of preference."""
     return [(backend.name, backend.why_not(device)) for backend in BACKENDS]
@@ -81,6 +107,7 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
     Raises:
         ValueError: no such backend, or it cannot serve this device; the message says why.
     """
+    name = _preferred.get() if name is None else name
     if name is None:
         if device.type == "cpu":
             return _CPU_DEFAULT
@@ -93,5 +120,4 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
             raise ValueError(
                 f"backend={name!r} cannot serve this call: {reason}. backend=None picks one that can"
             )
-    names = ", ".join(repr(backend.name) for backend in BACKENDS)
-    raise ValueError(f"backend: expected None or one of {names}, got {name!r}")
+    raise ValueError(_unknown(name))

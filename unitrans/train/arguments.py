@@ -128,6 +128,11 @@ class _Ours(BaseModel):
         description="Fine-tuning: each layer below the last has this times the rate of the one above it. 1: all layers "
         "have the same rate.",
     )
+    freeze: Literal["none", "encoder"] = Field(
+        "none",
+        description="encoder: only the head is trained, on features that do not change (linear probing); the encoder "
+        "computes without dropout.",
+    )
     ema_decay: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Keep an exponential moving average of the weights with this decay, (1 + update) / (10 + update) "
@@ -243,7 +248,10 @@ def train_config_class() -> type[BaseModel]:
         if name == "gradient_accumulation_steps":
             order |= {key: ours.pop(key) for key in ("global_batch_size",)}
         if name == "weight_decay":
-            order |= {key: ours.pop(key) for key in ("decay_bias_tables", "decay_everything", "layer_decay")}
+            order |= {
+                key: ours.pop(key)
+                for key in ("decay_bias_tables", "decay_everything", "layer_decay", "freeze")
+            }
         if name == "adam_epsilon":
             order |= {key: ours.pop(key) for key in ("optim_eps_mode",)}
     return create_model("TrainConfig", __config__=ConfigDict(extra="forbid"), **order, **ours)

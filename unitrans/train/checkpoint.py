@@ -1,8 +1,8 @@
 """Checkpoints: folders that are whole or not there.
 
-checkpoints/step-N holds model.safetensors, config.json (what ``from_pretrained`` reads), optimizer.pt,
-scheduler.pt, trainer_state.json, progress.json, one rng-RANK.pt per process and manifest.json with the size and
-SHA-256 of each. With train.ema_decay model.safetensors is the average and trained.safetensors what is trained.
+checkpoints/step-N holds model.safetensors, config.json (what ``from_pretrained`` reads), README.md (a model card),
+optimizer.pt, scheduler.pt, trainer_state.json, progress.json, one rng-RANK.pt per process and manifest.json with the
+size and SHA-256 of each. With train.ema_decay model.safetensors is the average and trained.safetensors what is trained.
 It is written as checkpoints/.step-N.tmp, flushed to disk, then renamed; ``latest`` and ``best`` are links, moved in
 one step. Nothing but tensors and plain values is ever read back (weights_only).
 """

@@ -296,6 +296,11 @@ def resolve(
     objective_name = layers.get("objective", {}).get("name", getattr(chosen, "default_objective", "mim"))
     _objective_class(objective_name, name)
     defaults = _defaults(name, objective_name, layers)
+    start = layers.get("train", {}).get("init")
+    if isinstance(start, str):
+        from unitrans.train.init import model_settings
+
+        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}))})
     if hasattr(chosen, "settings"):
         with user_errors():
             defaults = _merge(defaults, chosen.settings(_merge(defaults, layers)))

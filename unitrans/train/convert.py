@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import safetensors.torch
 
 from unitrans.domains.text.tokenizer import has_tokenizer, load_tokenizer
 from unitrans.models.convert import export_weights
-from unitrans.models.files import load_hf, read_config, save_hf
+from unitrans.models.files import CLASSES, read_config, save_hf
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train.errors import ConfigError
 from unitrans.train.init import init_folder
+from unitrans.train.loading import encoder_of, is_run, load
 
 # (family, objective) -> their class; the encoder alone for what is not here.
 _CLASSES = {
@@ -35,39 +38,71 @@ _BARE = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "s
 _BARE |= {"swinv2": "Swinv2Model", "vit": "ViTModel"}
 
 
-def convert(source: Path, target: str, output: Path, *, encoder_only: bool = False) -> list[str]:
+def convert(
+    source: str,
+    target: str,
+    output: Path,
+    *,
+    layout: str = "auto",
+    encoder_only: bool = False,
+    lenient: bool = False,
+    class_map: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Writes a model in the layout of another code base; returns sentences about what was written.
 
     Args:
-        source: a run, a checkpoint, or a model folder of transformers.
-        target: "hf" (a folder), "official" or "timm" (a file), "unitrans" (a folder).
+        source: what `unitrans.load` takes: a run, a checkpoint, a folder or file of weights, a name on the hub.
+        target: "unitrans" or "hf" (a folder), "official" or "timm" (a file).
         output: absent, or an empty folder.
+        layout: of the source; see `unitrans.load`.
         encoder_only: leave the head out.
+        lenient: what does not fit is listed instead of refused.
+        class_map, overrides: see `unitrans.load`.
 
     Raises:
         ValueError: a source that is neither, or a model that the other code base cannot compute.
     """
-    if read_config(source) is not None:
-        model, report = load_hf(source, strict=False)
-        lines = [f"read {source}: {len(report.loaded)} parameters"]
-        if report.missing or report.unexpected:
-            lines.append(f"missing: {report.missing or 'none'}; left out: {report.unexpected or 'none'}")
-        if target == "unitrans":
-            output.mkdir(parents=True, exist_ok=True)
-            model.save_pretrained(output)
-            return [*lines, *_tokenizer(source, output), f"wrote {type(model).__name__} to {output}"]
-        if target == "hf":
-            raise ConfigError(f"{source} is a folder of transformers already")
-        return [*lines, _write_file(model, target, output)]
-    folder = init_folder(str(source))
-    model = MaskedSignalModel.from_pretrained(folder).eval()
-    if target == "unitrans":
+    path = Path(source).expanduser()
+    run = not path.is_file() and read_config(path) is None and is_run(path)
+    if run and target == "unitrans":
         raise ConfigError(f"{source} is a model of this program already")
+    if not run and target == "hf" and read_config(path) is not None:
+        raise ConfigError(f"{source} is a folder of transformers already")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = load(source, layout, strict=not lenient, class_map=class_map, **(overrides or {}))
+    lines = [str(w.message) for w in caught if str(w.message).startswith("weights that do not fit")]
+    lines.append(
+        f"read {source}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"
+    )
+    whole = not encoder_only
+    if target == "unitrans":
+        output.mkdir(parents=True, exist_ok=True)
+        written = model if whole else encoder_of(model)
+        written.save_pretrained(output)
+        return [*lines, *_tokenizer(path, output), f"wrote {type(written).__name__} to {output}"]
     if target != "hf":
-        if target == "official" and model.objective.name == "mae" and not encoder_only:
+        objective: Any = getattr(model, "objective", None)
+        if target == "official" and getattr(objective, "name", "") == "mae" and whole:
             target = "mae"
-        return [_write_file(model.encoder if encoder_only else model, target, output)]
-    return _to_hf(model, folder, output, encoder_only)
+        return [*lines, _write_file(model if whole else encoder_of(model), target, output)]
+    if isinstance(model, MaskedSignalModel):
+        return [*lines, *_to_hf(model, init_folder(source) if run else path, output, encoder_only)]
+    written = model if whole else encoder_of(model)
+    config = getattr(model.config, "encoder_config", model.config)
+    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
+    name = next(
+        (n for n, cls in CLASSES.items() if cls is type(written) and n.lower().startswith(family)), None
+    )
+    if name is None:
+        raise ConfigError(f"--to hf: transformers has no {family} like a {type(written).__name__}")
+    save_hf(output, written, config, name)
+    return [
+        *lines,
+        *_tokenizer(path, output),
+        f"wrote {name} to {output}: transformers opens it by from_pretrained",
+    ]
 
 
 def _write_file(model: Any, target: str, output: Path) -> str:

@@ -7,18 +7,28 @@ by the spread of the members (Lei et al., 2018, arXiv:1604.04173, section 5.2).
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unitrans.train.config import RunConfig
+from unitrans.train import checkpoint as ckpt
+from unitrans.train.config import RunConfig, resolve
 from unitrans.train.errors import ConfigError
 from unitrans.train.predict import ENSEMBLE_FILE, Predictor, half_width
 from unitrans.train.processes import world_size
-from unitrans.train.run import train
-from unitrans.train.runs import command_line, create_run_folder, write_json
+from unitrans.train.run import resume, train
+from unitrans.train.runs import (
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    command_line,
+    create_run_folder,
+    write_json,
+    write_text,
+)
 
 LEVEL = 0.9
 
@@ -32,13 +42,37 @@ def train_ensemble(config: RunConfig, output: str | None, members: int) -> Path:
             "--ensemble trains one run after the other in one process: start it without torchrun"
         )
     folder = create_run_folder(output, config.domain, config.objective["name"])
-    names = []
-    for member in range(members):
-        seed = config.train["seed"] + member
-        print(f"\nmember {member + 1} of {members}, seed {seed}", flush=True)
-        own = dataclasses.replace(config, train=config.train | {"seed": seed})
-        names.append(train(own, str(folder / f"seed-{seed}")).name)
-    write_json(folder / ENSEMBLE_FILE, {"members": names, "level": LEVEL, "targets": {}})
+    names = [f"seed-{config.train['seed'] + member}" for member in range(members)]
+    write_json(folder / ENSEMBLE_FILE, {"members": names, "level": LEVEL, "targets": None})
+    write_text(folder / CONFIG_FILE, config.to_yaml())
+    return _train_members(config, folder, names)
+
+
+def is_ensemble(run: Path) -> bool:
+    """Whether a run folder is that of an ensemble."""
+    return (run / ENSEMBLE_FILE).is_file()
+
+
+def resume_ensemble(folder: Path) -> Path:
+    """Goes on with an ensemble: members that are complete stay, the one that was stopped goes on exactly."""
+    names = json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["members"]
+    return _train_members(resolve(config=str(folder / CONFIG_FILE)), folder, names)
+
+
+def _train_members(config: RunConfig, folder: Path, names: list[str]) -> Path:
+    """Trains what is not trained yet, and calibrates all."""
+    for member, name in enumerate(names):
+        run = folder / name
+        print(f"\nmember {member + 1} of {len(names)}, {name.replace('-', ' ')}", flush=True)
+        if (run / SUMMARY_FILE).is_file():
+            print("is trained", flush=True)
+        elif ckpt.steps_in(run / "checkpoints"):
+            resume(str(run))
+        else:
+            if run.is_dir():  # stopped before its first checkpoint
+                shutil.rmtree(run)
+            seed = config.train["seed"] + member
+            train(dataclasses.replace(config, train=config.train | {"seed": seed}), str(run))
     calibrate(config, folder, names)
     print(f"\nThe ensemble is in {folder}. To predict with it:")
     print(
@@ -50,10 +84,11 @@ def train_ensemble(config: RunConfig, output: str | None, members: int) -> Path:
 def calibrate(config: RunConfig, folder: Path, names: list[str]) -> None:
     """Measures the mean of the members on what was held out, and how wide a 90 % interval has to be."""
     domain = config.get_domain()
-    predictor = Predictor(str(folder))
+    predictor = Predictor(str(folder), complete=False)
     kinds = config.objective_class().label_kinds
     source, validation = domain.open(config.data_config(), config.model_config(), config.train["seed"], kinds)
     if validation is None or predictor.labels.kind != "value":
+        write_json(folder / ENSEMBLE_FILE, {"members": names, "level": LEVEL, "targets": {}})
         return
     parts = {"validation": validation, "test": getattr(source, "test", None)}
     mean, spread, truth = {}, {}, {}

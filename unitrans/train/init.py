@@ -13,13 +13,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unitrans.models import MODELS
 from unitrans.models.channels import average_channels, inflate_channels
 from unitrans.models.convert import blocks_sharing
+from unitrans.models.convert_config import config_from
 from unitrans.models.files import read_config
+from unitrans.models.recognise import configured
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.train import checkpoint as ckpt
-from unitrans.train.errors import ConfigError
-from unitrans.train.init_hf import FINAL_NORMS, WORD_ROWS, grown_rows, init_hf
+from unitrans.train.errors import ConfigError, user_errors
+from unitrans.train.init_foreign import FINAL_NORMS, WORD_ROWS, grown_rows, init_foreign, read_foreign
+from unitrans.train.parameters import parameters_of
 
 WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
@@ -40,16 +44,62 @@ def init_folder(name: str, flag: str = "--init") -> Path:
     )
 
 
+# What a run takes from its own data and recipe, not from the model whose weights it starts with.
+_OWN_SETTINGS = {"image_size", "in_chans", "drop_rate", "attn_drop_rate", "drop_path_rate", "act_drop_rate"}
+_OWN_SETTINGS |= {
+    "embed_drop_rate",
+    "out_indices",
+    "out_norm",
+    "init",
+    "fixed_positions",
+    "pooling",
+    "final_norm",
+}
+
+
+def model_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model`` section that weights ask for; {} where they are none that can be read (`init_weights` says why).
+
+    Args:
+        name: as in `init_weights`.
+        given: the section as far as the user has set it, for what weights do not tell.
+    """
+    path, overrides = Path(name).expanduser(), {key: value for key, value in given.items() if key != "name"}
+    with user_errors():
+        foreign = read_foreign(path)
+    if foreign is not None:
+        theirs = read_config(path)
+        if theirs is not None:
+            config: Any = config_from("hf5", theirs).to_dict()
+        else:
+            with user_errors():
+                config = configured(foreign[1], overrides, f"--init {name}")[0].to_dict()
+    else:
+        try:
+            stored = json.loads((init_folder(name) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        config = stored.get("encoder") if isinstance(stored, dict) else None
+    if not isinstance(config, dict):
+        return {}
+    model = str(config.get("model_type")).removeprefix("unitrans-")
+    if model not in MODELS:
+        return {}
+    fields = parameters_of(MODELS[model][0]).model_fields
+    return {"name": model} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
+
+
 def init_weights(model: Any, name: str) -> list[str]:
     """Fills a MaskedSignalModel with the weights of a run and returns what a person should know.
 
     Everything must fit, except: other input channels (patch embedding and pixel decoder are adapted), other windows
     and image sizes (tables are resized), words added to the vocabulary, another objective (its head starts afresh).
-    ConfigError names what differs. A model folder of transformers is taken too; see `init_hf`.
+    ConfigError names what differs. Weights of other code bases are taken too; see `init_foreign`.
     """
-    theirs = read_config(Path(name).expanduser())
-    if theirs is not None:
-        return init_hf(model, Path(name).expanduser(), theirs)
+    with user_errors():
+        foreign = read_foreign(Path(name).expanduser())
+    if foreign is not None:
+        return init_foreign(model, name, *foreign)
     folder = init_folder(name)
     if (folder / ckpt.MANIFEST).is_file():
         ckpt.verify(folder)
@@ -70,7 +120,9 @@ def init_weights(model: Any, name: str) -> list[str]:
     differences = _differences(encoder, config.encoder)
     notes = [f"weights of {folder}"]
     if not same_head:
-        notes.append(f"{_head_name(stored)} there, {_head_name(here)} here: the head starts afresh")
+        kept = _rows_of_classes(model, weights, stored)
+        afresh = "the head starts afresh" + (f", but for the {kept} classes of both" if kept else "")
+        notes.append(f"{_head_name(stored)} there, {_head_name(here)} here: {afresh}")
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("head.")}
     own = {key: p for key, p in model.state_dict().items() if same_head or not key.startswith("head.")}
     weights, more = _regrouped(weights, own)
@@ -105,6 +157,24 @@ def init_weights(model: Any, name: str) -> list[str]:
                 notes.append(f"{key} resized from {list(weights[key].shape)} to {list(tensor.shape)}")
             own[key].copy_(tensor)
     return notes
+
+
+def _rows_of_classes(model: Any, weights: Mapping[str, Tensor], stored: Mapping[str, Any]) -> int:
+    """Copies the rows of a linear classifier whose classes are called alike there and here; how many those are."""
+    there, here = stored.get("labels") or {}, model.config.labels or {}
+    layer = getattr(model.head, "linear", None)
+    if there.get("kind") != "class" or here.get("kind") != "class" or layer is None:
+        return 0
+    place = {str(name): number for number, name in enumerate(there["names"])}
+    pairs = [(n, place[str(name)]) for n, name in enumerate(here["names"]) if str(name) in place]
+    old = weights.get("head.linear.weight")
+    if not pairs or old is None or old.shape[1] != layer.weight.shape[1]:
+        return 0
+    rows, sources = (list(part) for part in zip(*pairs, strict=True))
+    with torch.no_grad():
+        layer.weight[rows] = old[sources].to(layer.weight.dtype)
+        layer.bias[rows] = weights["head.linear.bias"][sources].to(layer.bias.dtype)
+    return len(pairs)
 
 
 def _targets(config: dict[str, Any]) -> tuple[Any, ...]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,137 +21,85 @@ from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_folder
+from unitrans.train.rows import ReadRow, Record, opened, samples_of
 
 ENSEMBLE_FILE = "ensemble.json"
-Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows as they come, one after the other.
-
-    names: their columns. records: the rows; a row that is no row is a sentence. kind: csv or jsonl.
-    """
-
-    names: list[str]
-    records: Iterator[Record | str]
-    kind: str
-
-
-def read_table(file: TextIO, name: str, *, plain: bool = False) -> Table:
-    """JSON lines, a table with a header, or one SMILES a line, told by the first line.
-
-    plain: what has no suffix (standard input) and is not JSON is one text a line.
-
-    Raises:
-        ConfigError: nothing came.
-    """
-    first = file.readline()
-    while first and not first.strip():
-        first = file.readline()
-    if not first:
-        raise ConfigError(f"{name}: expected rows to predict, got nothing")
-    first = first.removeprefix("\ufeff")
-    lines = itertools.chain([first], file)
-    if plain and not Path(name).suffix:
-        return Table(["text"], ({"text": line.rstrip("\n")} for line in lines if line.strip()), "csv")
-    if first.lstrip().startswith("{"):
-        return _json_lines(lines, first)
-    from unitrans.domains.graph.reading import table_lines
-
-    rows = table_lines(_Lines(lines), name if Path(name).suffix else f"{name}.{_kind_of(first)}", None)
-    names = next(rows)
-
-    def records() -> Iterator[Record | str]:
-        for row in rows:
-            if len(row) == len(names):
-                yield dict(zip(names, row, strict=True))
-            else:
-                yield f"the row has {len(row)} cells, the header has {len(names)}"
-
-    return Table(names, records(), "csv")
-
-
-def _kind_of(first: str) -> str:
-    """csv where the first line looks like a header, else smi."""
-    words = {word.strip().lower() for word in first.replace("\t", ",").replace(";", ",").split(",")}
-    return "csv" if any("smiles" in word or word == "smi" for word in words) else "smi"
-
-
-class _Lines:
-    """Lines as a file that is read by lines."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self.lines = lines
-
-    def readline(self) -> str:
-        return next(self.lines, "")
-
-    def __iter__(self) -> Iterator[str]:
-        return self.lines
-
-
-def _json_lines(lines: Iterable[str], first: str) -> Table:
-    def records() -> Iterator[Record | str]:
-        for line in lines:
-            if line.strip():
-                yield _json_record(line)
-
-    record = _json_record(first)
-    return Table([] if isinstance(record, str) else list(record), records(), "jsonl")
-
-
-def _json_record(line: str) -> Record | str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        return f"the line is no JSON: {error}"
-    return record if isinstance(record, dict) else "the line is no JSON object"
-
-
-class Predictor:
-    """One checkpoint, or the members of an ensemble, ready to predict.
+class Trained:
+    """One checkpoint, or the members of an ensemble, and the domain that reads samples for them.
 
     Args:
         name: a run folder, a checkpoint, or the folder of an ensemble.
+        complete: refuse an ensemble that is not trained to its end.
 
     Raises:
-        ConfigError: no such checkpoint, or one that predicts no labels.
+        ConfigError: no such checkpoint, or one that does not say how samples are read.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, complete: bool = True) -> None:
         root = Path(name).expanduser()
         self.calibration: dict[str, Any] | None = None
         members = [name]
         if (root / ENSEMBLE_FILE).is_file():
-            self.calibration = json.loads((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
-            members = [str(root / member) for member in self.calibration["members"]]
+            record = json.loads((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
+            members = [str(root / member) for member in record["members"]]
+            self.calibration = record["targets"] or None  # none where nothing was held out
+            if complete and record["targets"] is None:
+                raise ConfigError(
+                    f"--checkpoint {name}: this ensemble is not trained to its end: unitrans train --resume {name}"
+                )
         self.models = [load_model(member) for member in members]
-        config = self.models[0].config
-        if config.labels is None or config.reading is None:
+        stored = self.models[0].config.reading
+        if stored is None:
             raise ConfigError(
-                f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "
-                f"unitrans train --objective regression --init {name} ..."
+                f"--checkpoint {name}: it does not say how samples are read, as only checkpoints of unitrans train do"
             )
-        self.labels = Labels.from_dict(config.labels)
         # A domain may keep more beside the checkpoints, such as a tokenizer.
-        self.reading: dict[str, Any] = config.reading | {
-            "folder": str(init_folder(members[0], flag="--checkpoint"))
-        }
+        self.reading: dict[str, Any] = stored | {"folder": str(init_folder(members[0], flag="--checkpoint"))}
         with user_errors():
             self.domain: Any = get_domain(self.reading["domain"])
+
+    def batch(self, samples: Sequence[Sample]) -> Any:
+        """Samples as a batch where the model is."""
+        batch = self.domain.collate(samples, self.models[0].config.encoder_config)
+        device = next(self.models[0].parameters()).device
+        return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
+
+    @torch.no_grad()
+    def embeddings(self, samples: Sequence[Sample]) -> np.ndarray:
+        """The pooled row of every sample, float32 [samples, C]; of an ensemble that of its first member."""
+        encoder: Any = self.models[0].encoder
+        batch = self.batch(samples)
+        inputs = {key: value for key, value in batch.items() if key in encoder.input_names}
+        return np.asarray(encoder.pool(encoder.features(**inputs), inputs["plans"]).float().cpu().numpy())
+
+
+class Predictor(Trained):
+    """The same of models that predict labels.
+
+    Raises:
+        ConfigError: a model that predicts none, too.
+    """
+
+    def __init__(self, name: str, *, complete: bool = True) -> None:
+        super().__init__(name, complete=complete)
+        config = self.models[0].config
+        if config.labels is None:
+            raise ConfigError(
+                f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "
+                f"unitrans train --domain {self.domain.name} --objective classification --init {name} ..."
+            )
+        self.labels = Labels.from_dict(config.labels)
 
     @torch.no_grad()
     def outputs(self, samples: Sequence[Sample]) -> np.ndarray:
         """What the heads say, float64 [members, samples, K]."""
-        config = self.models[0].config.encoder_config
-        batch = self.domain.collate(samples, config)
-        device = next(self.models[0].parameters()).device
+        batch = self.batch(samples)
         outputs = []
         for model in self.models:
             keys = model.batch_keys() - {"labels"}
             inputs = {key: value for key, value in batch.items() if key in keys}
-            inputs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
             outputs.append(model(**inputs).prediction.double().cpu().numpy())
         return np.stack(outputs)
 
@@ -196,7 +143,7 @@ class Predictor:
                 if spread is not None:
                     row[f"{name}_sd"] = float(spread[index, k])
                     if labels.kind == "value" and self.calibration is not None:
-                        half = half_width(self.calibration["targets"][name], spread[index, k])
+                        half = half_width(self.calibration[name], spread[index, k])
                         row |= {f"{name}_low": row[name] - half, f"{name}_high": row[name] + half}
             rows.append(row)
         return rows
@@ -219,7 +166,7 @@ def load_model(name: str) -> MaskedSignalModel:
 
 
 def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Lines that answer one question about a text, of a domain that knows such questions (``Domain.questions``).
+    """Lines that answer one question about a text, of a domain that knows such questions (``Predicts.questions``).
 
     Args:
         checkpoint: a run folder or a checkpoint.
@@ -229,19 +176,19 @@ def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]
     """
     model, folder = load_model(checkpoint), init_folder(checkpoint, flag="--checkpoint")
     family = str(model.config.encoder_config.model_type).removeprefix("unitrans-")
-    from unitrans.domains.text.predict import QUESTIONS
-
-    if not hasattr(model.encoder, "embeddings"):
-        raise ConfigError(
-            f"--{question.replace('_', '-')}: expected a text model, --checkpoint {checkpoint} is a {family}"
-        )
+    domains = model.objective.domains if model.config.reading is None else (model.config.reading["domain"],)
     with user_errors():
-        yield from QUESTIONS[question](model, folder, text, options)
+        known = getattr(get_domain(domains[0]), "questions", {}) if len(domains) == 1 else {}
+        if question not in known:
+            raise ConfigError(
+                f"--{question.replace('_', '-')}: expected a text model, --checkpoint {checkpoint} is a {family}"
+            )
+        yield from known[question](model, folder, text, options)
 
 
 def predict(
     checkpoint: str,
-    source: str,
+    inputs: Sequence[str],
     output: str | None,
     *,
     batch_size: int,
@@ -250,11 +197,11 @@ def predict(
     stdout: TextIO,
     say: Callable[[str], None],
 ) -> int:
-    """Predicts a table row by row, in its order, and writes it with the predictions as they come.
+    """Predicts row by row, in their order, and writes the rows with the predictions as they come.
 
     Args:
         checkpoint: see `Predictor`.
-        source: a file, or "-" for stdin.
+        inputs: see `rows.opened`.
         output: a file; None for stdout. It is JSON lines where the input is, or where its name ends in .jsonl.
         batch_size: rows that are read before they are predicted together.
         column: see ``Predicts.record_reader``.
@@ -264,20 +211,8 @@ def predict(
         How many rows could not be predicted; their predictions are empty and their `error` says why.
     """
     predictor = Predictor(checkpoint)
-    if not hasattr(predictor.domain, "record_reader"):
-        raise ConfigError(f"the domain {predictor.domain.name} cannot predict rows of a table yet")
     with ExitStack() as files:
-        if source == "-":
-            file = stdin
-        else:
-            try:
-                file = files.enter_context(_opened(source))
-            except OSError as error:
-                raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
-        with user_errors():
-            plain = predictor.domain.name == "text"
-            table = read_table(file, "standard input" if source == "-" else source, plain=plain)
-            read = predictor.domain.record_reader(table.names, predictor.reading, column)
+        table, read = files.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
         try:
             out = (
                 stdout
@@ -302,27 +237,10 @@ def predict(
     return failed
 
 
-def _opened(source: str) -> Any:
-    from unitrans.domains.graph.reading import open_text
-
-    return open_text(Path(source).expanduser())
-
-
-def _predicted(
-    predictor: Predictor, read: Callable[[Mapping[str, Any]], Sample], chunk: Sequence[Record | str]
-) -> list[Record]:
+def _predicted(predictor: Predictor, read: ReadRow, chunk: Sequence[Record | str]) -> list[Record]:
     """The predictions of a chunk, or why there are none."""
-    results: list[Record] = [{"error": ""} for _ in chunk]
-    good: list[Sample] = []
-    places: list[int] = []
-    for place, record in enumerate(chunk):
-        try:
-            if isinstance(record, str):
-                raise ValueError(record)
-            good.append({"id": str(place), **read(record)})
-            places.append(place)
-        except ValueError as error:
-            results[place]["error"] = " ".join(str(error).split())
+    good, places, reasons = samples_of(chunk, read)
+    results: list[Record] = [{"error": reason} for reason in reasons]
     if good:
         for place, values in zip(places, predictor.values(predictor.outputs(good)), strict=True):
             results[place] = values | {"error": ""}

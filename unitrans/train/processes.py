@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.distributed as dist
+
 from unitrans.domains.errors import SourceError
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import RunError
@@ -48,6 +50,17 @@ def failures(run: Path | None) -> Iterator[None]:
     except RunError as error:
         end_workers(error)
         raise
+
+
+def end_group() -> None:
+    """Ends the process group, where there is one. The trainer must have gone out of sight.
+
+    A thread of gloo drops the tensors of a collective after the caller has its result, and needs the interpreter for
+    that; where the interpreter ends first, it aborts the process. These threads end with the last reference to their
+    group. The wrapped model of a trainer, which is part of reference cycles, and its gradients' hooks hold some."""
+    if dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def end_workers(error: BaseException | None) -> None:

@@ -15,7 +15,7 @@ from unitrans.domains.curves import draw_curves
 from unitrans.train.callbacks import METRICS_FILE, read_metrics
 from unitrans.train.data import VALIDATION, Skipped
 from unitrans.train.random import sample_rng
-from unitrans.train.runs import CONFIG_FILE, command_line, write_json
+from unitrans.train.runs import CONFIG_FILE, SUMMARY_FILE, command_line, write_json
 from unitrans.train.trainer import UnitransTrainer
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def report(
         drawn, details = _details(session, run, part, say)
         files += drawn
         result |= figures | details if part.name == "validation" else {part.name: figures | details}
-    write_json(run / "summary.json", result)
+    write_json(run / SUMMARY_FILE, result)
     files += _pictures(session, trainer, run)
     draw_curves(run / "curves.png", read_metrics(run / METRICS_FILE))
     names = ", ".join(path.name for path in [*files, run / "curves.png"])
@@ -89,6 +89,10 @@ def _details(
     if session.objective.headline in intervals:
         low, high = intervals[session.objective.headline]
         say(f"95 % of resamples of these samples: {session.objective.headline} {low:.4f} to {high:.4f}.")
+    targets = found.get("targets", {})
+    if len(targets) > 1:
+        for name, figures in targets.items():
+            say(f"  {name}: MAE {figures['mae']:.4g}, RMSE {figures['rmse']:.4g}")
     return files, found
 
 

@@ -16,7 +16,7 @@ from unitrans.train.config import RunConfig, resolve
 from unitrans.train.cost import introduce
 from unitrans.train.environment import describe_environment
 from unitrans.train.errors import ConfigError, InterruptedRunError
-from unitrans.train.processes import failures, is_main, say, world_size
+from unitrans.train.processes import end_group, failures, is_main, say, world_size
 from unitrans.train.report import Judged, report
 from unitrans.train.runs import CONFIG_FILE, command_line, create_run_folder, find_run, write_json, write_text
 from unitrans.train.saving import load_weights
@@ -71,13 +71,18 @@ def shared_run_folder(output: str | None, config: RunConfig) -> Path:
 def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
     try:
         with failures(run):
-            return _run_to_report(session, run, checkpoint)
+            stop_signal = _run_to_report(session, run, checkpoint)
+        end_group()
+        if stop_signal is not None:
+            raise InterruptedRunError(stop_signal)
+        return run
     finally:
         for source in (session.train_source, session.validation_source):
             getattr(source, "close", lambda: None)()
 
 
-def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> Path:
+def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> int | None:
+    """None, or the signal that stopped the run before its report."""
     introduce(session, run, say)
     trainer = make_trainer(session, run, run)
     bar = ProgressBar(trainer)
@@ -95,7 +100,7 @@ def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> Path
             write_skipped(trainer, session, run)
         say(f"stopped after update {trainer.state.global_step:,}; everything is saved. To go on:")
         say(f"  {command_line('train', '--resume', str(run))}")
-        raise InterruptedRunError(trainer.stop_signal)
+        return trainer.stop_signal
     if trainer.state.global_step < session.max_steps:
         count = trainer.evaluations_without_best
         say(f"stopped early after update {trainer.state.global_step:,}: no better in {count} evaluations")
@@ -110,9 +115,7 @@ def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> Path
     if is_main():
         report(session, trainer, run, judged, say)
         write_skipped(trainer, session, run)  # last: the simple predictors may have met more
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return run
+    return None
 
 
 def judge_parts(session: Session, trainer: UnitransTrainer) -> list[Judged]:

@@ -16,6 +16,7 @@ from unitrans.train.errors import ConfigError
 
 RUNS = Path("runs")
 CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"  # written last
 
 
 def create_run_folder(output: str | None, domain: str, objective: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class Saving:
     is_fsdp_enabled: bool
     average: AveragedWeights | None
     skipped: dict[str, str]
+    card: Callable[[int], str] | None
     start_update: int
     evaluations_without_best: int
     pending_evaluation: bool
@@ -135,6 +137,8 @@ class Saving:
         torch.save(moments, folder / "optimizer.pt")
         torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
         self.state.save_to_json(str(folder / "trainer_state.json"))
+        if self.card is not None:
+            (folder / "README.md").write_text(self.card(self.state.global_step), encoding="utf-8")
         progress = {
             "step": self.state.global_step,
             "loss_since_log": self._tr_loss.item(),

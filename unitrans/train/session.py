@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
 from unitrans.objectives import MaskedSignalModel
+from unitrans.train.card import model_card
 from unitrans.train.config import RunConfig
 from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.train.errors import ConfigError, user_errors
@@ -115,6 +117,8 @@ def open_session(config: RunConfig) -> Session:
         set_seed(train["seed"])  # the initial weights
         reading = getattr(train_source, "reading", None)
         model = MaskedSignalModel.create(model_config, objective, reading)
+        if train["freeze"] == "encoder":
+            model.freeze_encoder()
         if train["fsdp"] and hasattr(model.head, "after_update"):
             raise ConfigError(
                 f"train.fsdp and objective {objective.name}, whose teacher follows the model, do not go together yet: "
@@ -235,6 +239,7 @@ def make_trainer(session: Session, folder: Path, run: Path | None) -> UnitransTr
         run=run,
         scale=session.domain.data_unit_scale(session.train_source, session.model_config),
     )
+    trainer.card = functools.partial(model_card, session, run)
     # From here on the global generator serves dropout alone, differently in every process.
     torch.manual_seed(derived_seed(session.settings["seed"], "dropout", args.process_index))
     return trainer

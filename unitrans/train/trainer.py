@@ -102,6 +102,7 @@ class UnitransTrainer(Saving, Trainer):
         self.remove_callback(PrinterCallback)
         for callback in callbacks or []:
             self.add_callback(callback)
+        self.card = None  # what writes README.md into checkpoints
         self.settings, self.sampler, self.schedule, self.run, self.scale = (
             settings,
             sampler,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ import torch
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.graph import baselines as predictors
 from unitrans.domains.graph import chemistry, config
-from unitrans.domains.graph.intervals import bootstrap
 from unitrans.domains.graph.reading import EMBEDDED, smiles_column
 from unitrans.domains.graph.source import GraphSource, open_sources
 from unitrans.domains.graph.table import MOLECULE_WIDTHS
+from unitrans.domains.intervals import bootstrap
 from unitrans.objectives.base import LabelKind
 
 MAX_PICTURES = 16
@@ -133,7 +133,8 @@ class GraphDomain:
     def details(
         self, directory: Path, part: str, collected: Mapping[str, torch.Tensor], objective: Any
     ) -> tuple[list[Path], dict[str, Any]]:
-        """Of all predictions for a held-out part: 95 % intervals of the figures, and for numbers a parity plot.
+        """Of all predictions for a held-out part: 95 % intervals of the figures, and for numbers those of every target
+        and a parity plot.
 
         Args:
             part: "validation" or "test".
@@ -149,16 +150,16 @@ class GraphDomain:
         labels = objective.labels
         mean, std = np.array(labels.mean), np.array(labels.std)
         predicted, truth = (collected[key].double().numpy() * std + mean for key in ("predicted", "label"))
-        lines = []
-        for k in range(len(labels.names)):
+        lines, targets = [], {}
+        for k, name in enumerate(labels.names):
             known = np.isfinite(truth[:, k])
             error = predicted[known, k] - truth[known, k]
-            lines.append(
-                f"MAE {np.abs(error).mean():.4g}, RMSE {np.sqrt(np.square(error).mean()):.4g}, {known.sum():,} {part}"
-            )
+            mae, rmse = float(np.abs(error).mean()), float(np.sqrt(np.square(error).mean()))
+            targets[name] = {"mae": mae, "rmse": rmse, "samples": int(known.sum())}
+            lines.append(f"MAE {mae:.4g}, RMSE {rmse:.4g}, {known.sum():,} {part}")
         path = Path(directory) / ("parity.png" if part == "validation" else f"parity-{part}.png")
         draw_parity(path, labels.names, predicted, truth, lines)
-        return [path], {"intervals": intervals}
+        return [path], {"intervals": intervals, "targets": targets}
 
     def record_reader(
         self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
@@ -175,6 +176,11 @@ class GraphDomain:
             read.
         """
         return _molecule_reader(names, reading, column)
+
+    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
+        """See ``unitrans.domains.base.Predicts``: a header names a column of SMILES."""
+        words = {word.strip().lower() for word in first.replace("\t", ",").replace(";", ",").split(",")}
+        return "csv" if any("smiles" in word or word == "smi" for word in words) else "smi"
 
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The model beside the simple predictors, as a table and one sentence."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from unitrans.domains.graph import chemistry
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, cached_values, content_key, parse, parse_smiles
+from unitrans.domains.rows import SMILES_NAMES, open_text, table_lines
 
 EMBEDDED = ("nci",)
 _TABLES = (".csv", ".tsv", ".smi", ".txt", ".smiles")
-_SMILES_NAMES = {"smiles", "canonicalsmiles", "isomericsmiles", "rdkitsmiles", "smi", "smilesstring"}
 
 
 @dataclass
@@ -76,13 +76,6 @@ def read_rows(data: DataConfig) -> Rows:
     return Rows(table, {c: v for c, v in columns.items() if c != name}, smiles_column=name)
 
 
-def open_text(path: Path) -> Any:
-    """A text file, unpacked if it ends in .gz."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
 def read_table(path: Path, delimiter: str | None) -> dict[str, list[str]]:
     """The columns of a table as text. ValueError for one that is empty or ragged."""
     with open_text(path) as file:
@@ -101,35 +94,6 @@ def read_table(path: Path, delimiter: str | None) -> dict[str, list[str]]:
     return {name: [row[i] for row in lines[1:]] for i, name in enumerate(header)}
 
 
-def table_lines(file: Any, name: str, delimiter: str | None) -> Iterator[list[str]]:
-    """The rows of a table, the names of its columns first. A .smi file has none: SMILES and, behind a space, a name."""
-    import csv
-
-    first = file.readline()
-    if not first.strip():
-        return
-    base = name.removesuffix(".gz").lower()
-    tokens = first.split()
-    if base.endswith((".smi", ".smiles")) and not {t.lower() for t in tokens} & _SMILES_NAMES:
-        yield ["smiles", "name"]
-        for line in [first, *file]:
-            smiles, _, rest = line.strip().replace("\t", " ").partition(" ")
-            if smiles:
-                yield [smiles, rest.strip()]
-        return
-    if delimiter is None:
-        counts = {mark: first.count(mark) for mark in (",", "\t", ";")}
-        delimiter = max(counts, key=lambda mark: counts[mark])
-        delimiter = delimiter if counts[delimiter] else ","
-    header = next(csv.reader([first], delimiter=delimiter))
-    names = [cell.strip() for cell in header]
-    twice = [cell for cell in names if names.count(cell) > 1]
-    if twice:
-        raise ValueError(f"{name}: two columns are called {twice[0]!r}: rename one")
-    yield names
-    yield from (row for row in csv.reader(file, delimiter=delimiter) if row)
-
-
 def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
     """The column with SMILES: the one asked for, or the only one that is named like it."""
     if asked is not None:
@@ -139,9 +103,7 @@ def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
                 f"{nearest_name(asked, names)}"
             )
         return asked
-    found = [
-        n for n in names if n.lower().replace("_", "").replace(" ", "").replace("-", "") in _SMILES_NAMES
-    ]
+    found = [n for n in names if n.lower().replace("_", "").replace(" ", "").replace("-", "") in SMILES_NAMES]
     if len(found) != 1:
         what = "no column named like SMILES" if not found else f"several ({', '.join(found)})"
         raise ValueError(

@@ -134,7 +134,7 @@ def _texts(source: Any, limit: int) -> tuple[list[str], list[Any]]:
 def _documents(train: Any, held_out: TextSource, objective: Any) -> list[Baseline]:
     """The most frequent class (or the mean), and a linear model on tf-idf of words and pairs of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     texts, given = _texts(train, MAX_LABELLED)
@@ -143,14 +143,9 @@ def _documents(train: Any, held_out: TextSource, objective: Any) -> list[Baselin
     note = f"fitted to {len(texts):,} training documents"
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     if labels.kind == "value":
-        target, wanted, std = np.stack(given), np.stack(truth), np.asarray(labels.std)
-        figure = _value_figure(objective.headline, std)
-        fitted = make_pipeline(words, Ridge(1.0)).fit(texts, target)
-        guess = np.asarray(fitted.predict(unseen)).reshape(wanted.shape)
-        return [
-            Baseline("mean of the training documents", figure(np.zeros_like(wanted), wanted), note),
-            Baseline("ridge regression on tf-idf", figure(guess, wanted), note),
-        ]
+        return _value_lines(words, texts, np.stack(given), unseen, np.stack(truth), objective.headline, note)
+    if labels.kind == "multi":
+        return _answer_lines(words, texts, np.stack(given), unseen, np.stack(truth), note)
     classes = np.asarray(given)
     found = [
         Baseline("most frequent class", float((np.asarray(truth) == np.bincount(classes).argmax()).mean()))
@@ -162,14 +157,52 @@ def _documents(train: Any, held_out: TextSource, objective: Any) -> list[Baselin
     return [*found, Baseline(name, float((fitted.predict(unseen) == np.asarray(truth)).mean()), note)]
 
 
-def _value_figure(headline: str, std: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
-    def mae(guess: np.ndarray, truth: np.ndarray) -> float:
-        return float((np.abs(guess - truth) * std).mean())
+def _value_lines(
+    words: Any,
+    texts: list[str],
+    given: np.ndarray,
+    unseen: list[str],
+    truth: np.ndarray,
+    headline: str,
+    note: str,
+) -> list[Baseline]:
+    """The mean and a ridge regression for every target [n, K], on the rows that know it; their mean error."""
+    from sklearn.linear_model import Ridge
 
-    def rmse(guess: np.ndarray, truth: np.ndarray) -> float:
-        return float((np.sqrt(np.square(guess - truth).mean(0)) * std).mean())
+    means: list[float] = []
+    ridges: list[float] = []
+    rows, others = words.fit_transform(texts), words.transform(unseen)
+    for k in range(given.shape[1]):
+        known, asked = np.isfinite(given[:, k]), np.isfinite(truth[:, k])
+        if not asked.any():
+            continue
+        guess = Ridge(1.0).fit(rows[known], given[known, k]).predict(others[asked])
+        for errors, guessed in ((means, given[known, k].mean()), (ridges, guess)):
+            off = np.abs(guessed - truth[asked, k])
+            errors.append(np.sqrt(np.square(off).mean()) if headline == "rmse" else off.mean())
+    figures = [float(np.mean(errors)) if errors else None for errors in (means, ridges)]
+    return [
+        Baseline("mean of the training documents", figures[0], note),
+        Baseline("ridge regression on tf-idf", figures[1], note),
+    ]
 
-    return rmse if headline == "rmse" else mae
+
+def _answer_lines(
+    words: Any, texts: list[str], given: np.ndarray, unseen: list[str], truth: np.ndarray, note: str
+) -> list[Baseline]:
+    """ROC-AUC of a linear model for every target that has both answers on both sides; their mean."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
+    areas = []
+    rows, others = words.fit_transform(texts), words.transform(unseen)
+    for k in range(given.shape[1]):
+        known, asked = np.isfinite(given[:, k]), np.isfinite(truth[:, k])
+        if len(np.unique(given[known, k])) == 2 == len(np.unique(truth[asked, k])):
+            fitted = LogisticRegression(C=10.0, max_iter=1000).fit(rows[known], given[known, k])
+            areas.append(roc_auc_score(truth[asked, k], fitted.decision_function(others[asked])))
+    value = float(np.mean(areas)) if areas else None
+    return [Baseline("logistic regression on tf-idf of words and pairs, one per target", value, note)]
 
 
 def _words(train: Any, held_out: TextSource) -> list[Baseline]:

@@ -34,9 +34,16 @@ class DataConfig(BaseModel):
     text_column: str | None = Field(
         None, description="The column of a table with the text. null: text, or the only column of text."
     )
-    label_column: str | None = Field(
+    second_column: str | None = Field(
         None,
-        description="The column of a table with the label. null: label, labels or target, where a label is asked.",
+        description="A column with a second text, for labels of pairs: both become one sample, [CLS] first [SEP] "
+        "second [SEP], and a model with segments (model.type_vocab_size) is told which is which.",
+    )
+    label_column: str | list[str] | None = Field(
+        None,
+        description="The column of a table with the label: a class, a list of classes of which several may hold, or "
+        "a number. Several columns, as [toxic, rude]: yes (1), no (0) or empty for each, or several numbers. null: "
+        "label, labels or target, where a label is asked.",
     )
     pattern: str | None = Field(
         None,
@@ -143,6 +150,13 @@ class DataConfig(BaseModel):
                 codecs.lookup(value)
             except LookupError:
                 raise ValueError(f"expected auto or an encoding that Python knows, got {value!r}") from None
+        return value
+
+    @field_validator("label_column")
+    @classmethod
+    def _columns(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+            raise ValueError(f"expected the names of different columns, got {value}")
         return value
 
     @model_validator(mode="after")

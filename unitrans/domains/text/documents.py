@@ -42,6 +42,12 @@ class Documents(Protocol):
     def of_file(self, file: int) -> Iterator[Document]: ...
 
 
+def all_documents(documents: Documents) -> Iterator[Document]:
+    """The documents of all files, in order."""
+    for file in range(documents.files):
+        yield from documents.of_file(file)
+
+
 class EmbeddedText:
     """The topics of the language reference that Python carries for its help(); each is a file."""
 

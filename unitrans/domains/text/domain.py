@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
+from unitrans.domains.intervals import bootstrap
 from unitrans.domains.split import hash_fraction
 from unitrans.domains.text import baselines as predictors
 from unitrans.domains.text import config
-from unitrans.domains.text.documents import EMBEDDED, Documents, nothing_usable, open_documents
+from unitrans.domains.text.documents import (
+    EMBEDDED,
+    Documents,
+    all_documents,
+    nothing_usable,
+    open_documents,
+)
+from unitrans.domains.text.labels import Rule, find_labels
 from unitrans.domains.text.pages import write_predictions
-from unitrans.domains.text.predict import row_reader
+from unitrans.domains.text.predict import QUESTIONS, row_reader
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.settings import settings_from
 from unitrans.domains.text.source import (
     IGNORED,
     Cutter,
-    Rule,
     TextSource,
-    all_documents,
     build_sources,
-    find_labels,
 )
 from unitrans.domains.text.stream import StreamedText
 from unitrans.domains.text.tokenizer import TextTokenizer, has_tokenizer, load_tokenizer, train_tokenizer
@@ -74,12 +79,14 @@ class TextDomain:
         rule = HeldOut(data.validation if isinstance(data.validation, float) else 0.0)
         tokenizer, notes = _tokenizer(data, model_config, documents, rule)
         notes = [*documents.notes, *notes]
-        labels = None if kind is None else find_labels(documents, kind, rule)
+        meant: LabelKind | None = "multi" if getattr(documents, "multi", False) else kind
+        labels = None if meant is None else find_labels(documents, meant, rule)
         limit = min(
             data.max_length or model_config.max_position_embeddings, model_config.max_position_embeddings
         )
-        column = getattr(documents, "text", None)
-        cutter = Cutter(tokenizer, limit, bool(model_config.causal), labels, column)
+        columns = (getattr(documents, "text", None), data.second_column)
+        segments = model_config.type_vocab_size
+        cutter = Cutter(tokenizer, limit, bool(model_config.causal), segments, labels, *columns)
         if data.streaming:
             train: Any = StreamedText(documents, cutter, data, seed, rule)
             validation = (
@@ -139,6 +146,12 @@ class TextDomain:
         """See ``unitrans.domains.base.Predicts``."""
         return row_reader(names, reading, column)
 
+    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
+        """See ``unitrans.domains.base.Predicts``: a line is a text, as no line of text says that it is a header."""
+        return "text"
+
+    questions = QUESTIONS
+
     def data_unit_scale(self, source: Any, model_config: Any) -> None:
         """Tokens are no values."""
 
@@ -164,6 +177,14 @@ class TextDomain:
     ) -> list[Path]:
         """predictions.html: sentences with what was asked and what the model says; a few of them on the screen."""
         return write_predictions(Path(directory), source.tokenizer, samples, predictions, objective)
+
+    def details(
+        self, directory: Path, part: str, collected: Mapping[str, torch.Tensor], objective: Any
+    ) -> tuple[list[Path], dict[str, Any]]:
+        """Of all answers about held-out documents: 95 % intervals of the figures."""
+        if not collected or not objective.label_kinds:
+            return [], {}
+        return [], {"intervals": bootstrap(objective.figures, collected)}
 
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The headline figure beside the simple predictors, and the other figures."""

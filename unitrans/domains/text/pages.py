@@ -143,7 +143,12 @@ def _tag_row(tokenizer: TextTokenizer, sample: Sample, prediction: np.ndarray, n
 
 
 def _label_row(tokenizer: TextTokenizer, sample: Sample, prediction: torch.Tensor, labels: Any) -> str:
-    text = html.escape(tokenizer.text(sample["input_ids"][~sample["special"]].tolist()))
+    ids, special = sample["input_ids"], sample["special"]
+    parts = np.split(np.arange(len(ids)), [sample["second"]] if "second" in sample else [])
+    texts = [tokenizer.text(ids[part][~special[part]].tolist()) for part in parts]
+    text = "<br>".join(html.escape(one) for one in texts)
+    if labels.kind == "multi":
+        return f"{text}<br>{_answers(prediction, np.ravel(sample['label']), labels.names)}"
     if labels.kind == "value":
         mean, std = np.asarray(labels.mean), np.asarray(labels.std)
         said, truth = (
@@ -156,3 +161,13 @@ def _label_row(tokenizer: TextTokenizer, sample: Sample, prediction: torch.Tenso
     if int(guess) == int(sample["label"]):
         return f'{text}<br><span class="right">{said}</span>'
     return f'{text}<br><span class="wrong">{said}</span> <span class="other">true: {truth}</span>'
+
+
+def _answers(prediction: torch.Tensor, truth: np.ndarray, names: Sequence[str]) -> str:
+    """What is said to hold, and what does: yes (1), no (0), unknown (NaN)."""
+    chances = prediction.view(-1).sigmoid().numpy()
+    said = ", ".join(f"{name} ({c:.0%})" for name, c in zip(names, chances, strict=True) if c > 0.5) or "none"
+    true = ", ".join(name for name, yes in zip(names, truth, strict=True) if yes == 1) or "none"
+    right = ((chances > 0.5) == (truth == 1))[np.isfinite(truth)].all()
+    kind = "right" if right else "wrong"
+    return f'<span class="{kind}">{html.escape(said)}</span> <span class="other">true: {html.escape(true)}</span>'

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unitrans.domains.text.source import around
-from unitrans.domains.text.tokenizer import TextTokenizer, has_tokenizer, load_tokenizer
+from unitrans.domains.text.source import around, joined, segments_of
+from unitrans.domains.text.tokenizer import Encoded, TextTokenizer, has_tokenizer, load_tokenizer
 from unitrans.models.gpt2 import sample_tokens
 from unitrans.models.images import mean_per_sample
-from unitrans.models.text_plans import TextPlans
 
 TOKENS = 4096  # of a batch, about
+Text = str | list[str] | tuple[str, str]  # a text, its words, or two texts
+
+
+class Tokens(NamedTuple):
+    """A text as the model takes it: ids int64 [n]; the word that each token is of, -1 for special ones; segments int64
+    [n], 1 in the second of two texts."""
+
+    ids: np.ndarray
+    word: np.ndarray
+    segments: np.ndarray
 
 
 def tokenizer_of(folder: str | Path) -> TextTokenizer:
@@ -42,31 +51,41 @@ class TextPredictor:
 
     # ---- texts to batches -------------------------------------------------------------------------------------------
 
-    def ids_of(self, text: str | list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of a text (or of words) as the model was trained on them, its beginning if it is longer than the
-        model takes; and the word that each is of, -1 for special tokens."""
-        encoded = self.tokenizer.encode([text], words=isinstance(text, list))[0]  # type: ignore[arg-type]
+    def ids_of(self, text: Text) -> Tokens:
+        """Tokens of a text (of words, of two texts) as the model was trained on them, its beginning if it is longer
+        than the model takes."""
         t, limit = self.tokenizer, self.config.max_position_embeddings
+        if isinstance(text, tuple):
+            first, second = t.encode(list(text))
+            (ids, _, word), begin, cut = joined(t, first, second, limit, self.config.causal)
+            self.shortened += cut
+            return Tokens(ids.astype(np.int64), word, segments_of(len(ids), begin))
+        encoded = t.encode([text], words=isinstance(text, list))[0]  # type: ignore[arg-type]
         before, after = (t.begin, []) if self.config.causal else (t.prefix, t.suffix)
         room = limit - len(before) - len(after)
         self.shortened += len(encoded.ids) > room
         part = (encoded.ids[:room], encoded.word_start[:room], encoded.word[:room])
         ids, _, word = around(before, after, *part)
-        return ids.astype(np.int64), word
+        return Tokens(ids.astype(np.int64), word, segments_of(len(ids), None))
 
-    def _batches(
-        self, texts: Sequence[Any]
-    ) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], Tensor, TextPlans]]:
-        """Lists of (tokens, words), as one stream with its plans."""
-        waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    def _batches(self, texts: Sequence[Text]) -> Iterator[tuple[list[Tokens], dict[str, Any]]]:
+        """Texts as tokens, and what the encoder takes: one stream with its plans."""
+        waiting: list[Tokens] = []
         for number, text in enumerate(texts):
-            pair = self.ids_of(text)
-            if not len(pair[0]):
+            found = self.ids_of(text)
+            if not len(found.ids):
                 raise ValueError(f"text {number + 1}: there is no token in {text!r}")
-            waiting.append(pair)
-            if sum(len(ids) for ids, _ in waiting) >= TOKENS or number == len(texts) - 1:
-                ids = torch.from_numpy(np.concatenate([ids for ids, _ in waiting]))
-                yield waiting, ids, self.config.plans([len(ids) for ids, _ in waiting])
+            waiting.append(found)
+            if sum(len(one.ids) for one in waiting) >= TOKENS or number == len(texts) - 1:
+                inputs: dict[str, Any] = {
+                    "input_ids": torch.from_numpy(np.concatenate([one.ids for one in waiting])),
+                    "plans": self.config.plans([len(one.ids) for one in waiting]),
+                }
+                if self.config.type_vocab_size > 1:
+                    inputs["token_type_ids"] = torch.from_numpy(
+                        np.concatenate([one.segments for one in waiting])
+                    )
+                yield waiting, inputs
                 waiting = []
 
     # ---- answers ----------------------------------------------------------------------------------------------------
@@ -90,7 +109,7 @@ class TextPredictor:
         mask = str(self.tokenizer.tokenizer.mask_token)
         for word in ("[MASK]", "<mask>"):
             text = text.replace(word, mask)
-        ids, _ = self.ids_of(text)
+        ids = self.ids_of(text).ids
         places = (ids == self.tokenizer.mask_token_id).nonzero()[0].tolist()
         if not places:
             raise ValueError(f"text: expected {mask} where a word is to be filled in, got {text!r}")
@@ -145,21 +164,25 @@ class TextPredictor:
         return self.tokenizer.text([*ids[len(self.tokenizer.begin) :], *new])
 
     @torch.no_grad()
-    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """For every text {"label", "probability", "probabilities": name -> share} (classification) or {target: value}
-        (regression)."""
+    def classify(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:
+        """For every text or pair of texts {"label", "probability", "probabilities": name -> share}; where several
+        answers may be yes {"labels", "probabilities"}; of regression {target: value}."""
         labels = self.objective.labels
-        if labels is None or labels.kind not in ("class", "value"):
+        if labels is None or labels.kind not in ("class", "multi", "value"):
             raise ValueError(
                 f"expected a model trained to classify or to predict values, got objective {self.objective.name}"
             )
         found: list[dict[str, Any]] = []
-        for _, ids, plans in self._batches(texts):
-            scores = self.model(input_ids=ids, plans=plans).prediction.float()
-            for row in scores:
+        for _, inputs in self._batches(texts):
+            for row in self.model(**inputs).prediction.float():
                 if labels.kind == "value":
                     values = row.double().numpy() * labels.std + np.asarray(labels.mean)
                     found.append(dict(zip(labels.names, values.tolist(), strict=True)))
+                    continue
+                if labels.kind == "multi":
+                    shares = dict(zip(labels.names, row.sigmoid().tolist(), strict=True))
+                    yes = [name for name, share in shares.items() if share > 0.5]
+                    found.append({"labels": yes, "probabilities": shares})
                     continue
                 chances = row.softmax(0).tolist()
                 best = int(row.argmax())
@@ -178,17 +201,17 @@ class TextPredictor:
         self._only("token_classification", "tag words")
         names, found = self.objective.labels.names, []
         taken = 0
-        for parts, ids, plans in self._batches(texts):
-            classes = self.model(input_ids=ids, plans=plans).prediction.tolist()
+        for parts, inputs in self._batches(texts):
+            classes = self.model(**inputs).prediction.tolist()
             start = 0
-            for tokens, word in parts:
+            for tokens in parts:
                 first: dict[int, str] = {}
-                for place, number in enumerate(word.tolist()):
+                for place, number in enumerate(tokens.word.tolist()):
                     if number >= 0:
                         first.setdefault(number, names[classes[start + place]])
                 words = texts[taken]
                 found.append([(text, first.get(number)) for number, text in enumerate(words)])
-                start, taken = start + len(tokens), taken + 1
+                start, taken = start + len(tokens.ids), taken + 1
         return found
 
     @torch.no_grad()
@@ -196,9 +219,11 @@ class TextPredictor:
         """One vector per text, fp32 [n, C]: the mean of the rows of its tokens, special ones included."""
         parts = [
             mean_per_sample(
-                self.model.encoder.features(ids, plans), plans.sample_index, plans.token_counts
+                self.model.encoder.features(**inputs),
+                inputs["plans"].sample_index,
+                inputs["plans"].token_counts,
             ).float()
-            for _, ids, plans in self._batches(texts)
+            for _, inputs in self._batches(texts)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, self.config.num_features)
 
@@ -254,20 +279,36 @@ def row_reader(
         raise ValueError(
             f"expected a column {wanted[0]!r} with the texts, got {', '.join(names)}: name it with --column"
         )
-    tokenizer = tokenizer_of(Path(reading["folder"]))
+    second = reading.get("second_column")
+    if second is not None and second not in names:
+        raise ValueError(
+            f"expected a column {second!r} with the second texts, as in the training data, got {', '.join(names)}"
+        )
+    tokenizer, limit, causal = tokenizer_of(Path(reading["folder"])), reading["limit"], reading["causal"]
 
     def read(row: Mapping[str, Any]) -> dict[str, Any]:
-        text = row.get(chosen)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"there is no text in the column {chosen}")
-        encoded = tokenizer.encode([text.strip()])[0]
-        if not len(encoded.ids):
-            raise ValueError(f"there is no token in {text!r}")
-        before, after = (
-            (tokenizer.begin, tokenizer.end) if reading["causal"] else (tokenizer.prefix, tokenizer.suffix)
-        )
-        room = reading["limit"] - len(before) - len(after)
-        ids = np.concatenate([np.asarray(before), encoded.ids[:room], np.asarray(after)]).astype(np.int64)
-        return {"input_ids": ids}
+        first = _tokens_of(row, chosen, tokenizer)
+        if second is not None:
+            (ids, _, _), begin, _ = joined(
+                tokenizer, first, _tokens_of(row, second, tokenizer), limit, causal
+            )
+            made = {"input_ids": ids.astype(np.int64)}
+            return made | (
+                {"token_type_ids": segments_of(len(ids), begin)} if reading["segments"] > 1 else {}
+            )
+        before, after = (tokenizer.begin, tokenizer.end) if causal else (tokenizer.prefix, tokenizer.suffix)
+        kept = first.ids[: limit - len(before) - len(after)]
+        return {"input_ids": np.concatenate([before, kept, after]).astype(np.int64)}
 
     return read
+
+
+def _tokens_of(row: Mapping[str, Any], column: str, tokenizer: TextTokenizer) -> Encoded:
+    """The tokens of a cell. ValueError where there are none."""
+    text = row.get(column)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"there is no text in the column {column}")
+    encoded = tokenizer.encode([text.strip()])[0]
+    if not len(encoded.ids):
+        raise ValueError(f"there is no token in {text!r}")
+    return encoded

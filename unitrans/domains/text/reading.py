@@ -30,7 +30,8 @@ class Document(NamedTuple):
     """One document, or a piece of a very long one.
 
     id: a stable name. text: what it says. key: what is hashed to hold it out, the same for all pieces. label: of a
-    row that has one. words: a text that came as words, with a label for each.
+    row that has one; of several columns {name: value}. words: a text that came as words, with a label for each.
+    second: the other text of a row with two.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Document(NamedTuple):
     key: str
     label: Any = None
     words: list[str] | None = None
+    second: str | None = None
 
 
 @dataclass

@@ -2,69 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from unitrans.domains.base import Sample
-from unitrans.domains.text.documents import Documents
+from unitrans.domains.text.documents import Documents, all_documents
+from unitrans.domains.text.labels import Rule, answers_of, class_number, values_of
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.tokenizer import Encoded, TextTokenizer
-from unitrans.objectives.base import LabelKind, Labels
+from unitrans.objectives.base import Labels
 
 BATCH = 256  # documents that are tokenised at a time
 BATCH_CHARACTERS = 1 << 19
 IGNORED = -100
-
-
-Rule = Callable[[Document, str], bool]  # document and id of one of its samples -> whether it is held out
-
-
-def find_labels(documents: Documents, kind: LabelKind, held_out: Rule) -> Labels:
-    """What the labels of the training documents mean: their classes, or mean and deviation of their values."""
-    found = [document.label for document in all_documents(documents) if not held_out(document, document.id)]
-    if not found:
-        raise ValueError("data.path: none of the documents to train on has a label")
-    if kind == "value":
-        try:
-            values = np.asarray(found, dtype=np.float64).reshape(len(found), -1)
-        except (ValueError, TypeError):
-            raise ValueError(f"data.label_column: expected numbers, got {found[0]!r} for example") from None
-        std = values.std(0)
-        names = tuple(
-            f"value {place}" if values.shape[1] > 1 else "value" for place in range(values.shape[1])
-        )
-        return Labels("value", names, mean=tuple(values.mean(0)), std=tuple(np.where(std > 0, std, 1.0)))
-    flat = [one for label in found for one in label] if kind == "token" else found
-    names = tuple(documents.label_names or class_names(flat))
-    counts = np.bincount(
-        [n for n in (class_number(one, names) for one in flat) if n is not None], minlength=len(names)
-    )
-    return Labels(kind, names, tuple(counts.tolist()))
-
-
-def class_names(labels: Sequence[Any]) -> list[str]:
-    """The names of the classes that occur: whole numbers by their size, others as text. ValueError for fractions."""
-    found = {int(one) if isinstance(one, (bool, np.bool_)) else one for one in labels}
-    fraction = next((one for one in found if isinstance(one, float) and one != int(one)), None)
-    if fraction is not None:
-        raise ValueError(
-            f"data.label_column: expected classes, got {fraction}; use objective regression for numbers"
-        )
-    if all(isinstance(one, (int, float, np.integer)) for one in found):
-        return [str(one) for one in sorted({int(one) for one in found})]
-    return sorted(str(one) for one in found)
-
-
-def class_number(label: Any, names: Sequence[str]) -> int | None:
-    """The number of a class from its name, or from its number where the names are others; None if it is unknown."""
-    is_number = isinstance(label, (bool, int, float, np.integer))
-    name = str(int(label)) if is_number else str(label)
-    if name in names:
-        return list(names).index(name)
-    return int(label) if is_number and 0 <= label < len(names) else None
 
 
 @dataclass
@@ -72,14 +25,17 @@ class Cutter:
     """How documents become samples.
 
     limit: tokens of the longest sample, special ones included. causal: for a model that sees only what was before.
-    labels: what is asked of every document, None where the text is all there is.
+    segments: of the model, how many it tells apart (a second text is the second). labels: what is asked of every
+    document, None where the text is all there is. text_column, second_column: of the table the documents come from.
     """
 
     tokenizer: TextTokenizer
     limit: int
     causal: bool
+    segments: int = 0
     labels: Labels | None = None
-    text_column: str | None = None  # of the table that the documents come from
+    text_column: str | None = None
+    second_column: str | None = None
     shortened: int = 0  # documents of which only the beginning is used
 
     def __post_init__(self) -> None:
@@ -93,19 +49,33 @@ class Cutter:
     @property
     def reading(self) -> dict[str, Any]:
         """What it takes to read other texts as these; the tokenizer lies in the run."""
-        return {"domain": "text", "text_column": self.text_column, "limit": self.limit, "causal": self.causal}
+        return {
+            "domain": "text",
+            "text_column": self.text_column,
+            "second_column": self.second_column,
+            "segments": self.segments,
+            "limit": self.limit,
+            "causal": self.causal,
+        }
 
     def samples(self, documents: Sequence[Document]) -> Iterator[tuple[Document, list[Sample] | str]]:
         """Every document with its samples, or with the reason why there are none."""
         words = self.labels is not None and self.labels.kind == "token"
         texts: Any = [d.words if words else d.text for d in documents]
-        for document, encoded in zip(documents, self.tokenizer.encode(texts, words=words), strict=True):
-            yield document, self._of(document, encoded)
+        found = self.tokenizer.encode(texts, words=words)
+        behind = iter(self.tokenizer.encode([d.second for d in documents if d.second is not None]))
+        for document, encoded in zip(documents, found, strict=True):
+            yield document, self._of(document, encoded, None if document.second is None else next(behind))
 
-    def _of(self, document: Document, encoded: Encoded) -> list[Sample] | str:
-        if not len(encoded.ids):
+    def _of(self, document: Document, encoded: Encoded, second: Encoded | None) -> list[Sample] | str:
+        if not len(encoded.ids) or (second is not None and not len(second.ids)):
             return "it has no token"
-        parts = self._cut(encoded)
+        if second is not None:
+            pair, begin, cut = joined(self.tokenizer, encoded, second, self.limit, self.causal)
+            parts = [pair]
+            self.shortened += cut
+        else:
+            parts, begin = self._cut(encoded), None
         if self.labels is not None:
             self.shortened += len(parts) > 1
             del parts[1:]
@@ -113,6 +83,8 @@ class Cutter:
         for number, (ids, word_start, word) in enumerate(parts):
             name = document.id if len(parts) == 1 else f"{document.id}:{number}"
             sample: Sample = {"id": name, "input_ids": ids, "word_start": word_start}
+            if begin is not None:
+                sample["second"] = begin
             if self.labels is not None:
                 label = self._label(document, word_start, word)
                 if label is None:
@@ -124,8 +96,9 @@ class Cutter:
     def _label(self, document: Document, word_start: np.ndarray, word: np.ndarray) -> Any:
         assert self.labels is not None
         if self.labels.kind == "value":
-            value = np.atleast_1d(np.asarray(document.label, dtype=np.float64))
-            return ((value - self.labels.mean) / np.asarray(self.labels.std)).astype(np.float32)
+            return values_of(document.label)
+        if self.labels.kind == "multi":
+            return answers_of(document.label, self.labels.names)
         if self.labels.kind == "class":
             return class_number(document.label, self.labels.names)
         known = [class_number(label, self.labels.names) for label in document.label]
@@ -169,6 +142,33 @@ def around(
     )
 
 
+def joined(
+    tokenizer: TextTokenizer, first: Encoded, second: Encoded, limit: int, causal: bool
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int, bool]:
+    """Two texts as one sample of at most limit tokens: the longer one loses its end first, down to half of the room.
+
+    Returns:
+        (tokens, word_start, word), the place of the second text's first token, and whether something was cut off.
+    """
+    t = tokenizer
+    before, between, after = (t.begin, t.end, t.end) if causal else (t.prefix, t.between, t.suffix)
+    n, m = len(first.ids), len(second.ids)
+    room = limit - len(before) - len(between) - len(after)
+    cut = n + m > room
+    if cut:
+        n = min(n, max(room // 2, room - m))
+        m = min(m, room - n)
+    left = around(before, between, first.ids[:n], first.word_start[:n], first.word[:n])
+    right = around([], after, second.ids[:m], second.word_start[:m], second.word[:m])
+    ids, start, word = (np.concatenate(pair) for pair in zip(left, right, strict=True))
+    return (ids, start, word), len(left[0]), cut
+
+
+def segments_of(length: int, second: int | None) -> np.ndarray:
+    """token_type_ids int64 [length]: 1 from the first token of the second text on."""
+    return (np.arange(length) >= (length if second is None else second)).astype(np.int64)
+
+
 def batches(items: Iterable[Document], size: int = BATCH) -> Iterator[list[Document]]:
     """Lists of at most this many documents, of about BATCH_CHARACTERS: what tokenizers return is many times that."""
     batch: list[Document] = []
@@ -181,12 +181,6 @@ def batches(items: Iterable[Document], size: int = BATCH) -> Iterator[list[Docum
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def all_documents(documents: Documents) -> Iterator[Document]:
-    """The documents of all files, in order."""
-    for file in range(documents.files):
-        yield from documents.of_file(file)
 
 
 @dataclass
@@ -202,7 +196,7 @@ class _Growing:
         self.ids.append(sample["id"])
         self.tokens.append(sample["input_ids"])
         self.starts.append(sample["word_start"])
-        label: Sample = {key: sample[key] for key in ("label", "labels") if key in sample}
+        label: Sample = {key: sample[key] for key in ("label", "labels", "second") if key in sample}
         if label:
             self.targets.append(label)
 
@@ -211,8 +205,9 @@ class TextSource:
     """Samples of one side of the split, in memory as tokens.
 
     ``source[i]`` is {"id", "input_ids" int64 [n], "special" bool [n], "word_start" bool [n]} and, where labels are
-    asked, "label": a class or float32 [K], or "labels": int64 [n], a class for the first token of every word and -100
-    elsewhere. num_tokens: int64, tokens of every sample.
+    asked, "label": a class, float64 [K] values or float32 [K] yes or no, or "labels": int64 [n], a class for the first
+    token of every word and -100 elsewhere. Of two texts "second" is the place where the second begins, and
+    "token_type_ids" int64 [n] says so to a model with segments. num_tokens: int64, tokens of every sample.
     """
 
     in_order = False
@@ -279,7 +274,10 @@ def _flat(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
 def complete(sample: Sample, cutter: Cutter) -> Sample:
     """A stored sample as the objective takes it."""
     ids = sample["input_ids"].astype(np.int64)
-    return sample | {"input_ids": ids, "special": cutter.is_special(ids)}
+    made = sample | {"input_ids": ids, "special": cutter.is_special(ids)}
+    if "second" in sample and cutter.segments > 1:
+        made["token_type_ids"] = segments_of(len(ids), sample["second"])
+    return made
 
 
 def build_sources(documents: Documents, cutter: Cutter, held_out: Rule) -> tuple[TextSource, TextSource]:

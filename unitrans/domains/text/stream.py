@@ -18,8 +18,9 @@ from unitrans.domains.base import Sample
 from unitrans.domains.ordered import Endless
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import Documents
+from unitrans.domains.text.labels import Rule
 from unitrans.domains.text.reading import Document
-from unitrans.domains.text.source import Cutter, Rule, TextSource, _Growing, batches, complete
+from unitrans.domains.text.source import Cutter, TextSource, _Growing, batches, complete
 from unitrans.domains.text.tokenizer import TextTokenizer
 from unitrans.objectives.base import Labels
 

@@ -32,16 +32,19 @@ READ_ROWS = 256  # at a time
 class TableRows:
     """The documents of one split of a table.
 
-    table: a datasets.Dataset or IterableDataset. label: the column with labels, None where none is asked.
-    words: whether the text column holds lists of words, and the label column a label for each.
+    table: a datasets.Dataset or IterableDataset. label: the column (or columns) with labels, None where none is asked.
+    words: whether the text column holds lists of words, and the label column a label for each. second: the column with
+    the other text of pairs. multi: whether a label says yes or no to several things.
     """
 
     table: Any
     split: str
     splits: list[str]
     text: str
-    label: str | None
+    label: str | list[str] | None
     words: bool = False
+    second: str | None = None
+    multi: bool = False
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     label_names: list[str] | None = None
@@ -66,31 +69,49 @@ class TableRows:
         part = self.table.shard(self.files, file) if self.is_stream else self.table
         row = 0
         for batch in part.iter(batch_size=READ_ROWS):
-            labels = batch[self.label] if self.label else [None] * len(batch[self.text])
-            for text, label in zip(batch[self.text], labels, strict=True):
+            count = len(batch[self.text])
+            seconds = batch[self.second] if self.second else [None] * count
+            for text, second, label in zip(
+                batch[self.text], seconds, self._labels(batch, count), strict=True
+            ):
                 name = f"{self.split}#{file}.{row}" if self.is_stream else f"{self.split}#{row}"
                 row += 1
-                document, reason = self._document(name, text, label)
+                document, reason = self._document(name, text, second, label)
                 if document is None:
                     self.skipped.setdefault(name, reason)
                 else:
                     yield document
 
-    def _document(self, name: str, text: Any, label: Any) -> tuple[Document | None, str]:
+    def _labels(self, batch: Mapping[str, Any], count: int) -> Sequence[Any]:
+        """The label of every row; of several columns {name: value}, None where all are empty."""
+        if self.label is None:
+            return [None] * count
+        if isinstance(self.label, str):
+            return batch[self.label]
+        rows = zip(*(batch[name] for name in self.label), strict=True)
+        return [None if all(map(_is_empty, row)) else dict(zip(self.label, row, strict=True)) for row in rows]
+
+    def _document(self, name: str, text: Any, second: Any, label: Any) -> tuple[Document | None, str]:
         if self.words:
             if not text or label is None or len(text) != len(label):
                 return None, "it has no words, or not one label for each"
             return Document(name, " ".join(text), " ".join(text), list(label), list(text)), ""
-        if not isinstance(text, str) or not text.strip():
-            return None, "it has no text"
-        reason = unusable(text)
-        if (
-            reason is None
-            and self.label
-            and (label is None or (isinstance(label, float) and math.isnan(label)))
-        ):
-            reason = "it has no label"
-        return (Document(name, text.strip(), text.strip(), label), "") if reason is None else (None, reason)
+        texts = [text] if self.second is None else [text, second]
+        for one in texts:
+            if not isinstance(one, str) or not one.strip():
+                return None, "it has no text" if self.second is None else "one of its two texts is missing"
+            reason = unusable(one)
+            if reason is not None:
+                return None, reason
+        if self.label and _is_empty(label):
+            return None, "it has no label"
+        texts = [one.strip() for one in texts]
+        behind = texts[1] if self.second else None
+        return Document(name, texts[0], "\n".join(texts), label, second=behind), ""
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def table_files(root: Path, files: Sequence[Path], where: str) -> tuple[str, dict[str, list[str]], list[str]]:
@@ -183,12 +204,33 @@ def _rows(
         with readable(where):
             features = table._resolve_features().features
     words = kind == "token"
-    text = _text_column(features, data.text_column, words, where)
-    label = _label_column(features, data.label_column, _TAGS if words else _LABELS, where) if kind else None
-    columns = [text, *([label] if label else [])]
-    table = table.select_columns(columns)
-    names = _class_names(features[label]) if label else None
-    return TableRows(table, split, splits, text, label, words, label_names=names)
+    if data.second_column is not None and kind not in ("class", "value"):
+        raise ValueError(
+            "data.second_column: pairs of texts are for labels of the pair (objectives classification and regression)"
+        )
+    text = _text_column(features, data.text_column, words, where, data.second_column)
+    second = data.second_column
+    if second is not None:
+        _check_column(features, second, "data.second_column", where)
+        if second == text:
+            raise ValueError(f"data.second_column={second!r} is the first text: name another column")
+    asked = data.label_column
+    label: str | list[str] | None = None
+    if kind and isinstance(asked, list):
+        if words:
+            raise ValueError(f"data.label_column: expected one column of lists, got {asked}")
+        for name in asked:
+            _check_column(features, name, "data.label_column", where)
+        label = asked
+    elif kind:
+        assert not isinstance(asked, list)
+        label = _label_column(features, asked, _TAGS if words else _LABELS, where)
+    labels = [label] if isinstance(label, str) else label or []
+    table = table.select_columns(list(dict.fromkeys([text, *([second] if second else []), *labels])))
+    several = not isinstance(label, str) or _is_list(features[label])
+    names = _class_names(features[label]) if isinstance(label, str) else None
+    multi = kind == "class" and several
+    return TableRows(table, split, splits, text, label, words, second, multi, label_names=names)
 
 
 def _listed(features: Mapping[str, Any]) -> str:
@@ -201,18 +243,30 @@ def _is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def _text_column(features: Mapping[str, Any], asked: str | None, words: bool, where: str) -> str:
+def _is_list(feature: Any) -> bool:
+    return hasattr(feature, "feature") or isinstance(feature, list)
+
+
+def _check_column(features: Mapping[str, Any], name: str, key: str, where: str) -> None:
+    """ValueError where a table has no such column."""
+    if name not in features:
+        raise ValueError(
+            f"{key}={name!r} is not a column of {where}: expected one of {_listed(features)}"
+            f"{nearest_name(name, features)}"
+        )
+
+
+def _text_column(
+    features: Mapping[str, Any], asked: str | None, words: bool, where: str, other: str | None
+) -> str:
     if asked is not None:
-        if asked not in features:
-            raise ValueError(
-                f"data.text_column={asked!r} is not a column of {where}: expected one of {_listed(features)}"
-                f"{nearest_name(asked, features)}"
-            )
+        _check_column(features, asked, "data.text_column", where)
         return asked
     for name in _WORDS if words else ("text",):
         if name in features:
             return name
     found = [] if words else [name for name, feature in features.items() if _is_text(feature)]
+    found = [name for name in found if name != other]
     if len(found) == 1:
         return found[0]
     what = "a column of lists of words (tokens)" if words else "one column of text"
@@ -223,11 +277,7 @@ def _text_column(features: Mapping[str, Any], asked: str | None, words: bool, wh
 
 def _label_column(features: Mapping[str, Any], asked: str | None, known: Sequence[str], where: str) -> str:
     if asked is not None:
-        if asked not in features:
-            raise ValueError(
-                f"data.label_column={asked!r} is not a column of {where}: expected one of {_listed(features)}"
-                f"{nearest_name(asked, features)}"
-            )
+        _check_column(features, asked, "data.label_column", where)
         return asked
     for name in known:
         if name in features:

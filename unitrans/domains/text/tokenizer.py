@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from unitrans.domains.tables import ask_hub
+
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 WORDPIECE_SPECIALS = (PAD, UNK, CLS, SEP, MASK)
 END_OF_TEXT = "<|endoftext|>"
@@ -35,7 +37,8 @@ class TextTokenizer:
     """A tokenizer of transformers and what this domain asks of it.
 
     tokenizer: a PreTrainedTokenizer of any kind. prefix, suffix: special tokens around every sample of an encoder that
-    sees both sides. begin, end: around a document of a causal model (empty where the tokenizer has no such token).
+    sees both sides; between: those between two texts. begin, end: around a document of a causal model (empty where the
+    tokenizer has no such token).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -48,6 +51,9 @@ class TextTokenizer:
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.begin = [begin] if begin is not None else []
         self.end = [end] if end is not None else []
+        text = word[same : len(word) - len(self.suffix)]
+        pair = list(tokenizer("a", "a", verbose=False)["input_ids"])
+        self.between = pair[same + len(text) : len(pair) - len(self.suffix) - len(text)] or self.end
 
     def __len__(self) -> int:
         return len(self.tokenizer)
@@ -231,18 +237,37 @@ def load_tokenizer(name: str, added: tuple[str, ...] = ()) -> TextTokenizer:
 def _loaded(place: str, name: str, added: tuple[str, ...], changed: int) -> TextTokenizer:
     from transformers import AutoTokenizer
 
+    # What is in a folder or the cache needs no hub, and transformers would ask one that is out of reach for a minute.
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
     except Exception as error:  # whatever transformers, tokenizers and transports raise
-        first = " ".join(str(error).split())[:200] or type(error).__name__
-        is_folder = place != name or Path(place).is_dir()
-        what = (
-            "the folder has no tokenizer that can be read" if is_folder else "there is no such folder or name"
-        )
-        raise ValueError(f"data.tokenizer: {name!r}: {what} ({first})") from None
+        if place != name or Path(place).is_dir():
+            reason = f"the folder has no tokenizer that can be read ({_first_words(error)})"
+            raise ValueError(f"data.tokenizer: {name!r}: {reason}") from None
+        tokenizer = _of_hub(name)
     if added:
         tokenizer.add_tokens(list(added))
     return TextTokenizer(tokenizer)
+
+
+def _of_hub(name: str) -> Any:
+    """A tokenizer of the hub that is not in the cache. ValueError in one sentence, after some seconds at most."""
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer
+
+    found, reason, _ = ask_hub(name, None, "model", constants.ENDPOINT)
+    if found is None:
+        raise ValueError(f"data.tokenizer: there is no folder {name!r}, and {reason}")
+    try:
+        return AutoTokenizer.from_pretrained(found[0], revision=found[1])
+    except Exception as error:  # as above
+        raise ValueError(
+            f"data.tokenizer: {name!r} on the hub has no tokenizer that can be read ({_first_words(error)})"
+        ) from None
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def has_tokenizer(folder: Path) -> bool:

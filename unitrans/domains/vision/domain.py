@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.split import split
 from unitrans.domains.tables import SPLIT_WORDS
 from unitrans.domains.vision import baselines as predictors
-from unitrans.domains.vision import classification, config
+from unitrans.domains.vision import classification, config, unseen
 from unitrans.domains.vision.augment import check_augmentation
 from unitrans.domains.vision.datasets import TableReader
 from unitrans.domains.vision.pictures import draw_reconstructions
@@ -27,7 +27,7 @@ from unitrans.domains.vision.source import (
 )
 from unitrans.domains.vision.stream import open_stream
 from unitrans.nn import patchify
-from unitrans.objectives.base import LabelKind
+from unitrans.objectives.base import LabelKind, Labels
 
 
 class VisionDomain:
@@ -87,6 +87,7 @@ class VisionDomain:
         train.set_normalization()
         if validation is not None:
             validation.set_normalization(like=train)
+        train.reading = unseen.reading_of(train)
         return train, validation
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
@@ -112,6 +113,39 @@ class VisionDomain:
             "num_skipped": len(samples) - len(good),
             **stack_labels(good),
         }
+
+    def record_reader(
+        self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
+    ) -> Callable[[Mapping[str, Any]], Sample]:
+        """See ``unitrans.domains.base.Predicts``: rows name image files."""
+        return unseen.image_reader(names, reading, column)
+
+    def labelled(
+        self, path: str, reading: Mapping[str, Any], labels: Labels | None
+    ) -> Iterator[tuple[Sample | str, Any]]:
+        """See ``unitrans.domains.base.Predicts``: whatever data.path can be."""
+        source = unseen.labelled(path, reading, None if labels is None else labels.names)
+        assert source.labels is not None
+        yield from ((f"{name}: {reason}", None) for name, reason in source.skipped)
+        for index in range(len(source)):
+            sample = source.load(index)
+            if sample is None:
+                yield f"{source.ids[index]}: {dict(source.skipped)[source.ids[index]]}", None
+            else:
+                number = sample["label"]
+                yield (
+                    unseen.prepared(source, sample),
+                    source.labels.names[number] if labels is None else number,
+                )
+
+    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
+        """See ``unitrans.domains.base.Predicts``: a table with a header."""
+        return "csv"
+
+    def listed(self, inputs: Sequence[str]) -> list[Mapping[str, Any]] | None:
+        """See ``unitrans.domains.base.Predicts``: a row for each image file."""
+        files = unseen.listed(inputs)
+        return None if files is None else [{"image": name} for name in files]
 
     def data_unit_scale(self, source: VisionSource, model_config: Any) -> torch.Tensor:
         """float32 [C*p*p]: the std of each value of a patch, which turns an error into units of [0, 1]."""
@@ -239,6 +273,7 @@ def _open_streaming(
     train.set_normalization()
     if validation is not None:
         validation.set_normalization(like=train)
+    train.reading = unseen.reading_of(train)
     return train, validation
 
 

@@ -94,7 +94,7 @@ class VisionSource:
 
     ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size} and, after ``set_labels``, "label",
     or None if the file turned out to be broken; ``skipped`` then names it. ``augment`` makes it what the model sees.
-    mean, std: one value per channel.
+    mean, std: one value per channel. reading: what it takes to read other images as these, once that is known.
     """
 
     in_order = False
@@ -109,6 +109,7 @@ class VisionSource:
         self.mean = [0.0] * data.channels
         self.std = [1.0] * data.channels
         self.labels: Labels | None = None
+        self.reading: dict[str, Any] | None = None  # of the training source; see `unseen.reading_of`
         self._numbers: list[int] = []
         self._skipped: dict[str, str] = {}
 

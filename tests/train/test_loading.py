@@ -1,0 +1,229 @@
+"""unitrans.load: files, folders and state dicts of every layout, told by their names and shapes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+import unitrans
+from unitrans import models
+from unitrans.models.convert import export_weights
+from unitrans.models.recognise import recognise
+from unitrans.objectives import MaskedSignalModel, make_objective
+
+SWIN: dict[str, Any] = {
+    "image_size": 56,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "num_labels": 5,
+}
+V2: dict[str, Any] = SWIN | {"image_size": 64, "window_size": 8, "pretrained_window_sizes": [6, 4]}
+VIT: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 8,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "num_labels": 5,
+}
+BEIT = VIT | {"image_size": [32, 48], "relative_position": "per_layer", "ape": False, "key_bias": False}
+BEIT |= {"layer_scale": 0.1, "pooling": "mean", "final_norm": "pooled"}
+BERT: dict[str, Any] = {
+    "vocab_size": 30,
+    "embed_dim": 64,
+    "depth": 2,
+    "num_heads": 1,
+    "max_position_embeddings": 20,
+}
+GRAPH: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 4, "num_outputs": 3}
+
+TOLD: list[tuple[Callable[[], Any], str, dict[str, Any]]] = [
+    (lambda: models.SwinForImageClassification(models.SwinConfig(**SWIN)), "official", {"image_size": 56}),
+    (lambda: models.SwinForImageClassification(models.SwinConfig(**SWIN)), "timm", {"image_size": 56}),
+    (lambda: models.SwinForImageClassification(models.SwinConfig(**SWIN)), "torchvision", {"image_size": 56}),
+    (lambda: models.SwinForImageClassification(models.SwinConfig(**SWIN)), "hf4", {"image_size": 56}),
+    (lambda: models.SwinForImageClassification(models.SwinConfig(**SWIN)), "hf5", {"image_size": 56}),
+    (lambda: models.SwinBackbone(models.SwinConfig(**SWIN, out_indices=[1])), "official", {"image_size": 56}),
+    (
+        lambda: models.Swinv2ForImageClassification(models.Swinv2Config(**V2)),
+        "timm",
+        {"window_size": 8, "image_size": 64, "pretrained_window_sizes": [6, 4]},
+    ),
+    (lambda: models.VitForImageClassification(models.VitConfig(**VIT)), "timm", {"num_heads": 2}),
+    (lambda: models.VitForImageClassification(models.VitConfig(**VIT)), "hf4", {"num_heads": 2}),
+    (lambda: models.VitForImageClassification(models.VitConfig(**VIT)), "hf5", {"num_heads": 2}),
+    (
+        lambda: models.VitForImageClassification(models.VitConfig(**BEIT)),
+        "official",
+        {"image_size": [32, 48]},
+    ),
+    (lambda: models.BertForMaskedLM(models.BertConfig(**BERT)), "hf4", {}),
+    (lambda: models.BertForTokenClassification(models.BertConfig(**BERT, num_labels=3)), "hf4", {}),
+    (lambda: models.Gpt2LMHeadModel(models.Gpt2Config(**BERT)), "hf4", {}),
+    (lambda: models.Graphormer(models.GraphormerConfig(**GRAPH)), "v2", {}),
+]
+
+
+def randomised(model: Any) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def same(model: Any, other: Any) -> None:
+    assert type(model) is type(other)
+    for (name, a), (theirs, b) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        assert name == theirs and torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(("make", "layout", "needed"), TOLD)
+def test_weights_say_what_they_are(make: Any, layout: str, needed: dict[str, Any], tmp_path: Path) -> None:
+    """All but `needed` follows from names and shapes; what is not said is not guessed."""
+    model = randomised(make())
+    weights = {name: tensor.contiguous() for name, tensor in export_weights(model, layout).items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    loaded = unitrans.load(tmp_path / "weights.safetensors", **needed)
+    same(model, loaded)
+    assert not loaded.training
+    for name in recognise(weights).untold:
+        with pytest.raises(ValueError, match=f"do not tell {name}: give {name}="):
+            unitrans.load(weights, **{key: value for key, value in needed.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("layout", "block"), [("official", "layers.{}.blocks.0."), ("torchvision", "features.{}.0.")]
+)
+def test_windows_of_v2_by_its_tables_of_coordinates(layout: str, block: str) -> None:
+    """Also windows that are no squares, and those of pretraining: 8 x 6 and 4, trained as 12 x 9 and as they are."""
+    config = models.Swinv2Config(**V2 | {"window_size": [8, 6], "pretrained_window_sizes": [[12, 9], 0]})
+    model = randomised(models.Swinv2ForImageClassification(config))
+    weights = export_weights(model, layout)
+    for stage, trained in enumerate([(12, 9), (8, 6)]):
+        sides = [torch.arange(1 - size, size) * 8 / (t - 1) for size, t in zip((8, 6), trained, strict=True)]
+        offsets = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
+        table = offsets.sign() * (1 + offsets.abs()).log2() / 3
+        weights[
+            block.format(2 * stage + 1 if layout == "torchvision" else stage) + "attn.relative_coords_table"
+        ] = table[None]
+    loaded = unitrans.load(weights, image_size=64)
+    same(model, loaded)
+    assert loaded.config.window_size == [8, 6]
+    assert list(loaded.config.pretrained_window_sizes) == [[12, 9], 0]
+
+
+def test_published_sizes_need_no_word() -> None:
+    """The window and the four stages of Swin-T are those of the published 224 px."""
+    model = models.SwinForImageClassification(
+        models.SwinConfig(embed_dim=8, num_heads=[1, 1, 1, 1], num_labels=2)
+    )
+    loaded = unitrans.load(export_weights(model, "official"))
+    assert loaded.config.image_size == 224 and loaded.config.window_size == 7
+    assert (loaded.config.pad_mode, loaded.config.window_clamp) == ("none", "min")
+    assert unitrans.load(export_weights(model, "timm")).config.window_clamp == "per_axis"
+
+
+@pytest.mark.parametrize(
+    "nest", [lambda w: w, lambda w: {"model": w, "epoch": 3}, lambda w: {"state_dict": w}]
+)
+def test_files_of_torch(nest: Any, tmp_path: Path) -> None:
+    model = randomised(models.VitForImageClassification(models.VitConfig(**VIT)))
+    weights = {"module." + name: tensor for name, tensor in export_weights(model, "timm").items()}
+    torch.save(nest(weights), tmp_path / "vit.pth")
+    same(model, unitrans.load(tmp_path / "vit.pth", num_heads=2))
+
+
+class Secret:
+    """What a checkpoint may carry beside tensors."""
+
+
+def test_files_with_more_than_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {}, "config": Secret()}, tmp_path / "odd.pth")
+    with pytest.raises(
+        ValueError, match=r"carries more than tensors.*strip it once: torch\.save\(torch\.load"
+    ):
+        unitrans.load(tmp_path / "odd.pth")
+    torch.save({"weights": 3}, tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=r"expected a dict of tensors.*got keys weights"):
+        unitrans.load(tmp_path / "none.pth")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match="cannot be read"):
+        unitrans.load(tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match="expected those of a Swin, Swin V2"):
+        unitrans.load({"conv1.weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        unitrans.load(tmp_path / "nothing" / "here")
+
+
+def test_what_is_left_over_is_an_error_or_a_warning() -> None:
+    model = models.VitForImageClassification(models.VitConfig(**VIT))
+    weights = export_weights(model, "timm")
+    weights["blocks.0.extra.weight"] = torch.zeros(2)
+    del weights["norm.bias"]
+    with pytest.raises(
+        ValueError, match=r"(?s)missing: vit\.norm\.bias.*unexpected: blocks\.0\.extra\.weight"
+    ):
+        unitrans.load(weights, num_heads=2)
+    with pytest.warns(UserWarning, match="weights that do not fit wholly"):
+        unitrans.load(weights, num_heads=2, strict=False)
+
+
+def test_other_sizes_and_classes() -> None:
+    model = randomised(models.SwinForImageClassification(models.SwinConfig(**SWIN)))
+    weights = export_weights(model, "official")
+    wider = unitrans.load(weights, image_size=112, window_size=14)
+    assert wider.config.stage_windows == ((14, 14), (14, 14))
+    other = unitrans.load(weights, image_size=56, num_labels=7)
+    assert other.head.weight.shape == (7, 32) and torch.equal(other.swin.norm.weight, model.swin.norm.weight)
+    chosen = unitrans.load(weights, image_size=56, class_map=[4, 0])
+    assert torch.equal(chosen.head.weight, model.head.weight[[4, 0]])
+
+
+def test_names_of_the_code_base_are_understood() -> None:
+    weights = export_weights(
+        randomised(models.SwinForImageClassification(models.SwinConfig(**SWIN))), "official"
+    )
+    loaded = unitrans.load(weights, img_size=56, num_classes=5, drop_path_rate=0.3, use_checkpoint=True)
+    assert loaded.config.image_size == 56 and loaded.config.drop_path_rate == 0.3
+    with pytest.raises(
+        ValueError, match="imgsize: expected an argument of the official swin, got an unknown one"
+    ):
+        unitrans.load(weights, imgsize=56, image_size=56)
+
+
+def test_folders_of_transformers_and_of_ours(tmp_path: Path) -> None:
+    small = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 7, "image_size": 56}
+    hf = transformers.SwinForImageClassification(transformers.SwinConfig(**small, num_labels=3)).eval()
+    hf.save_pretrained(tmp_path / "hf")
+    ours = unitrans.load(tmp_path / "hf")
+    x = torch.rand(2, 3, 56, 56)
+    torch.testing.assert_close(ours(x).logits, hf(x).logits, rtol=1e-4, atol=1e-5)
+    ours.save_pretrained(tmp_path / "ours")
+    same(ours, unitrans.load(tmp_path / "ours"))
+    maps = ours.forward_features(x, out_indices=[-1])
+    assert [tuple(m.shape) for m in maps] == [(2, 32, 7, 7)]
+
+
+def test_a_run_with_another_image_size(tmp_path: Path) -> None:
+    config = models.SwinConfig(**{k: v for k, v in SWIN.items() if k != "num_labels"})
+    model = randomised(
+        MaskedSignalModel.create(config, make_objective("mim", config, {"mask_patch_size": 8}))
+    )
+    model.save_pretrained(tmp_path / "run")
+    same(model, unitrans.load(tmp_path / "run"))
+    wider = unitrans.load(tmp_path / "run", image_size=112, window_size=14)
+    assert wider.encoder.config.stage_windows[0] == (14, 14)
+    assert [tuple(m.shape) for m in wider.forward_features(torch.rand(1, 3, 112, 112))] == [
+        (1, 16, 28, 28),
+        (1, 32, 14, 14),
+    ]
+    weights = export_weights(model, "official")
+    again = unitrans.load(weights, image_size=56)
+    same(model, again)
+    assert again.objective.options.mask_patch_size == 8

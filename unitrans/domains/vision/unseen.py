@@ -1,0 +1,111 @@
+"""Images that a trained model is asked about: read as the held-out ones of its training data were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unitrans.domains.base import Sample
+from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.reading import IMAGE_SUFFIXES, BrokenImageError, find_images, read_image
+from unitrans.domains.vision.source import ArrayReader, VisionSource, first_readable, open_reader
+
+_KEPT = ("image_size", "channels", "value_range", "eval_crop", "eval_fit")
+_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
+
+
+def reading_of(source: VisionSource) -> dict[str, Any]:
+    """What a checkpoint has to know to read other images as these were read, as plain values."""
+    kept = source.data.model_dump(mode="json", include=set(_KEPT))
+    return {"domain": "vision", **kept, "mean": list(source.mean), "std": list(source.std)}
+
+
+def data_config(reading: Mapping[str, Any], path: str = "images") -> DataConfig:
+    """The same as a configuration."""
+    keys = (*_KEPT, "mean", "std")
+    return DataConfig(path=path, validation="none", **{key: reading[key] for key in keys})
+
+
+def labelled(path: str, reading: Mapping[str, Any], classes: Sequence[str] | None) -> VisionSource:
+    """Images with classes to judge a model on: what data.path can be.
+
+    Args:
+        path: class folders, a table, a hub name or an embedded set.
+        reading: of the checkpoint.
+        classes: those of the model, in its order; None: those that are found.
+
+    Raises:
+        ValueError: nothing there, or a class that the model does not have.
+    """
+    data = data_config(reading, path)
+    reader, notes, unreadable = open_reader(path, data, "--data", True)
+    first_readable(reader, range(len(reader.ids)), "--data", path)
+    source = VisionSource(reader, range(len(reader.ids)), data)
+    source.notes += notes
+    for folder, reason in unreadable:
+        source.skip(folder + "/", f"folder cannot be listed: {reason}")
+    source.set_labels(classes, f"--data {path!r}")
+    source.set_normalization()
+    return source
+
+
+def prepared(source: VisionSource, sample: Sample) -> Sample:
+    """A read image as the model sees it."""
+    return source.augment(sample, np.random.default_rng(0), False)
+
+
+def listed(inputs: Sequence[str]) -> list[str] | None:
+    """The image files that these names stand for, folders with all below them; None where one is a table.
+
+    Raises:
+        ValueError: there is no such file, or a folder without images.
+    """
+    files: list[str] = []
+    for name in inputs:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = find_images(path).paths
+            if not found:
+                raise ValueError(f"{name}: there is no image in this folder")
+            files += [str(path / one) for one in found]
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            if not path.is_file():
+                raise ValueError(f"{name}: there is no such file")
+            files.append(str(path))
+        else:
+            return None
+    return files
+
+
+def image_reader(
+    names: Sequence[str], reading: Mapping[str, Any], column: str | None
+) -> Callable[[Mapping[str, Any]], Sample]:
+    """A function from a row of a table to a sample; the row names a file.
+
+    Raises:
+        ValueError: no column with file names; the function: a row without a readable image.
+    """
+    found = [column] if column is not None else [name for name in _COLUMNS if name in names]
+    if not found or found[0] not in names:
+        raise ValueError(
+            f"the table has no column of image files: expected {' or '.join(_COLUMNS[:3])}, or --column NAME; "
+            f"it has {', '.join(names)}"
+        )
+    data = data_config(reading)
+    source = VisionSource(ArrayReader([], None, data.channels, None), [], data)  # type: ignore[arg-type]
+    source.set_normalization()
+
+    def read(row: Mapping[str, Any]) -> Sample:
+        name = str(row.get(found[0]) or "")
+        if not name:
+            raise ValueError("the row names no file")
+        try:
+            image = read_image(Path(name).expanduser(), data.channels, data.value_range)
+        except BrokenImageError as error:
+            raise ValueError(str(error)) from None
+        return prepared(source, {"image": image})
+
+    return read
