@@ -69,11 +69,16 @@ def goals(rows: list[Row]) -> list[Goal]:
     fp32 = [r for r in rows if r.dtype == "float32"]
     bf16 = [r for r in rows if r.dtype == "bfloat16"]
 
-    def timm(r: Row) -> bool:
-        return r.peer.startswith("timm")
+    def timm(r: Row, compiled: bool = False) -> bool:
+        return r.peer.startswith("timm") and (compiled or "compiled" not in r.peer)
 
+    compiled = {(r.case, r.threads) for r in fp32 if "compiled" in r.peer and r.ratio is not None}
     found = [
         *_against(fp32, "7x7 windows / best timm", (2.3, 2.5), lambda r: "w7" in r.tags and timm(r)),
+        *_against(
+            [r for r in fp32 if (r.case, r.threads) in compiled], "the same where compiled timm was measured too",
+            (2.3, 2.5), lambda r: "w7" in r.tags and timm(r, True),
+        ),
         *_against(fp32, "8x8 and 16x16 cosine / best timm", (2.0, 2.2), lambda r: "v2" in r.tags and timm(r)),
         *_against(fp32, "windows / bare sdpa", (1.25, 1.4), lambda r: r.peer == "sdpa partitioned"),
         *_shares(fp32),

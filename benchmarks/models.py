@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -31,37 +32,60 @@ GOALS = {
 }
 
 
-def _ours() -> nn.Module:
-    from unitrans.models import SwinConfig, SwinForImageClassification
+@dataclass(frozen=True)
+class Model:
+    """A published model: its name in reports, the side of its pictures, and who makes it (from which name)."""
 
-    return SwinForImageClassification(SwinConfig(num_labels=CLASSES))
-
-
-def _hugging_face(attention: str) -> nn.Module:
-    from transformers import SwinConfig, SwinForImageClassification
-
-    config = SwinConfig(num_labels=CLASSES, drop_path_rate=0.0, attn_implementation=attention)
-    return SwinForImageClassification(config)
+    title: str
+    side: int
+    timm: str
+    hugging_face: tuple[str, ...]  # attention implementations
 
 
-def _timm(fused: bool) -> nn.Module:
+MODELS = {
+    "swin": Model("Swin-T 224", 224, "swin_tiny_patch4_window7_224", ("sdpa", "eager")),
+    "swinv2": Model("SwinV2-T 256", 256, "swinv2_tiny_window8_256", ("eager",)),
+}
+
+
+def _ours(model: Model) -> nn.Module:
+    from unitrans import models
+
+    if model.timm.startswith("swinv2"):
+        return models.Swinv2ForImageClassification(models.Swinv2Config(num_labels=CLASSES))
+    return models.SwinForImageClassification(models.SwinConfig(num_labels=CLASSES))
+
+
+def _hugging_face(model: Model, attention: str) -> nn.Module:
+    import transformers
+
+    if model.timm.startswith("swinv2"):
+        v2 = transformers.Swinv2Config(
+            num_labels=CLASSES, drop_path_rate=0.0, image_size=model.side, window_size=8
+        )
+        return transformers.Swinv2ForImageClassification(v2)
+    config = transformers.SwinConfig(num_labels=CLASSES, drop_path_rate=0.0, attn_implementation=attention)
+    return transformers.SwinForImageClassification(config)
+
+
+def _timm(model: Model, fused: bool) -> nn.Module:
     import_timm("timm.layers.config").set_fused_attn(fused, experimental=fused)
-    name = "swin_tiny_patch4_window7_224"
-    return import_timm("timm").create_model(name, pretrained=False, num_classes=CLASSES, drop_path_rate=0.0)
+    return import_timm("timm").create_model(
+        model.timm, pretrained=False, num_classes=CLASSES, drop_path_rate=0.0
+    )
 
 
-def contenders(compiled: bool) -> dict[str, Callable[[], nn.Module]]:
-    """Name -> maker of a Swin-T for 224 x 224 pictures."""
-    peers: dict[str, Callable[[], nn.Module]] = {
-        "timm off": lambda: _timm(False),
-        "timm fused": lambda: _timm(True),
-        "transformers sdpa": lambda: _hugging_face("sdpa"),
-        "transformers eager": lambda: _hugging_face("eager"),
-    }
+def contenders(model: Model, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
+    """Name -> maker."""
+    peers: dict[str, Callable[[], nn.Module]] = {"timm off": lambda: _timm(model, False)}
+    if not model.timm.startswith("swinv2"):  # timm has no fused path for V2
+        peers["timm fused"] = lambda: _timm(model, True)
+    for attention in model.hugging_face:
+        peers[f"transformers {attention}"] = lambda attention=attention: _hugging_face(model, attention)  # type: ignore[misc]
     if compiled:
         for name, make in list(peers.items()):
             peers[f"{name} compiled"] = lambda make=make: torch.compile(make())  # type: ignore[misc]
-    return {"ours": _ours, CEILING: _ours, **peers}
+    return {"ours": lambda: _ours(model), CEILING: lambda: _ours(model), **peers}
 
 
 def _values_alone(qkv: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -88,19 +112,25 @@ def _step(model: nn.Module, images: Tensor, labels: Tensor, what: str) -> Callab
 
 
 def measure(
-    dtype: torch.dtype, what: str, batch: int, seconds: float, compiled: bool, only: list[str] | None
+    model: Model,
+    dtype: torch.dtype,
+    what: str,
+    batch: int,
+    seconds: float,
+    compiled: bool,
+    only: list[str] | None,
 ) -> list[report.Row]:
     """All contenders in one dtype, interleaved; a row against ours for each."""
     torch.manual_seed(0)
-    images = torch.randn(batch, 3, 224, 224, dtype=dtype)
+    images = torch.randn(batch, 3, model.side, model.side, dtype=dtype)
     labels = torch.randint(0, CLASSES, (batch,))
     runs: dict[str, Callable[[], object]] = {}
     reasons: dict[str, str] = {}
-    names = [n for n in contenders(compiled) if only is None or n == "ours" or any(o in n for o in only)]
+    makers = contenders(model, compiled)
+    names = [n for n in makers if only is None or n == "ours" or any(o in n for o in only)]
     for name in names:
         try:
-            model = contenders(compiled)[name]().to(dtype)
-            step = _step(model, images, labels, what)
+            step = _step(makers[name]().to(dtype), images, labels, what)
             if name == CEILING:
                 step = _without_attention(step)
             step()
@@ -119,7 +149,7 @@ def measure(
         if name == "ours":
             continue
         row = report.Row(
-            "Swin-T 224", f"batch {batch}", str(dtype).removeprefix("torch."), torch.get_num_threads(),
+            model.title, f"batch {batch}", str(dtype).removeprefix("torch."), torch.get_num_threads(),
             what, "model", name, ["ceiling"] if name == CEILING else [], reason=reasons.get(name, ""),
         )  # fmt: skip
         if name in times:
@@ -130,11 +160,11 @@ def measure(
     return rows
 
 
-def profile(dtype: torch.dtype, what: str, batch: int) -> str:
+def profile(model: Model, dtype: torch.dtype, what: str, batch: int) -> str:
     """Where the time of one step of ours goes, operator by operator, largest first: shares of the whole."""
     torch.manual_seed(0)
-    images = torch.randn(batch, 3, 224, 224, dtype=dtype)
-    step = _step(_ours().to(dtype), images, torch.randint(0, CLASSES, (batch,)), what)
+    images = torch.randn(batch, 3, model.side, model.side, dtype=dtype)
+    step = _step(_ours(model).to(dtype), images, torch.randint(0, CLASSES, (batch,)), what)
     step()
     with torch.profiler.profile() as profiler:
         step()
@@ -160,7 +190,8 @@ def goals(rows: list[report.Row]) -> list[report.Goal]:
     found = []
     for threads in sorted({r.threads for r in rows}):
         for (what, dtype), target in GOALS.items():
-            cell = [r for r in rows if (r.what, r.dtype, r.threads) == (what, dtype, threads) and r.ratio]
+            key = (MODELS["swin"].title, what, dtype, threads)
+            cell = [r for r in rows if (r.case, r.what, r.dtype, r.threads) == key and r.ratio]
             peers = {r.peer: r.ratio.median for r in cell if r.ratio and "ceiling" not in r.tags}
             ceiling = [r.ratio.median for r in cell if r.ratio and "ceiling" in r.tags]
             detail = ""
@@ -176,6 +207,7 @@ def goals(rows: list[report.Row]) -> list[report.Goal]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
+    parser.add_argument("--model", choices=list(MODELS), default="swin")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="thread counts (default: 1)")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"])
     parser.add_argument(
@@ -202,9 +234,10 @@ def main() -> int:
             for what in arguments.what:
                 figure = INFERENCE if what == "inference" else TRAINING
                 if arguments.profile:
-                    print(profile(DTYPES[name], figure, arguments.batch), flush=True)
+                    print(profile(MODELS[arguments.model], DTYPES[name], figure, arguments.batch), flush=True)
                     continue
                 measured = measure(
+                    MODELS[arguments.model],
                     DTYPES[name],
                     figure,
                     arguments.batch,

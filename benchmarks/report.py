@@ -188,5 +188,8 @@ def finish(
         print(f"{goal.text:60} aimed at {goal.target:.2f}  measured {figure:>5}  {goal.verdict}{goal.detail}")
     if arguments.write or arguments.add_to is not None:
         stem = arguments.add_to.stem if arguments.add_to is not None else file_stem(name)
-        print(write(stem, title, environment(), summary, rows))
+        env = environment()
+        if arguments.add_to is not None:
+            env["command"] += "    # the last of several runs: rows were added with --add-to"
+        print(write(stem, title, env, summary, rows))
     return 0

@@ -38,7 +38,7 @@ MODEL = {
     "data.document": "line",
     "data.vocab_size": 4000,
 }
-MLM = {"train.num_train_epochs": 12, "train.per_device_train_batch_size": 64, "train.learning_rate": 3e-3}
+MLM = {"train.per_device_train_batch_size": 64, "train.learning_rate": 3e-3}
 FINE = {"train.num_train_epochs": 3, "train.per_device_train_batch_size": 32, "train.learning_rate": 1e-3}
 
 
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--init", help="a model folder of transformers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--output", type=Path, default=Path("text_quality.jsonl"))
+    parser.add_argument("--epochs", type=int, default=40, help="of masked language modelling")
     options = parser.parse_args()
     paths = {name: options.data / f"sst2.{name}.csv" for name in ("train", "dev", "test")}
 
@@ -132,8 +133,9 @@ def main() -> None:
         return
     if not any(row["arm"] == "tf-idf" for row in rows):
         note(arm="tf-idf", accuracy=linear(options.data))
+    pretraining = MLM | {"train.num_train_epochs": options.epochs}
     # As many updates as both parts of the first arm have: those of pretraining are of twice the size.
-    epochs = FINE["train.num_train_epochs"] + MLM["train.num_train_epochs"] * 32 / 64
+    epochs = FINE["train.num_train_epochs"] + options.epochs * 32 / 64
     for seed in options.seeds:
         done = {row["arm"] for row in rows if row.get("seed") == seed}
         both, fine = MODEL | {"train.seed": seed}, FINE | {"train.seed": seed}
@@ -144,7 +146,9 @@ def main() -> None:
                 root = Path(folder)
                 init, settings = None, both | FINE
                 if arm == "mlm":
-                    masked = run("mlm", paths["train"], paths["dev"], root / "mlm", None, **both | MLM)
+                    masked = run(
+                        "mlm", paths["train"], paths["dev"], root / "mlm", None, **both | pretraining
+                    )
                     init, settings = str(masked), fine
                 elif arm == "scratch-long":
                     settings = settings | {"train.num_train_epochs": epochs}

@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
+#include <utility>
 
+#include "huge_pages.hpp"
 #include "unitrans/attention.hpp"
 
 namespace {
@@ -135,6 +137,7 @@ void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
 std::tuple<Tensor, Tensor> run_forward(const Call& call, bool need_lse) {
     const Tensor& q = call.q;
     Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), call.v.size(2)});
+    unitrans::ask_for_huge_pages(out);
     Tensor lse =
         torch::stable::new_empty(q, {need_lse ? q.size(0) : 0, q.size(1)}, accumulate_type(q));
     unitrans::attention_forward(call.problem, {rows(out), need_lse ? lse.data_ptr() : nullptr},
@@ -165,6 +168,8 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
                   : torch::stable::new_empty(scale, {0});
     Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
 
+    for (const Tensor* result : {&dq, &dk, &dv, &std::as_const(dbias)})
+        unitrans::ask_for_huge_pages(*result);
     unitrans::Gradients gradients{rows(dq), rows(dk), rows(dv)};
     if (need_bias) gradients.dbias = dbias.data_ptr();
     if (need_scale) gradients.dscale = dscale.data_ptr();

@@ -114,4 +114,8 @@ def _wide(table: Tensor) -> Tensor:
 
 def _plane(table: Tensor, index: Tensor) -> Tensor:
     """Rows [entries, N] of a table -> the plane [N, L*L]."""
-    return F.embedding(index.to(table.device), _wide(table)).t().contiguous()
+    if (
+        table.device.type != "cpu"
+    ):  # sums its gradient in a fixed order, which index_select does on a CPU alone
+        return F.embedding(index.to(table.device), _wide(table)).t().contiguous()
+    return _wide(table).t().contiguous().index_select(1, index)

@@ -137,25 +137,29 @@ inline void normalize_gradient(E* gradient, const E* x, E inverse_norm, Width<E>
     }
 }
 
-// Transposes kLanes rows into a panel, times a factor: panel[c][lane] = factor * row lane [c].
-// `load_at(lane, c, lanes)` gives the values c .. of a row.
+// Transposes kLanes rows into a panel, times a factor: panel[c * stride + lane] = factor * row lane
+// [c]. `load_at(lane, c, lanes)` gives the values c .. of a row.
 template <class E, class Load>
-[[gnu::always_inline]] inline void pack_panel(Width<E> width, E factor, E* panel, Load load_at) {
+[[gnu::always_inline]] inline void pack_panel(Index length, E factor, E* panel, Index stride,
+                                              Load load_at) {
     constexpr Index n = kLanes<E>;
-    for (Index c = 0; c < width.dim; c += n) {
-        const Index count = minimum(n, width.dim - c);
+    Index c = 0;
+    for (; c + n <= length; c += n) {
         Vec<E> square[n];
 #pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) square[i] = load_at(i, c, count);
+        for (int i = 0; i < n; ++i) square[i] = load_at(i, c, n);
         transpose<E>(square);
-        E* target = panel + c * n;
-        if (count == n) {
+        E* target = panel + c * stride;
 #pragma GCC unroll 16
-            for (int i = 0; i < n; ++i) store(target + i * n, square[i] * factor);
-        } else {
-            for (Index i = 0; i < count; ++i) store(target + i * n, square[i] * factor);
-        }
+        for (int i = 0; i < n; ++i) store(target + i * stride, square[i] * factor);
     }
+    if (c == length) return;
+    const Index count = length - c;
+    Vec<E> square[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) square[i] = load_at(i, c, count);
+    transpose<E>(square);
+    for (Index i = 0; i < count; ++i) store(panel + (c + i) * stride, square[i] * factor);
 }
 
 // The entries of a list in panels, with zeros behind the last: panels[p][c][lane] = factor * entry
@@ -169,11 +173,11 @@ inline void gather_panels(HeadRows<const T> source, RowList list, Index count, W
         if (first + n <= count) {
             const T* rows[n];
             for (int i = 0; i < n; ++i) rows[i] = source[list[first + i]];
-            pack_panel<E>(width, factor, panel, [&](Index i, Index c, Index lanes) {
+            pack_panel<E>(width.dim, factor, panel, n, [&](Index i, Index c, Index lanes) {
                 return load_as<E>(rows[i] + c, lanes);
             });
         } else {
-            pack_panel<E>(width, factor, panel, [&](Index i, Index c, Index lanes) {
+            pack_panel<E>(width.dim, factor, panel, n, [&](Index i, Index c, Index lanes) {
                 return first + i < count ? load_as<E>(source[list[first + i]] + c, lanes)
                                          : Vec<E>{};
             });

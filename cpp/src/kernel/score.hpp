@@ -102,19 +102,30 @@ inline void add_bias_gradient(const Group& group, E* values, Index origin, Index
                               Target<E> gradient) {
     const Index count = span.count();
     if (count == 0) return;
+    E* target[kTileRows];
     for (Index m = 0; m < rows; ++m) {
-        const Index begin = origin + group.bias_row(first_query + m);
+        target[m] = values + origin + group.bias_row(first_query + m);
+        if (group.consecutive_keys) target[m] += group.first_column(span.first);
+    }
+    if (group.consecutive_keys) {
+        // Down the rows, not along them: a load waits for a store to the end of the row before, whose
+        // masked vector it overlaps.
+        for_vectors<E>(count, [&](Index j, Index lanes) {
+            for (Index m = 0; m < rows; ++m) {
+                const Vec<E> sum =
+                    load_as<E>(target[m] + j, lanes) + load(gradient.data + m * gradient.row + j);
+                store_as<E>(target[m] + j, sum, lanes);
+            }
+        });
+        return;
+    }
+    for (Index m = 0; m < rows; ++m) {
         const E* row = gradient.data + m * gradient.row;
-        if (group.consecutive_keys) {
-            E* target = values + begin + group.first_column(span.first);
-            for_vectors<E>(count, [&](Index j, Index lanes) {
-                store_as<E>(target + j, load_as<E>(target + j, lanes) + load(row + j), lanes);
-            });
-        } else if (count == group.num_keys) {
-            columns.add(row, values + begin);
+        if (count == group.num_keys) {
+            columns.add(row, target[m]);
         } else {
             const int32_t* column = group.key_position + span.first;
-            for (Index j = 0; j < count; ++j) values[begin + column[j]] += row[j];
+            for (Index j = 0; j < count; ++j) target[m][column[j]] += row[j];
         }
     }
 }
