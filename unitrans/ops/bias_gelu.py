@@ -55,8 +55,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     """gelu(x @ weight.T + bias), x [T, C], where one pass for bias and GELU pays; None where it does not.
 
     It pays for large fp32 results of plain calls: PyTorch writes the bias into the result before the product, and makes
-    another tensor for the GELU. In bf16 the product brings the bias along, torch.compile joins both by itself, and where
-    gradients are wanted x has to be kept: no gain was found there.
+    another tensor for the GELU. In bf16 the product brings the bias along, torch.compile joins both by itself; where
+    gradients are wanted, the product has to be kept and no gain was found.
     """
     pays = (
         LOAD_ERROR is None
