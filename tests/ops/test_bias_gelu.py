@@ -81,20 +81,16 @@ def test_errors() -> None:
 
 
 def test_mlp(monkeypatch) -> None:
-    """The same numbers and gradients with and without it; hooks and other dtypes go the plain way."""
+    """The same numbers with and without it; gradients, hooks and other dtypes go the plain way."""
     torch.manual_seed(0)
     mlp, x = Mlp(16, 64), torch.randn(40, 16, requires_grad=True)
     plain = mlp(x)
-    wanted = torch.autograd.grad(plain.square().sum(), [x, *mlp.parameters()])
-    assert linear_gelu(x, mlp.fc1.weight, mlp.fc1.bias) is None  # too small to pay
-    monkeypatch.setattr(module, "_MIN_VALUES", 0)
-    fused = mlp(x)
-    assert "GeluBackward" not in str(fused.grad_fn.next_functions)
-    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(
-        torch.autograd.grad(fused.square().sum(), [x, *mlp.parameters()]), wanted, strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert linear_gelu(x, mlp.fc1.weight, mlp.fc1.bias) is None  # too small to pay
+        monkeypatch.setattr(module, "_MIN_VALUES", 0)
+        assert linear_gelu(x, mlp.fc1.weight, mlp.fc1.bias) is not None
+    assert linear_gelu(x, mlp.fc1.weight, mlp.fc1.bias) is None  # gradients are wanted
+    assert torch.equal(mlp(x), plain)
     with torch.inference_mode():
         torch.testing.assert_close(mlp(x), plain, rtol=1e-5, atol=1e-6)
     for parameter in mlp.parameters():
@@ -102,7 +98,8 @@ def test_mlp(monkeypatch) -> None:
     torch.testing.assert_close(mlp(x.detach()), plain, rtol=1e-5, atol=1e-6)
     seen = []
     mlp.act.register_forward_hook(lambda *call: seen.append(call))
-    assert torch.equal(mlp(x), plain) and len(seen) == 1
+    with torch.no_grad():
+        assert torch.equal(mlp(x), plain) and len(seen) == 1
     with torch.autocast("cpu", torch.bfloat16):
         assert linear_gelu(x, mlp.fc1.weight, mlp.fc1.bias) is None
     assert linear_gelu(x.double(), mlp.fc1.weight.double(), mlp.fc1.bias.double()) is None

@@ -55,7 +55,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     """gelu(x @ weight.T + bias), x [T, C], where one pass for bias and GELU pays; None where it does not.
 
     It pays for large fp32 results of plain calls: PyTorch writes the bias into the result before the product, and makes
-    another tensor for the GELU. In bf16 the product brings the bias along, and torch.compile joins both by itself.
+    another tensor for the GELU. In bf16 the product brings the bias along, torch.compile joins both by itself; where
+    gradients are wanted, the product has to be kept and no gain was found.
     """
     pays = (
         LOAD_ERROR is None
@@ -66,12 +67,11 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
         and not torch.is_autocast_enabled("cpu")
         and is_eager(x, weight, bias)
         and torch.autograd.forward_ad._current_level < 0
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)))
     )
     if not pays:
         return None
-    product = F.linear(x, weight)
-    wants_gradients = product.requires_grad or (bias.requires_grad and torch.is_grad_enabled())
-    return bias_gelu(product, bias, overwrite=not wants_gradients)
+    return bias_gelu(F.linear(x, weight), bias, overwrite=True)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
