@@ -92,11 +92,13 @@ def test_figures_of_classes() -> None:
     rng = np.random.default_rng(0)
     logits, truth = rng.normal(size=(200, 7)), rng.integers(0, 6, 200)  # the last class has no sample
     logits[np.arange(200), truth] += 1.0
-    figures, intervals = evaluating.class_figures(logits, truth)
+    figures, intervals = evaluating.ranked_figures(logits, truth)
     order = (-logits).argsort(1)
     assert figures["top1"] == pytest.approx((order[:, 0] == truth).mean())
     assert figures["top5"] == pytest.approx((order[:, :5] == truth[:, None]).any(1).mean())
     assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
+    low, high = intervals["balanced_accuracy"]
+    assert low < figures["balanced_accuracy"] < high
     chances = torch.from_numpy(logits).softmax(1).numpy()
     areas = [roc_auc_score(truth == c, chances[:, c]) for c in range(6)]
     assert figures["roc_auc"] == pytest.approx(np.mean(areas))

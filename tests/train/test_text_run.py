@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from unitrans.cli import main
 from unitrans.domains.text.predict import TextPredictor, tokenizer_of
-from unitrans.domains.text.probe import probe
 from unitrans.domains.text.tokenizer import load_tokenizer, train_tokenizer
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train import run as running
@@ -406,18 +405,23 @@ def test_pairs_and_several_answers_from_the_command_line(
 
 def test_vectors_are_judged_by_what_a_linear_model_reads_from_them(workdir: Path, corpus: Path) -> None:
     run = running.train(config(), "run")
-    model = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best")
-    predictor = TextPredictor(model, tokenizer_of(run))
-    labels = ["cat" if "cat" in line else "other" for line in LINES]
-    found = probe(predictor, LINES[:36], labels[:36], LINES[36:], labels[36:])
-    low, high = found["intervals"]["accuracy"]
-    assert found["accuracy"] == found["macro_f1"] == low == high == 1.0, "a word is easily read from a mean"
-    shuffled = probe(predictor, LINES[:36], labels[1:36] + labels[:1], LINES[36:], labels[36:])
-    assert shuffled["accuracy"] < 1 and shuffled["intervals"]["accuracy"][0] < shuffled["accuracy"]
-    for arguments, message in (
-        ((LINES[:2], labels[:1], LINES, labels), "labels: expected one for each of 2 texts, got 1"),
-        ((LINES[:2], ["a", "a"], LINES, labels), "at least two classes"),
-        ((LINES[:2], ["a", "b"], LINES, labels), "truth: expected the classes a, b, got 'cat'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            probe(predictor, *arguments)
+    for name, lines in (("fit", LINES[:36]), ("unseen", LINES[36:])):
+        rows = [f"{line},{'cat' if 'cat' in line else 'other'}" for line in lines]
+        Path(f"{name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    command = [
+        "eval",
+        "--checkpoint",
+        str(run),
+        "--fit",
+        "fit.csv",
+        "--data",
+        "unseen.csv",
+        "--probe",
+        "linear",
+    ]
+    assert main([*command, "--output", "judged"]) == 0
+    figures = json.loads(Path("judged/eval.json").read_text())["figures"]
+    assert figures["top1"] == figures["macro_f1"] == 1.0, "a word is easily read from a mean"
+    Path("few.csv").write_text("text,label\n" + "a cat,cat\n" * 4 + "a dog,other\n")
+    assert main([*command[:4], "few.csv", *command[5:], "--output", "x"]) == 2
+    assert main([*command[:4], "few.csv", *command[5:-1], "knn", "--output", "y"]) == 0

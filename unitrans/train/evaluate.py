@@ -181,16 +181,17 @@ def _figures(
     output = SignalOutput(torch.zeros(()), prediction=torch.from_numpy(prediction))
     collected = objective.collect({"labels": torch.from_numpy(truth)}, output)
     if labels.kind == "class":
-        return class_figures(prediction, truth)
+        return ranked_figures(prediction, truth)
     return objective.figures(collected), bootstrap(objective.figures, collected)
 
 
-def class_figures(
+def ranked_figures(
     logits: np.ndarray, truth: np.ndarray
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Shares of right answers with Wilson's interval, balanced accuracy, F1, area under the ROC curve, log-loss."""
+    """Shares of right answers with Wilson's interval, balanced accuracy and F1 with those of the bootstrap, area under
+    the ROC curve, log-loss."""
     from scipy.stats import binomtest
-    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+    from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
     size, classes = logits.shape
     shifted = np.exp(logits - logits.max(1, keepdims=True))
@@ -207,8 +208,16 @@ def class_figures(
         ends = binomtest(right, size).proportion_ci(method="wilson")
         intervals[f"top{best}"] = (float(ends.low), float(ends.high))
     predicted = logits.argmax(1)
-    figures["balanced_accuracy"] = float(balanced_accuracy_score(truth, predicted))
-    figures["macro_f1"] = float(f1_score(truth, predicted, average="macro", zero_division=0))
+
+    def drawn(collected: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        true, guess = (collected[key].numpy() for key in ("label", "predicted"))
+        recalls = recall_score(true, guess, average=None, zero_division=0, labels=np.unique(true))
+        f1 = f1_score(true, guess, average="macro", zero_division=0)
+        return {"balanced_accuracy": float(recalls.mean()), "macro_f1": float(f1)}
+
+    collected = {"label": torch.from_numpy(truth), "predicted": torch.from_numpy(predicted)}
+    figures |= drawn(collected)
+    intervals |= bootstrap(drawn, collected)
     there = np.unique(truth)
     if len(there) > 1:
         areas = [roc_auc_score(truth == c, chances[:, c]) for c in (there if classes > 2 else [1])]

@@ -11,12 +11,13 @@ import numpy as np
 
 from unitrans.objectives.base import Labels
 from unitrans.train.errors import ConfigError, user_errors
-from unitrans.train.evaluate import class_figures, figure_lines, labelled_rows, write_classes
+from unitrans.train.evaluate import figure_lines, labelled_rows, ranked_figures, write_classes
 from unitrans.train.predict import Trained
 from unitrans.train.runs import write_json, write_text
 
 PROBES = ("linear", "knn")
 NEIGHBOURS = 20
+FOLDS = 3
 
 
 def probe(
@@ -54,13 +55,20 @@ def probe(
     with user_errors():
         x, y, names, skipped = _features(trained, fit, None, batch_size, column, target)
         unseen, truth, _, more = _features(trained, data, names, batch_size, column, target)
-    if len(set(y)) < 2:
-        raise ConfigError(f"--fit {fit}: expected samples of at least two classes, got {len(set(y))}")
+    counts = np.bincount(y, minlength=len(names))
+    if len(names) < 2:
+        raise ConfigError(f"--fit {fit}: expected samples of at least two classes, got {len(names)}")
+    if method == "linear" and counts.min() < FOLDS:
+        rare = names[int(counts.argmin())]
+        raise ConfigError(
+            f"--fit {fit}: expected at least {FOLDS} samples of every class for --probe linear, got {counts.min()} of "
+            f"{rare!r}; take --probe knn"
+        )
     model = _classifier(method, len(x))
     model.fit(x, y)
     chances = np.full((len(unseen), len(names)), 1e-12)
     chances[:, model.classes_] = np.maximum(model.predict_proba(unseen), 1e-12)
-    figures, intervals = class_figures(np.log(chances), truth)
+    figures, intervals = ranked_figures(np.log(chances), truth)
     output.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "checkpoint": str(trained.reading["folder"]),
@@ -94,7 +102,7 @@ def _classifier(method: str, samples: int) -> Any:
     if method == "knn":
         return KNeighborsClassifier(min(NEIGHBOURS, samples), metric="cosine", weights="distance")
     grid = {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
-    return GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)), grid, cv=3)
+    return GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)), grid, cv=FOLDS)
 
 
 def _features(
