@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,23 +71,26 @@ BACKENDS = (
 _CPU_DEFAULT = next(backend for backend in BACKENDS if backend.why_not("cpu") is None)
 
 
-_preferred: ContextVar[str | None] = ContextVar("preferred backend", default=None)
+#: The backend of calls that name none; None: the table chooses. A plain variable, as torch.compile reads no other kind.
+_preferred: str | None = None
 
 
 @contextmanager
 def preferred_backend(name: str) -> Iterator[None]:
-    """Inside, calls that name no backend take this one (`reference` exports without operators of our own).
+    """Inside, calls of this process that name no backend take this one (`reference` exports without operators of our
+    own).
 
     Raises:
         ValueError: no such backend; a call that it cannot serve says so itself.
     """
     if name not in [backend.name for backend in BACKENDS]:
         raise ValueError(_unknown(name))
-    token = _preferred.set(name)
+    global _preferred
+    before, _preferred = _preferred, name
     try:
         yield
     finally:
-        _preferred.reset(token)
+        _preferred = before
 
 
 def _unknown(name: str) -> str:
@@ -107,7 +109,7 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
     Raises:
         ValueError: no such backend, or it cannot serve this device; the message says why.
     """
-    name = _preferred.get() if name is None else name
+    name = _preferred if name is None else name
     if name is None:
         if device.type == "cpu":
             return _CPU_DEFAULT

@@ -59,13 +59,13 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     gradients are wanted, the product has to be kept and no gain was found.
     """
     pays = (
-        LOAD_ERROR is None
+        is_eager(x, weight, bias)  # first: what is traced must not depend on the number of rows
+        and LOAD_ERROR is None
         and x.dtype == weight.dtype == bias.dtype == torch.float32
         and x.dim() == 2
         and x.device.type == "cpu"
         and x.shape[0] * weight.shape[0] >= _MIN_VALUES
         and not torch.is_autocast_enabled("cpu")
-        and is_eager(x, weight, bias)
         and torch.autograd.forward_ad._current_level < 0
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)))
     )
