@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +21,7 @@ SOURCES = ("auto", "official", "hf", "timm", "torchvision", "mae", "v1", "v2")
 def make_parser() -> Parser:
     """The flags of ``unitrans convert``."""
     parser = Parser(
-        prog="unitrans convert",
-        description="Read the weights of one code base, write them under the names of another.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "convert", "Read the weights of one code base, write them under the names of another.", _EPILOG
     )
     parser.add_argument(
         "source", metavar="SRC", help="a run, a checkpoint, a folder or file of weights, or a name on the hub"

@@ -25,11 +25,9 @@ _MADE_FOR_ONE_TORCH = ("torchvision", "torchaudio")
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the report. Exit code 1 when something is wrong that slows down or stops a run."""
-    Parser(
-        prog="unitrans doctor",
-        description="Say what this installation can do. Attach what it prints to a bug report.",
-        allow_abbrev=False,
-    ).parse(list(arguments))
+    Parser("doctor", "Say what this installation can do. Attach what it prints to a bug report.").parse(
+        list(arguments)
+    )
     import torch
 
     from unitrans.train.environment import describe_environment, torch_note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,7 @@ _EPILOG = """examples:
 
 def make_parser() -> Parser:
     """The flags of ``unitrans embed``."""
-    parser = Parser(
-        prog="unitrans embed",
-        description="Write the encoder's vector of every image, text or molecule.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("embed", "Write the encoder's vector of every image, text or molecule.", _EPILOG)
     parser.add_argument("--checkpoint", metavar="DIR", required=True, help="a run folder or a checkpoint")
     parser.add_argument(
         "inputs",

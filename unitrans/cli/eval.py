@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,9 @@ _EPILOG = """examples:
 def make_parser() -> Parser:
     """The flags of ``unitrans eval``."""
     parser = Parser(
-        prog="unitrans eval",
-        description="Judge a trained model on labelled data: figures with intervals, a table per class, a picture.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "eval",
+        "Judge a trained model on labelled data: figures with intervals, a table per class, a picture.",
+        _EPILOG,
     )
     parser.add_argument(
         "--checkpoint", metavar="DIR", required=True, help="a run folder, a checkpoint, or an ensemble"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +19,7 @@ beside it says which size and which classes.
 def make_parser() -> Parser:
     """The flags of ``unitrans export``."""
     parser = Parser(
-        prog="unitrans export",
-        description="Write an image model for onnxruntime (standard operators only) or torch.export.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "export", "Write an image model for onnxruntime (standard operators only) or torch.export.", _EPILOG
     )
     parser.add_argument(
         "--checkpoint",

@@ -19,7 +19,22 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags and ``key=value`` settings in any order; unknown flags name the nearest one."""
+    """Flags and ``key=value`` settings in any order; unknown flags name the nearest one.
+
+    Args:
+        command: its name behind ``unitrans``.
+        description: one sentence.
+        epilog: examples, shown as they are.
+    """
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"unitrans {command}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         """One sentence instead of the usage text."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -25,11 +24,9 @@ examples:
 def make_parser() -> Parser:
     """The flags of ``unitrans predict``."""
     parser = Parser(
-        prog="unitrans predict",
-        description="Predict images, or the rows of a table (CSV, JSON lines, lines), with a trained model.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "predict",
+        "Predict images, or the rows of a table (CSV, JSON lines, lines), with a trained model.",
+        _EPILOG,
     )
     parser.add_argument(
         "--checkpoint",

@@ -27,13 +27,7 @@ examples:
 
 def make_parser() -> Parser:
     """The flags of ``unitrans train``."""
-    parser = Parser(
-        prog="unitrans train",
-        description="Train a model by hiding part of each sample and predicting it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("train", "Train a model by hiding part of each sample and predicting it.", _EPILOG)
     parser.add_argument(
         "--domain", metavar="NAME", help="what kind of data: vision (the default), text or graph"
     )
