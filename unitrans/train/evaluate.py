@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,8 +54,7 @@ def evaluate(
         ConfigError: no such checkpoint or data, or labels that the model does not know.
     """
     predictor = Predictor(checkpoint)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output} is there already: name a folder that is absent or empty")
+    check_output(output)
     outputs: list[np.ndarray] = []
     truths: list[Any] = []
     skipped: list[str] = []
@@ -96,6 +96,12 @@ def evaluate(
     return len(skipped)
 
 
+def check_output(folder: Path) -> None:
+    """ConfigError for a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output {folder} is there already: name a folder that is absent or empty")
+
+
 def labelled_rows(
     trained: Trained, data: str, labels: Labels | None, column: str | None, target: str | None
 ) -> Iterator[Labelled]:
@@ -105,7 +111,7 @@ def labelled_rows(
     if hasattr(domain, "labelled"):
         yield from domain.labelled(data, trained.reading, labels)
         return
-    with opened(domain, trained.reading, [data], column, _NO_INPUT) as (table, read):
+    with opened(domain, trained.reading, [data], column, sys.stdin) as (table, read):
         names = _targets(trained.reading, labels, table.names, target)
         for number, record in enumerate(table.records, start=1):
             try:
@@ -114,9 +120,6 @@ def labelled_rows(
                 yield {"id": str(number), **read(record)}, _truth(labels, record, names)
             except ValueError as error:
                 yield f"row {number:,}: {' '.join(str(error).split())}", None
-
-
-_NO_INPUT: Any = None
 
 
 def _targets(

@@ -11,7 +11,7 @@ import numpy as np
 
 from unitrans.objectives.base import Labels
 from unitrans.train.errors import ConfigError, user_errors
-from unitrans.train.evaluate import figure_lines, labelled_rows, ranked_figures, write_classes
+from unitrans.train.evaluate import check_output, figure_lines, labelled_rows, ranked_figures, write_classes
 from unitrans.train.predict import Trained
 from unitrans.train.runs import write_json, write_text
 
@@ -49,8 +49,7 @@ def probe(
     """
     if method not in PROBES:
         raise ConfigError(f"--probe {method}: expected one of {', '.join(PROBES)}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output} is there already: name a folder that is absent or empty")
+    check_output(output)
     trained = Trained(checkpoint)
     with user_errors():
         x, y, names, skipped = _features(trained, fit, None, batch_size, column, target)

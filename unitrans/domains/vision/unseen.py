@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from unitrans.domains.base import Sample
 from unitrans.domains.vision.config import DataConfig
@@ -95,7 +96,7 @@ def image_reader(
             f"it has {', '.join(names)}"
         )
     data = data_config(reading)
-    source = VisionSource(ArrayReader([], None, data.channels, None), [], data)  # type: ignore[arg-type]
+    source = VisionSource(ArrayReader([], torch.zeros(0), data.channels, None), [], data)
     source.set_normalization()
 
     def read(row: Mapping[str, Any]) -> Sample:
