@@ -14,6 +14,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
+from unitrans.domains.joint import JointSource
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train.card import model_card
 from unitrans.train.config import RunConfig
@@ -22,7 +23,7 @@ from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_weights
 from unitrans.train.processes import world_size
 from unitrans.train.random import derived_seed
-from unitrans.train.sampler import UpdateSampler
+from unitrans.train.sampler import JointSampler, UpdateSampler
 from unitrans.train.schedule import Schedule
 from unitrans.train.trainer import UnitransTrainer
 
@@ -104,15 +105,7 @@ def open_session(config: RunConfig) -> Session:
             config.data_config(), model_config, train["seed"], config.objective_class().label_kinds
         )
         objective = config.make_objective(model_config, train_source.labels)
-        sampler = UpdateSampler(
-            len(train_source),
-            per_device_batch_size=train["per_device_train_batch_size"],
-            accumulation_steps=accumulation_steps(train, world_size()),
-            world_size=world_size(),
-            seed=train["seed"],
-            num_tokens=train_source.num_tokens,
-            in_order=train_source.in_order,
-        )
+        sampler = make_sampler(train_source, train)
         max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
         reading = getattr(train_source, "reading", None)
@@ -127,6 +120,20 @@ def open_session(config: RunConfig) -> Session:
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
+
+
+def make_sampler(source: Any, train: dict[str, Any]) -> UpdateSampler:
+    """The samples of every update of a run on this source."""
+    options = {
+        "per_device_batch_size": train["per_device_train_batch_size"],
+        "accumulation_steps": accumulation_steps(train, world_size()),
+        "world_size": world_size(),
+        "seed": train["seed"],
+        "num_tokens": source.num_tokens,
+    }
+    if isinstance(source, JointSource):
+        return JointSampler(source.sizes, source.mixing, **options)
+    return UpdateSampler(len(source), in_order=source.in_order, **options)
 
 
 def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:
