@@ -295,7 +295,7 @@ def resolve(
     if isinstance(start, str):
         from unitrans.train.init import model_settings
 
-        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}))})
+        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}), name)})
     if hasattr(chosen, "settings"):
         with user_errors():
             defaults = _merge(defaults, chosen.settings(_merge(defaults, layers)))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
-from unitrans.domains.joint import JointSource
+from unitrans.domains.joint import JointDomain, JointSource
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train.card import model_card
 from unitrans.train.config import RunConfig
@@ -89,6 +89,23 @@ class Session:
             ),
             gamma=kwargs.get("gamma", 0.1),
         )
+
+    def by_domain(self) -> dict[str, Session]:
+        """The same run as each of its domains sees it, by name; of one domain, itself."""
+        if not isinstance(self.domain, JointDomain):
+            return {self.domain.name: self}
+        held_out: Any = self.validation_source
+        return {
+            name: replace(
+                self,
+                domain=domain,
+                model_config=self.model_config.parts[name],
+                objective=self.objective.parts[name],
+                train_source=cast(JointSource, self.train_source).sources[name],
+                validation_source=None if held_out is None else held_out.sources.get(name),
+            )
+            for name, domain in self.domain.domains.items()
+        }
 
     def data(self, source: Source) -> CorruptedSamples:
         """A source as the model sees it."""
