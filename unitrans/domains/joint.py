@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from unitrans.domains.base import Batch, Domain, Sample, Source
+from unitrans.models.joint import FIXED, TRUNK
 from unitrans.objectives.base import LabelKind
 
 
@@ -187,14 +188,16 @@ class JointDomain:
         return ((name, domain) for name, domain in self.domains.items() if hasattr(domain, method))
 
     def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
-        """What the settings of every domain say about others of its own."""
+        """What the settings of every domain, and the weights to start with, say about others of its own."""
         found: dict[str, Any] = {}
+        start = {"train": {"init": layers.get("train", {}).get("init")}}
         for name, domain in self._with("settings"):
             own = {
                 section: layers.get(section, {}).get(name) or {} for section in ("data", "model", "objective")
             }
-            for section, values in domain.settings(own).items():
-                found.setdefault(section, {})[name] = values
+            for section, values in domain.settings(own | start).items():
+                kept = {key: value for key, value in values.items() if key not in (*TRUNK, *FIXED)}
+                found.setdefault(section, {})[name] = kept
         return found
 
     def keep(self, run: Path, source: JointSource) -> None:

@@ -32,6 +32,18 @@ FIXED = {
 }
 
 
+def domain_of(encoder: Mapping[str, Any]) -> str | None:
+    """The domain whose part a stored encoder of this configuration can be; None where its blocks cannot be shared."""
+    kind = str(encoder.get("model_type", "")).removeprefix("unitrans-")
+    return next((domain for domain, kinds in PARTS.items() if kind in kinds), None)
+
+
+def part_of(encoder: Mapping[str, Any], domain: str) -> dict[str, Any] | None:
+    """The stored configuration of a domain's part, of that of a joint model; None where it has no such domain."""
+    part = encoder.get(domain)
+    return None if part is None else dict(part)
+
+
 class JointConfig(PreTrainedConfig):
     """Configuration of a trunk and of the parts of its domains.
 

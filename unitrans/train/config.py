@@ -266,6 +266,10 @@ def resolve(
     """
     flags: dict[str, Any] = {} if domain is None else {"domain": domain}
     flags |= {} if objective is None else {"objective": {"name": objective}}
+    if data is not None and "," in (domain or ""):
+        raise ConfigError(
+            "--data: name the data of every domain, as in --data.text FILE --data.vision FOLDER"
+        )
     flags |= {} if data is None else {"data": {"path": data}}
     for key, value in (("target", target), ("tokenizer", tokenizer)):
         if value is not None:

@@ -55,6 +55,12 @@ class Trained:
             raise ConfigError(
                 f"--checkpoint {name}: it does not say how samples are read, as only checkpoints of unitrans train do"
             )
+        if "domain" not in stored:
+            first = next(iter(stored))
+            raise ConfigError(
+                f"--checkpoint {name}: it is a model of several domains ({', '.join(stored)}); fine-tune it on one of "
+                f"them first: unitrans train --domain {first} --init {name} ..."
+            )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
         self.reading: dict[str, Any] = stored | {"folder": str(init_folder(members[0], flag="--checkpoint"))}
         with user_errors():
