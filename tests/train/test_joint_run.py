@@ -61,8 +61,8 @@ def config(domain: str = "vision,text,graph", init: str | None = None, **setting
     return resolve(domain=domain, init=init, settings=[f"{k}={json.dumps(v)}" for k, v in given.items()])
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / "latest" / "model.safetensors")
+def weights(run: Path, which: str = "latest") -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / which / "model.safetensors")
 
 
 def test_a_run_goes_on_exactly_and_reports_every_domain(
@@ -76,9 +76,9 @@ def test_a_run_goes_on_exactly_and_reports_every_domain(
     for name, figure in (("vision", "l1"), ("text", "accuracy"), ("graph", "node_accuracy")):
         assert f"\n{name}:" in said
         assert figure in summary[name] and summary[name]["predictors"]
-    assert summary["loss"] == pytest.approx(
-        sum(summary[name]["loss"] for name in ("vision", "text", "graph"))
-    )
+    weights_of = config().objective["weights"]
+    expected = sum(weight * summary[name]["loss"] for name, weight in weights_of.items())
+    assert summary["loss"] == pytest.approx(expected)
     made = {path.name for path in whole.iterdir()}
     assert {
         "reconstructions.png",
@@ -109,13 +109,14 @@ def test_weights_join_a_run_and_leave_it(files: Path, capsys: pytest.CaptureFixt
     bert |= {"data.document": "line", "data.vocab_size": 300}
     settings = [f"{key}={json.dumps(value)}" for key, value in bert.items()]
     running.train(resolve(domain="text", data="corpus.txt", settings=settings), "text")
-    alone = weights(Path("text"))
+    alone = weights(Path("text"), "best")
 
-    joined = config("text,graph", init="text", train__learning_rate=1e-12, train__weight_decay=0.0)
+    still = {"train__learning_rate": 1e-12, "train__min_learning_rate": 0.0, "train__weight_decay": 0.0}
+    joined = config("text,graph", init="text", **still)
     assert joined.model["embed_dim"] == 16 and joined.model["depth"] == 2
     running.train(joined, "joint")
     assert "graph start afresh" in capsys.readouterr().out
-    both = weights(Path("joint"))
+    both = weights(Path("joint"), "best")
     names = {
         "encoder.parts.text.": "encoder.",
         "encoder.blocks.": "encoder.blocks.",
@@ -128,7 +129,10 @@ def test_weights_join_a_run_and_leave_it(files: Path, capsys: pytest.CaptureFixt
     for key, name in came.items():
         torch.testing.assert_close(both[key], alone[name], rtol=0, atol=1e-6)
 
-    frozen = [f"{k}={json.dumps(v)}" for k, v in TRAIN.items()] + ["train.freeze=encoder"]
+    frozen = [f"{k}={json.dumps(v)}" for k, v in TRAIN.items()] + [
+        "train.freeze=encoder",
+        "data.validation=0.4",
+    ]
     for domain, data in (("text", "texts.csv"), ("graph", "molecules.csv")):
         tuned = resolve(domain=domain, objective="classification", data=data, init="joint", settings=frozen)
         assert tuned.model["norm"] == "pre" and tuned.model["embed_dim"] == 16
@@ -177,7 +181,7 @@ def test_what_only_the_data_can_tell(files: Path, capsys: pytest.CaptureFixture[
     assert main([*command, "--dry-run"]) == 2
     assert "graph: data.path" in capsys.readouterr().err
     command[-1] = "molecules.csv"
-    assert main([*command, "--dry-run", "data.mixing={text: 100}"]) == 2
+    assert main([*command, "--dry-run", "data.mixing={text: 1000}"]) == 2
     assert "has none of graph: raise its part" in capsys.readouterr().err
 
 

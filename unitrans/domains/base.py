@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -260,7 +260,7 @@ def get_domain(name: str) -> Domain:
         from unitrans.domains.joint import JointDomain
 
         names = domain_names(name)
-        return JointDomain({one: get_domain(one) for one in names})
+        return cast(Domain, JointDomain({one: get_domain(one) for one in names}))
     if name not in _DOMAINS:
         valid = ", ".join(sorted(_DOMAINS))
         raise ValueError(f"unknown domain {name!r}: expected one of {valid}{nearest_name(name, _DOMAINS)}")

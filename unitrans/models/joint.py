@@ -19,8 +19,10 @@ from unitrans.nn import Block
 #: The models whose Blocks can be shared, by domain, in the order of the stream.
 PARTS = {"vision": ("vit",), "text": ("bert", "gpt2"), "graph": ("graphormer",)}
 #: Settings that every part has from the trunk, and those that no part may have otherwise.
-TRUNK = ("embed_dim", "depth", "num_heads", "mlp_ratio", "layer_norm_eps")
-TRUNK += ("drop_rate", "attn_drop_rate", "act_drop_rate")
+TRUNK = (
+    *("embed_dim", "depth", "num_heads", "mlp_ratio", "layer_norm_eps"),
+    *("drop_rate", "attn_drop_rate", "act_drop_rate"),
+)
 FIXED = {
     "norm": "pre",
     "activation": "gelu",
@@ -39,7 +41,10 @@ def domain_of(encoder: Mapping[str, Any]) -> str | None:
 
 
 def part_of(encoder: Mapping[str, Any], domain: str) -> dict[str, Any] | None:
-    """The stored configuration of a domain's part, of that of a joint model; None where it has no such domain."""
+    """The stored configuration of a domain's encoder: of a joint model that of its part, None where it has none; of
+    another model itself."""
+    if encoder.get("model_type") != JointConfig.model_type:
+        return dict(encoder)
     part = encoder.get(domain)
     return None if part is None else dict(part)
 
@@ -143,7 +148,7 @@ class JointModel(KeepsFrozen):
 
     def __init__(self, config: JointConfig) -> None:
         super().__init__(config)
-        self.parts = nn.ModuleDict()
+        self.parts: Any = nn.ModuleDict()
         for name, part in config.parts.items():
             encoder = AutoModel.from_config(part)
             encoder.blocks = nn.ModuleList()  # those of the trunk take their place

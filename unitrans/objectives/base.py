@@ -107,7 +107,7 @@ class Objective:
     needs_fit: ClassVar[bool] = False
     beside: ClassVar[Mapping[str, str]] = {}
     Options: ClassVar[type[pydantic.BaseModel]]
-    metric_names: ClassVar[tuple[str, ...]] = ()
+    metric_names: tuple[str, ...] = ()
     headline: str = "loss"
     greater_is_better: bool = False
     best: str = "loss"

@@ -171,7 +171,7 @@ class JointHead(nn.Module):
 
     def __init__(self, heads: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict(dict(heads))
+        self.heads: Any = nn.ModuleDict(dict(heads))
         self.weights = dict(weights)
 
     def forward(

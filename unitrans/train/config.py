@@ -286,7 +286,11 @@ def resolve(
     for flag, section, key in given_twice:
         if key in flags.get(section, {}) and key in given.get(section, {}):
             raise ConfigError(f"{flag} and {section}.{key}= are both given: leave one out")
-    layers = _merge(read_file(config) if config is not None else {}, _merge(flags, given))
+    file = read_file(config) if config is not None else {}
+    if "," in file.get("domain", "") and "," in (domain or ""):
+        with user_errors():
+            file = _of_domains(file, domain_names(str(domain)))
+    layers = _merge(file, _merge(flags, given))
     layers.setdefault("domain", "vision")
     name = layers["domain"]
     with user_errors():
@@ -326,7 +330,7 @@ def _of_domains(layer: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     def kept(value: Any) -> Any:
         return {k: kept(v) for k, v in value.items() if k not in others} if isinstance(value, dict) else value
 
-    return {"domain": ",".join(names)} | {section: kept(layer[section]) for section in SECTIONS}
+    return {"domain": ",".join(names)} | {section: kept(layer.get(section, {})) for section in SECTIONS}
 
 
 def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:

@@ -54,7 +54,8 @@ def init_foreign(model: Any, name: str, weights: dict[str, Tensor], found: Recog
     """
     where = f"--init {name}"
     config = model.config.encoder_config
-    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
+    with user_errors():
+        family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
     if family != found.family:
         raise ConfigError(
             f"{where} holds {found}, and this model is a {family}: leave the model.* keys out, they follow from the "

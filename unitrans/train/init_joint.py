@@ -19,7 +19,7 @@ def is_joint(encoder: Mapping[str, Any]) -> bool:
 
 def leave_settings(encoder: dict[str, Any], domain: str, where: str) -> dict[str, Any]:
     """The stored configuration of one domain's encoder. ConfigError where a joint model has no such domain."""
-    part = part_of(encoder, domain) if is_joint(encoder) else encoder
+    part = part_of(encoder, domain)
     if part is None:
         held = ", ".join(name for name in PARTS if encoder.get(name) is not None)
         raise ConfigError(f"{where}: it is a model of {held} and has no part for {domain}")

@@ -37,7 +37,7 @@ def _named(cls: type, name: str, section: str, without: tuple[str, ...] = ()) ->
     own = parameters_of(cls)
     named: dict[str, Any] = {"name": (str, Field(name, description=text))}
     if without:
-        fields = {
+        fields: dict[str, Any] = {
             key: (field.annotation, field) for key, field in own.model_fields.items() if key not in without
         }
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())

@@ -57,12 +57,10 @@ def _of_folder(name: str) -> dict[str, Any]:
         if stored.get("model_type") in TEXT_FAMILIES:
             config = config_from("hf5", stored).to_dict()
         elif isinstance(stored.get("encoder"), dict):
-            config = stored["encoder"]
-            if config.get("model_type") == "unitrans-joint":
-                config = part_of(config, "text")
+            config = part_of(stored["encoder"], "text") or {}
         else:
             return {}
-        if config is None or domain_of(config) != "text":
+        if domain_of(config) != "text":
             return {}
         layer: dict[str, Any] = {"model": _section(config)}
         holder = next(
