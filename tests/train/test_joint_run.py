@@ -147,7 +147,7 @@ def test_weights_join_a_run_and_leave_it(files: Path, capsys: pytest.CaptureFixt
         resolve(domain="vision", init="joint")
     with pytest.raises(ConfigError, match="no part of a run on vision, graph"):
         resolve(domain="vision,graph", init="text")
-    assert main(["embed", "joint", "texts.csv", "--output", "x.npy"]) == 2
+    assert main(["embed", "--checkpoint", "joint", "texts.csv", "--output", "x.npy"]) == 2
     assert "it is a model of several domains (text, graph)" in capsys.readouterr().err
 
 
