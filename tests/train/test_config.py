@@ -149,7 +149,7 @@ WRONG = [
     (["model.embed_dims=8"], "did you mean 'model.embed_dim'"),
     (
         ["model.name=swim"],
-        "unknown model 'swim': expected one of bert, gpt2, graphormer, swin, swinv2, vit; did you mean 'swin'",
+        "unknown model 'swim': expected one of bert, gpt2, graphormer, joint, swin, swinv2, vit; did you mean 'swin'",
     ),
     (["model.name=3"], "model.name: expected the name of a model, got 3"),
     (["objective.mask_ratio=2"], "objective.mask_ratio: expected a value less than 1, got 2"),
