@@ -66,8 +66,8 @@ def report(
             found["loss"] = part.metrics["eval_loss"]
         result |= found if part.name == "validation" else {part.name: found}
     write_json(run / SUMMARY_FILE, result)
-    for name, view in session.by_domain().items():
-        files += _pictures(view, trainer, run, name)
+    for view in session.by_domain().values():
+        files += _pictures(view, trainer, run)
     draw_curves(run / "curves.png", read_metrics(run / METRICS_FILE))
     names = ", ".join(path.name for path in [*files, run / "curves.png"])
     weights = "best" if trainer.state.best_global_step else "latest"
@@ -164,7 +164,7 @@ def _summary(session: Session, figures: dict[str, Any], baselines: list[Baseline
 
 
 @torch.no_grad()
-def _pictures(session: Session, trainer: UnitransTrainer, run: Path, domain: str) -> list[Path]:
+def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Path]:
     """What was hidden and predicted, for held-out samples of a domain (training samples when none is held out).
 
     They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
@@ -174,6 +174,7 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path, domain: str
     source = session.validation_source or session.train_source
     data, collate = session.data(source), trainer.data_collator.for_validation()
     trainer.model.eval()
+    domain: str = session.domain.name
     samples, predictions = [], []
     last = min(len(data), PICTURES) if source.in_order else len(data)
     for start, stop in pairwise(last * part // PICTURES for part in range(PICTURES + 1)):
