@@ -25,9 +25,17 @@ class Call:
     dropout_seed: int = 0
 
     def run(
-        self, backend: str, dtype: torch.dtype, *, strided: bool = False, grad_lse: bool = True
+        self,
+        backend: str,
+        dtype: torch.dtype,
+        *,
+        strided: bool = False,
+        grad_lse: bool = True,
+        lse: bool = True,
     ) -> dict[str, Tensor]:
-        """Outputs, and gradients of a fixed random functional of them, by this backend in this dtype."""
+        """Outputs, and gradients of a fixed random functional of them, by this backend in this dtype.
+
+        Without `lse` it is neither asked for nor part of the functional."""
         accumulate = torch.float64 if dtype == torch.float64 else torch.float32
         tensors = {name: getattr(self, name).to(dtype) for name in "qkv"}
         if strided:  # views of one fused projection, with an odd row length
@@ -36,7 +44,7 @@ class Call:
         if self.bias is not None:
             tensors["bias"] = self.bias.to(accumulate)
         leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
-        out, lse = attention(
+        returned = attention(
             leaves["q"],
             leaves["k"],
             leaves["v"],
@@ -46,17 +54,19 @@ class Call:
             qk_norm=self.qk_norm,
             dropout_p=self.dropout_p,
             dropout_seed=self.dropout_seed,
-            return_lse=True,
+            return_lse=lse,
             backend=backend,
         )
+        out, log_sum = returned if isinstance(returned, tuple) else (returned, None)
         generator = torch.Generator().manual_seed(3)
         weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-        weight_lse = torch.randn(lse.shape, generator=generator, dtype=torch.float64) * grad_lse
-        finite = torch.isfinite(lse)
         value = (out.to(accumulate) * weight.to(accumulate)).sum()
-        value = value + (lse.masked_fill(~finite, 0.0) * weight_lse.to(accumulate)).sum()
+        if log_sum is not None:
+            weight_lse = torch.randn(log_sum.shape, generator=generator, dtype=torch.float64) * grad_lse
+            finite = torch.isfinite(log_sum)
+            value = value + (log_sum.masked_fill(~finite, 0.0) * weight_lse.to(accumulate)).sum()
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        result = {"out": out.detach(), "lse": lse.detach()}
+        result = {"out": out.detach()} | ({} if log_sum is None else {"lse": log_sum.detach()})
         for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
             result["d" + name] = torch.zeros_like(leaf) if grad is None else grad
         return result
