@@ -2,116 +2,12 @@
 //
 // The shapes for tracing and the gradient formula are registered once in Python (unitrans/ops/compiled.py).
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <cstdint>
-#include <optional>
-#include <tuple>
-#include <utility>
-
+#include "attention_call.hpp"
 #include "huge_pages.hpp"
-#include "unitrans/attention.hpp"
 
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-unitrans::DType core_dtype(const Tensor& x) {
-    switch (x.scalar_type()) {
-        case ScalarType::Float:
-            return unitrans::DType::kFloat32;
-        case ScalarType::BFloat16:
-            return unitrans::DType::kBFloat16;
-        case ScalarType::Half:
-            return unitrans::DType::kFloat16;
-        case ScalarType::Double:
-            return unitrans::DType::kFloat64;
-        default:
-            STD_TORCH_CHECK(false, "unitrans: unsupported dtype of q");
-    }
-}
-
-ScalarType accumulate_type(const Tensor& x) {
-    return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The kernels read rows of unit stride; expanded gradients (of a sum, say) do not have it.
-Tensor unit_stride(const Tensor& x) {
-    return x.stride(2) == 1 || x.size(2) <= 1 ? x : torch::stable::contiguous(x);
-}
-
-unitrans::ConstRows const_rows(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)}; }
-unitrans::Rows rows(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)}; }
-
-template <class T>
-const T* optional_data(const OptionalTensor& x) {
-    if (!x) return nullptr;
-    STD_TORCH_CHECK(x->is_contiguous(), "unitrans: the tensors of a plan must be contiguous");
-    return static_cast<const T*>(x->data_ptr());
-}
-
-// The arguments that forward and backward share, in schema order. Owns what it had to make contiguous.
-struct Call {
-    Tensor q, k, v;
-    Tensor scale;
-    OptionalTensor bias;
-    unitrans::Problem problem;
-    unitrans::Isa isa;
-
-    Call(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& cu_seqlens,
-         const OptionalTensor& token_index, const OptionalTensor& position,
-         const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
-         const OptionalTensor& key_position, const OptionalTensor& bias_offset,
-         const OptionalTensor& bias_row_stride, const OptionalTensor& reach,
-         const OptionalTensor& bias_in, const Tensor& scale_in, bool qk_norm, double dropout_p,
-         const OptionalTensor& dropout_seed, int64_t isa_in)
-        : q(unit_stride(q_in)),
-          k(unit_stride(k_in)),
-          v(unit_stride(v_in)),
-          scale(torch::stable::contiguous(scale_in)),
-          isa(isa_in < 0 ? unitrans::best_isa() : static_cast<unitrans::Isa>(isa_in)) {
-        STD_TORCH_CHECK(isa <= unitrans::best_isa(),
-                        "unitrans: this processor cannot run that instruction set");
-        problem.dtype = core_dtype(q);
-        problem.num_queries = q.size(0);
-        problem.num_keys = k.size(0);
-        problem.num_heads = q.size(1);
-        problem.head_dim = q.size(2);
-        problem.q = const_rows(q);
-        problem.k = const_rows(k);
-        problem.v = const_rows(v);
-        problem.scale = scale.data_ptr();
-        problem.qk_norm = qk_norm;
-        problem.dropout_p = dropout_p;
-        if (dropout_seed) {
-            problem.dropout_seed =
-                static_cast<uint64_t>(*static_cast<const int64_t*>(dropout_seed->data_ptr()));
-        }
-        unitrans::Plan& plan = problem.plan;
-        plan.num_groups = cu_seqlens.size(0) - 1;
-        plan.query = {optional_data<int32_t>(cu_seqlens), optional_data<int32_t>(token_index),
-                      optional_data<int32_t>(position)};
-        plan.key = plan.query;
-        if (key_cu_seqlens) {
-            plan.key = {optional_data<int32_t>(key_cu_seqlens),
-                        optional_data<int32_t>(key_token_index),
-                        optional_data<int32_t>(key_position)};
-            plan.keys_repeat = true;
-        }
-        plan.reach = optional_data<int32_t>(reach);
-        if (bias_in) {
-            bias = torch::stable::contiguous(*bias_in);
-            problem.bias = bias->data_ptr();
-            problem.bias_size = bias->size(1);
-            plan.bias_offset = optional_data<int64_t>(bias_offset);
-            plan.bias_row_stride = optional_data<int32_t>(bias_row_stride);
-        }
-    }
-};
+using namespace unitrans::bindings;
 
 // torch's own thread pool: an extension with a pool of its own would oversubscribe the machine.
 void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
@@ -120,21 +16,23 @@ void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
     });
 }
 
-// The arguments of UNITRANS_CALL_SCHEMA, as parameters and as what is passed on.
-#define UNITRANS_CALL_PARAMETERS                                                                 \
-    const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &cu_seqlens,                 \
-        const OptionalTensor &token_index, const OptionalTensor &position,                       \
-        const OptionalTensor &key_cu_seqlens, const OptionalTensor &key_token_index,             \
-        const OptionalTensor &key_position, const OptionalTensor &bias_offset,                   \
-        const OptionalTensor &bias_row_stride, const OptionalTensor &reach,                      \
-        int64_t /*max_group_size*/, int64_t /*max_key_group_size*/, const OptionalTensor &bias,  \
-        const Tensor &scale, bool qk_norm, double dropout_p, const OptionalTensor &dropout_seed, \
-        int64_t isa
-#define UNITRANS_CALL_ARGUMENTS                                                                \
-    q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index, key_position, \
-        bias_offset, bias_row_stride, reach, bias, scale, qk_norm, dropout_p, dropout_seed, isa
+// A call with what the CPU reads of it on the spot.
+struct CpuCall : Call {
+    unitrans::Isa isa;
 
-std::tuple<Tensor, Tensor> run_forward(const Call& call, bool need_lse) {
+    CpuCall(Call&& call, const OptionalTensor& dropout_seed, int64_t isa_in)
+        : Call(std::move(call)),
+          isa(isa_in < 0 ? unitrans::best_isa() : static_cast<unitrans::Isa>(isa_in)) {
+        STD_TORCH_CHECK(isa <= unitrans::best_isa(),
+                        "unitrans: this processor cannot run that instruction set");
+        if (dropout_seed) {
+            problem.dropout_seed =
+                static_cast<uint64_t>(*static_cast<const int64_t*>(dropout_seed->data_ptr()));
+        }
+    }
+};
+
+std::tuple<Tensor, Tensor> run_forward(const CpuCall& call, bool need_lse) {
     const Tensor& q = call.q;
     Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), call.v.size(2)});
     unitrans::ask_for_huge_pages(out);
@@ -146,16 +44,16 @@ std::tuple<Tensor, Tensor> run_forward(const Call& call, bool need_lse) {
 }
 
 std::tuple<Tensor, Tensor> attention_forward(UNITRANS_CALL_PARAMETERS) {
-    return run_forward(Call(UNITRANS_CALL_ARGUMENTS), true);
+    return run_forward(CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa), true);
 }
 
 std::tuple<Tensor, Tensor> attention_forward_eager(UNITRANS_CALL_PARAMETERS, bool need_lse) {
-    return run_forward(Call(UNITRANS_CALL_ARGUMENTS), need_lse);
+    return run_forward(CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa), need_lse);
 }
 
 // Into dq, dk, dv of any strides with unit stride in the last dimension; returns d(bias), d(scale).
 std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
-                                        const OptionalTensor& grad_lse_in, const Call& call,
+                                        const OptionalTensor& grad_lse_in, const CpuCall& call,
                                         const Tensor& dq, const Tensor& dk, const Tensor& dv,
                                         bool need_bias, bool need_scale) {
     const Tensor grad_out = unit_stride(grad_out_in);
@@ -182,7 +80,7 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& grad_out, const OptionalTensor& grad_lse, UNITRANS_CALL_PARAMETERS,
     bool need_bias, bool need_scale) {
-    const Call call(UNITRANS_CALL_ARGUMENTS);
+    const CpuCall call({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa);
     Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
     Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
     Tensor dv = torch::stable::new_empty(v, {v.size(0), v.size(1), v.size(2)});
@@ -196,8 +94,8 @@ std::tuple<Tensor, Tensor> attention_backward_into(const Tensor& grad_out,
                                                    UNITRANS_CALL_PARAMETERS, const Tensor& dq,
                                                    const Tensor& dk, const Tensor& dv,
                                                    bool need_bias, bool need_scale) {
-    return run_backward(grad_out, grad_lse, Call(UNITRANS_CALL_ARGUMENTS), dq, dk, dv, need_bias,
-                        need_scale);
+    return run_backward(grad_out, grad_lse, CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa),
+                        dq, dk, dv, need_bias, need_scale);
 }
 
 int64_t cpu_isa() { return static_cast<int64_t>(unitrans::best_isa()); }

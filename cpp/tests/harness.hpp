@@ -318,8 +318,8 @@ struct Output {
 };
 
 // |a - b| <= relative * |b| + absolute * (1 + the largest |b|), and equal infinities and NaNs.
-inline void compare(const std::string& what, const std::vector<double>& a, const std::vector<double>& b,
-             double relative, double absolute) {
+inline void compare(const std::string& what, const std::vector<double>& a,
+                    const std::vector<double>& b, double relative, double absolute) {
     double largest = 0, worst = 0;
     size_t at = 0;
     for (const double x : b) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;

@@ -21,13 +21,14 @@ struct BackwardCall : Call {
     ConstRows grad_out;
     const float* grad_lse = nullptr;
     Rows dq, dk, dv;
-    float* statistics = nullptr;    // [N, Mq, 3] maximum, 1 / sum, delta, by list entry
-    int64_t listed_queries = 0;     // Mq
-    float* scale_parts = nullptr;   // [N, parts] d(scale) of each item; null: not wanted
+    float* statistics = nullptr;   // [N, Mq, 3] maximum, 1 / sum, delta, by list entry
+    int64_t listed_queries = 0;    // Mq
+    float* scale_parts = nullptr;  // [N, parts] d(scale) of each item; null: not wanted
     int64_t parts = 0;
-    BiasPlanes planes;              // partial d(bias); not wanted: num_chunks 0
-    float* key_parts = nullptr;     // [2, Mk, N, D] dk and dv by list entry, where a key may be listed twice
-    int64_t listed_keys = 0;        // Mk
+    BiasPlanes planes;  // partial d(bias); not wanted: num_chunks 0
+    float* key_parts =
+        nullptr;  // [2, Mk, N, D] dk and dv by list entry, where a key may be listed twice
+    int64_t listed_keys = 0;  // Mk
 };
 
 // Tiles of both sides in shared memory: own rows x1 (q or k) and x2 (dO or v), streamed rows y1, y2.
@@ -36,12 +37,14 @@ struct BackwardTiles {
     T *x1, *x2, *y1, *y2, *product;
     Listed own, other;
     float *own_inverse, *other_inverse;
-    float *maximum, *inverse_sum, *delta;  // of the queries: own in QueryKernel, streamed in KeyKernel
+    float *maximum, *inverse_sum,
+        *delta;  // of the queries: own in QueryKernel, streamed in KeyKernel
 
     static constexpr int kQueries = kRows > kOther ? kRows : kOther;
     static constexpr int kBytes = 2 * (kRows + kOther) * kStride<T, kDim> * int(sizeof(T)) +
-                                  kRows * kStride<T, kOther> * int(sizeof(T)) + 3 * padded_bytes(4 * kRows) +
-                                  3 * padded_bytes(4 * kOther) + 3 * padded_bytes(4 * kQueries);
+                                  kRows * kStride<T, kOther> * int(sizeof(T)) +
+                                  3 * padded_bytes(4 * kRows) + 3 * padded_bytes(4 * kOther) +
+                                  3 * padded_bytes(4 * kQueries);
 
     UNITRANS_DEVICE explicit BackwardTiles(char* memory) {
         Shared shared{memory};
@@ -63,8 +66,9 @@ struct BackwardTiles {
 // acc (the gradient of rows of the left factor, which were divided by their norms where `inverse` is given) times
 // `scale`, through the norm, into the tile of these rows, which holds their values.
 template <class T, int kDim, class Team>
-UNITRANS_DEVICE void finish_rows(Team& team, typename Team::template PerThread<Values<float, kDim / 2>>& acc, T* rows,
-                                 float scale, const float* inverse) {
+UNITRANS_DEVICE void finish_rows(Team& team,
+                                 typename Team::template PerThread<Values<float, kDim / 2>>& acc,
+                                 T* rows, float scale, const float* inverse) {
     typename Team::template PerThread<Values<float, 2>> along;
     team.each([&](int t) {
         along[t][0] = along[t][1] = 0;
@@ -72,8 +76,9 @@ UNITRANS_DEVICE void finish_rows(Team& team, typename Team::template PerThread<V
         for (int i = 0; i < kDim / 2; ++i) {
             acc[t][i] *= scale;
             if (inverse) {
-                const float unit = to_float(rows[row_of(t, i) * kStride<T, kDim> + column_of(t, i)]) *
-                                   inverse[row_of(t, i)];
+                const float unit =
+                    to_float(rows[row_of(t, i) * kStride<T, kDim> + column_of(t, i)]) *
+                    inverse[row_of(t, i)];
                 along[t][i / 2 % 2] += acc[t][i] * unit;
             }
         }
@@ -84,8 +89,10 @@ UNITRANS_DEVICE void finish_rows(Team& team, typename Team::template PerThread<V
             UNITRANS_UNROLL
             for (int i = 0; i < kDim / 2; ++i) {
                 const float by = inverse[row_of(t, i)];
-                const float unit = to_float(rows[row_of(t, i) * kStride<T, kDim> + column_of(t, i)]) * by;
-                acc[t][i] = by >= 1 / 1e-12f ? 0 /* norm below eps: a constant */ : (acc[t][i] - along[t][i / 2 % 2] * unit) * by;
+                const float unit =
+                    to_float(rows[row_of(t, i) * kStride<T, kDim> + column_of(t, i)]) * by;
+                acc[t][i] = by >= 1 / 1e-12f ? 0 /* norm below eps: a constant */
+                                             : (acc[t][i] - along[t][i / 2 % 2] * unit) * by;
             }
         });
     }
@@ -142,18 +149,18 @@ struct QueryKernel {
 
     // s = q k^T and d = dO v^T of the keys [from, from + columns).
     template <class Team>
-    UNITRANS_DEVICE static void products(Team& team, const Arguments& a, const Pairing& pair, const Tiles& tiles,
-                                         int from, int columns, Numbers<Team, kKeys / 2>& s,
-                                         Numbers<Team, kKeys / 2>& d) {
+    UNITRANS_DEVICE static void products(Team& team, const Arguments& a, const Pairing& pair,
+                                         const Tiles& tiles, int from, int columns,
+                                         Numbers<Team, kKeys / 2>& s, Numbers<Team, kKeys / 2>& d) {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim), filled = (columns + 15) / 16 * 16;
         team.sync();
         tiles.other.load(team, p.plan.key, pair.key_begin, from, columns);
         team.sync();
-        load_rows<T, kDim>(team, tiles.y1, HeadRows<T>(p.k, pair.head), tiles.other.row, columns, filled, dim,
-                           a.vectors);
-        load_rows<T, kDim>(team, tiles.y2, HeadRows<T>(p.v, pair.head), tiles.other.row, columns, filled, dim,
-                           a.vectors);
+        load_rows<T, kDim>(team, tiles.y1, HeadRows<T>(p.k, pair.head), tiles.other.row, columns,
+                           filled, dim, a.vectors);
+        load_rows<T, kDim>(team, tiles.y2, HeadRows<T>(p.v, pair.head), tiles.other.row, columns,
+                           filled, dim, a.vectors);
         team.sync();
         if (p.qk_norm) {
             inverse_norms<T, kDim>(team, tiles.y1, filled, tiles.other_inverse);
@@ -168,8 +175,9 @@ struct QueryKernel {
     }
 
     template <class Team>
-    UNITRANS_DEVICE static void tile(Team& team, const Arguments& a, const Pairing& pair, const PartialPlane& plane,
-                                     int first, char* memory, Numbers<Team, 1>& scale_sum) {
+    UNITRANS_DEVICE static void tile(Team& team, const Arguments& a, const Pairing& pair,
+                                     const PartialPlane& plane, int first, char* memory,
+                                     Numbers<Team, 1>& scale_sum) {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim);
         const int count = pair.num_queries - first < kRows ? pair.num_queries - first : kRows;
@@ -178,9 +186,10 @@ struct QueryKernel {
         team.sync();
         tiles.own.load(team, p.plan.query, pair.query_begin, first, count);
         team.sync();
-        load_rows<T, kDim>(team, tiles.x1, HeadRows<T>(p.q, pair.head), tiles.own.row, count, kRows, dim, a.vectors);
-        load_rows<T, kDim>(team, tiles.x2, HeadRows<T>(a.grad_out, pair.head), tiles.own.row, count, kRows, dim,
-                           a.vectors);
+        load_rows<T, kDim>(team, tiles.x1, HeadRows<T>(p.q, pair.head), tiles.own.row, count, kRows,
+                           dim, a.vectors);
+        load_rows<T, kDim>(team, tiles.x2, HeadRows<T>(a.grad_out, pair.head), tiles.own.row, count,
+                           kRows, dim, a.vectors);
         team.sync();
         if (p.qk_norm) inverse_norms<T, kDim>(team, tiles.x1, kRows, tiles.own_inverse);
 
@@ -188,14 +197,17 @@ struct QueryKernel {
         Numbers<Team, 2> peak, top, total, delta;
         // The score without the bias, and the factor that it has to the product.
         const auto factor = [&](int row, int column) {
-            return p.qk_norm ? pair.scale * tiles.own_inverse[row] * tiles.other_inverse[column] : pair.scale;
+            return p.qk_norm ? pair.scale * tiles.own_inverse[row] * tiles.other_inverse[column]
+                             : pair.scale;
         };
         const auto score_of = [&](int t, int i, int from, int columns) {
             const int row = row_of(t, i), column = column_of(t, i);
-            if (column >= columns || !pair.reached(first + row, from + column)) return minus_infinity();
+            if (column >= columns || !pair.reached(first + row, from + column))
+                return minus_infinity();
             float score = s[t][i] * factor(row, column);
             if (pair.bias) {
-                score += pair.bias[tiles.own.place[row] * pair.bias_row_stride + tiles.other.place[column]];
+                score += pair.bias[tiles.own.place[row] * pair.bias_row_stride +
+                                   tiles.other.place[column]];
             }
             return score;
         };
@@ -235,7 +247,8 @@ struct QueryKernel {
                     if (weight != 0) {
                         const int row = row_of(t, i), column = column_of(t, i);
                         delta[t][i / 2 % 2] +=
-                            weight * d[t][i] * dropout.keep(tiles.own.row[row], tiles.other.row[column]);
+                            weight * d[t][i] *
+                            dropout.keep(tiles.own.row[row], tiles.other.row[column]);
                     }
                 }
             });
@@ -252,10 +265,12 @@ struct QueryKernel {
                 delta[t][r] *= inverse;
                 if (row >= count) continue;
                 if (a.grad_lse && sum != 0) {
-                    delta[t][r] -= a.grad_lse[int64_t(tiles.own.row[row]) * p.num_heads + pair.head];
+                    delta[t][r] -=
+                        a.grad_lse[int64_t(tiles.own.row[row]) * p.num_heads + pair.head];
                 }
                 if (t % 4 == 0) {
-                    float* to = a.statistics + 3 * (pair.head * a.listed_queries + pair.query_begin + first + row);
+                    float* to = a.statistics +
+                                3 * (pair.head * a.listed_queries + pair.query_begin + first + row);
                     to[0] = top[t][r];
                     to[1] = inverse;
                     to[2] = delta[t][r];
@@ -278,15 +293,18 @@ struct QueryKernel {
                     const int row = row_of(t, i), column = column_of(t, i), r = i / 2 % 2;
                     float ds = 0, to_key = 0;
                     if (column < columns && pair.reached(first + row, from + column)) {
-                        const float weight = exponential<T>(score_of(t, i, from, columns) - top[t][r]) * total[t][r];
-                        const float keep = dropout.keep(tiles.own.row[row], tiles.other.row[column]);
+                        const float weight =
+                            exponential<T>(score_of(t, i, from, columns) - top[t][r]) * total[t][r];
+                        const float keep =
+                            dropout.keep(tiles.own.row[row], tiles.other.row[column]);
                         ds = weight * (keep * d[t][i] - delta[t][r]);
                         const float norms =
                             p.qk_norm ? tiles.own_inverse[row] * tiles.other_inverse[column] : 1.0f;
                         scale_sum[t][0] += ds * s[t][i] * norms;
                         to_key = p.qk_norm ? ds * tiles.other_inverse[column] : ds;
                         if (plane.data && !plane.aliased) {
-                            plane.data[tiles.own.place[row] * pair.bias_row_stride + tiles.other.place[column]] += ds;
+                            plane.data[tiles.own.place[row] * pair.bias_row_stride +
+                                       tiles.other.place[column]] += ds;
                         }
                     }
                     s[t][i] = ds;
@@ -300,7 +318,8 @@ struct QueryKernel {
             multiply_matrix<T, kDim, kKeys>(team, dq, tiles.product, tiles.y1, columns);
             team.sync_warps();
         }
-        finish_rows<T, kDim>(team, dq, tiles.x1, pair.scale, p.qk_norm ? tiles.own_inverse : nullptr);
+        finish_rows<T, kDim>(team, dq, tiles.x1, pair.scale,
+                             p.qk_norm ? tiles.own_inverse : nullptr);
         store_rows<T, kDim>(team, tiles.x1, a.dq, pair.head, tiles.own.row, count, dim, a.vectors);
     }
 };
@@ -309,7 +328,8 @@ template <class T, int kDim, int kWarpsOfTeam>
 struct KeyKernel {
     using Arguments = BackwardCall;
     static constexpr int kWarps = kWarpsOfTeam, kRows = 16 * kWarps;
-    static constexpr int kQueries = kDim > 64 && kIsHalf<T> ? 16 : kTileKeys<T, kDim>;  // registers of dk and dv
+    static constexpr int kQueries =
+        kDim > 64 && kIsHalf<T> ? 16 : kTileKeys<T, kDim>;  // registers of dk and dv
     using Tiles = BackwardTiles<T, kDim, kRows, kQueries>;
     static constexpr int kSharedBytes = Tiles::kBytes;
     template <class Team, int n>
@@ -320,31 +340,33 @@ struct KeyKernel {
     UNITRANS_DEVICE static void run(Team& team, const Arguments& a, int64_t item, char* memory) {
         const int64_t head = item % a.problem.num_heads, rest = item / a.problem.num_heads;
         const Pairing pair(a.problem, rest / a.slots, head);
-        for (int first = static_cast<int>(rest % a.slots) * kRows; first < pair.num_keys; first += a.slots * kRows) {
+        for (int first = static_cast<int>(rest % a.slots) * kRows; first < pair.num_keys;
+             first += a.slots * kRows) {
             tile(team, a, pair, first, memory);
         }
     }
 
     template <class Team>
-    UNITRANS_DEVICE static void load_queries(Team& team, const Arguments& a, const Pairing& pair, const Tiles& tiles,
-                                             int from, int columns) {
+    UNITRANS_DEVICE static void load_queries(Team& team, const Arguments& a, const Pairing& pair,
+                                             const Tiles& tiles, int from, int columns) {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim), filled = (columns + 15) / 16 * 16;
         team.sync();
         tiles.other.load(team, p.plan.query, pair.query_begin, from, columns);
         team.each([&](int t) {
             for (int i = t; i < columns; i += Team::kThreads) {
-                const float* s = a.statistics + 3 * (pair.head * a.listed_queries + pair.query_begin + from + i);
+                const float* s =
+                    a.statistics + 3 * (pair.head * a.listed_queries + pair.query_begin + from + i);
                 tiles.maximum[i] = s[0];
                 tiles.inverse_sum[i] = s[1];
                 tiles.delta[i] = s[2];
             }
         });
         team.sync();
-        load_rows<T, kDim>(team, tiles.y1, HeadRows<T>(p.q, pair.head), tiles.other.row, columns, filled, dim,
-                           a.vectors);
-        load_rows<T, kDim>(team, tiles.y2, HeadRows<T>(a.grad_out, pair.head), tiles.other.row, columns, filled, dim,
-                           a.vectors);
+        load_rows<T, kDim>(team, tiles.y1, HeadRows<T>(p.q, pair.head), tiles.other.row, columns,
+                           filled, dim, a.vectors);
+        load_rows<T, kDim>(team, tiles.y2, HeadRows<T>(a.grad_out, pair.head), tiles.other.row,
+                           columns, filled, dim, a.vectors);
         team.sync();
         if (p.qk_norm) {
             inverse_norms<T, kDim>(team, tiles.y1, filled, tiles.other_inverse);
@@ -353,7 +375,8 @@ struct KeyKernel {
     }
 
     template <class Team>
-    UNITRANS_DEVICE static void tile(Team& team, const Arguments& a, const Pairing& pair, int first, char* memory) {
+    UNITRANS_DEVICE static void tile(Team& team, const Arguments& a, const Pairing& pair, int first,
+                                     char* memory) {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim);
         const int count = pair.num_keys - first < kRows ? pair.num_keys - first : kRows;
@@ -362,8 +385,10 @@ struct KeyKernel {
         team.sync();
         tiles.own.load(team, p.plan.key, pair.key_begin, first, count);
         team.sync();
-        load_rows<T, kDim>(team, tiles.x1, HeadRows<T>(p.k, pair.head), tiles.own.row, count, kRows, dim, a.vectors);
-        load_rows<T, kDim>(team, tiles.x2, HeadRows<T>(p.v, pair.head), tiles.own.row, count, kRows, dim, a.vectors);
+        load_rows<T, kDim>(team, tiles.x1, HeadRows<T>(p.k, pair.head), tiles.own.row, count, kRows,
+                           dim, a.vectors);
+        load_rows<T, kDim>(team, tiles.x2, HeadRows<T>(p.v, pair.head), tiles.own.row, count, kRows,
+                           dim, a.vectors);
         team.sync();
         if (p.qk_norm) inverse_norms<T, kDim>(team, tiles.x1, kRows, tiles.own_inverse);
 
@@ -382,7 +407,8 @@ struct KeyKernel {
                 UNITRANS_UNROLL
                 for (int i = 0; i < kQueries / 2; ++i) s[t][i] = d[t][i] = 0;
             });
-            multiply_rows<T, kQueries, kDim>(team, s, tiles.x1, tiles.y1, columns);  // transposed: [keys, queries]
+            multiply_rows<T, kQueries, kDim>(team, s, tiles.x1, tiles.y1,
+                                             columns);  // transposed: [keys, queries]
             multiply_rows<T, kQueries, kDim>(team, d, tiles.x2, tiles.y2, columns);
             team.each([&](int t) {
                 UNITRANS_UNROLL
@@ -391,13 +417,16 @@ struct KeyKernel {
                     float kept = 0, ds = 0;
                     if (column < columns && pair.reached(from + column, first + row)) {
                         float score = s[t][i] * pair.scale;
-                        if (p.qk_norm) score *= tiles.own_inverse[row] * tiles.other_inverse[column];
+                        if (p.qk_norm)
+                            score *= tiles.own_inverse[row] * tiles.other_inverse[column];
                         if (pair.bias) {
-                            score += pair.bias[tiles.other.place[column] * pair.bias_row_stride + tiles.own.place[row]];
+                            score += pair.bias[tiles.other.place[column] * pair.bias_row_stride +
+                                               tiles.own.place[row]];
                         }
-                        const float weight =
-                            exponential<T>(score - tiles.maximum[column]) * tiles.inverse_sum[column];
-                        const float keep = dropout.keep(tiles.other.row[column], tiles.own.row[row]);
+                        const float weight = exponential<T>(score - tiles.maximum[column]) *
+                                             tiles.inverse_sum[column];
+                        const float keep =
+                            dropout.keep(tiles.other.row[column], tiles.own.row[row]);
                         kept = weight * keep;
                         ds = weight * (keep * d[t][i] - tiles.delta[column]);
                         if (p.qk_norm) ds *= tiles.other_inverse[column];
@@ -419,15 +448,17 @@ struct KeyKernel {
             store_parts(team, a, pair, first, count, dk, 0, pair.scale);
             return;
         }
-        finish_rows<T, kDim>(team, dk, tiles.x1, pair.scale, p.qk_norm ? tiles.own_inverse : nullptr);
+        finish_rows<T, kDim>(team, dk, tiles.x1, pair.scale,
+                             p.qk_norm ? tiles.own_inverse : nullptr);
         store_rows<T, kDim>(team, tiles.x1, a.dk, pair.head, tiles.own.row, count, dim, a.vectors);
         finish_rows<T, kDim>(team, dv, tiles.x2, 1.0f, nullptr);
         store_rows<T, kDim>(team, tiles.x2, a.dv, pair.head, tiles.own.row, count, dim, a.vectors);
     }
 
     template <class Team>
-    UNITRANS_DEVICE static void store_parts(Team& team, const Arguments& a, const Pairing& pair, int first, int count,
-                                            Numbers<Team, kDim / 2>& acc, int which, float scale) {
+    UNITRANS_DEVICE static void store_parts(Team& team, const Arguments& a, const Pairing& pair,
+                                            int first, int count, Numbers<Team, kDim / 2>& acc,
+                                            int which, float scale) {
         const int64_t dim = a.problem.head_dim;
         float* to = a.key_parts + which * a.listed_keys * a.problem.num_heads * dim;
         team.each([&](int t) {
@@ -457,9 +488,11 @@ struct GatherKeysKernel {
 
     UNITRANS_DEVICE static void gather(const Arguments& a, int64_t index) {
         const Problem& p = a.problem;
-        const int64_t heads = p.num_heads, dim = p.head_dim, key = index / heads, head = index % heads;
+        const int64_t heads = p.num_heads, dim = p.head_dim, key = index / heads,
+                      head = index % heads;
         if (key >= p.num_keys) return;
-        const T* k = static_cast<const T*>(p.k.data) + key * p.k.row_stride + head * p.k.head_stride;
+        const T* k =
+            static_cast<const T*>(p.k.data) + key * p.k.row_stride + head * p.k.head_stride;
         T* dk = static_cast<T*>(a.dk.data) + key * a.dk.row_stride + head * a.dk.head_stride;
         T* dv = static_cast<T*>(a.dv.data) + key * a.dv.row_stride + head * a.dv.head_stride;
         const float* parts = a.key_parts + head * dim;

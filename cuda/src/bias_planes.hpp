@@ -11,17 +11,19 @@
 namespace unitrans::cuda {
 
 struct BiasPlanes {
-    int64_t num_chunks = 0;      // at most; 0: d(bias) is not wanted
-    int64_t capacity = 0;        // entries per head that fit `data`
-    float* data = nullptr;       // [chunk][head][entry of the chunk], zero at first
-    int64_t* chunks = nullptr;   // [1 + 3 * num_chunks] chunks in use; begin, end, first entry in `data` of each
+    int64_t num_chunks = 0;  // at most; 0: d(bias) is not wanted
+    int64_t capacity = 0;    // entries per head that fit `data`
+    float* data = nullptr;   // [chunk][head][entry of the chunk], zero at first
+    int64_t* chunks =
+        nullptr;  // [1 + 3 * num_chunks] chunks in use; begin, end, first entry in `data` of each
 
     UNITRANS_DEVICE int64_t used() const { return chunks[0]; }
     UNITRANS_DEVICE int64_t begin(int64_t c) const { return chunks[1 + 3 * c]; }
     UNITRANS_DEVICE int64_t end(int64_t c) const { return chunks[2 + 3 * c]; }
     UNITRANS_DEVICE int64_t start(int64_t c) const { return chunks[3 + 3 * c]; }
 
-    UNITRANS_DEVICE void groups_of(int64_t chunk, int64_t num_groups, int64_t& first, int64_t& last) const {
+    UNITRANS_DEVICE void groups_of(int64_t chunk, int64_t num_groups, int64_t& first,
+                                   int64_t& last) const {
         const int64_t n = used();
         first = chunk < n ? chunk * num_groups / n : num_groups;
         last = chunk < n ? (chunk + 1) * num_groups / n : num_groups;
@@ -33,7 +35,8 @@ UNITRANS_DEVICE void entries_of(const Problem& p, int64_t group, int64_t& first,
     const Pairing pair(p, group, 0);
     first = last = 0;
     if (!pair.bias || pair.num_queries == 0 || pair.num_keys == 0) return;
-    const auto place = [](const Groups& list, int32_t begin, int32_t count, int64_t& low, int64_t& high) {
+    const auto place = [](const Groups& list, int32_t begin, int32_t count, int64_t& low,
+                          int64_t& high) {
         low = listed_place(list, begin, begin);
         high = listed_place(list, begin + count - 1, begin);
     };
@@ -101,30 +104,35 @@ struct PartialPlane {
     bool aliased = false;  // two pairs of the group may share an entry
 
     PartialPlane() = default;
-    UNITRANS_DEVICE PartialPlane(const BiasPlanes& planes, const Problem& p, const Pairing& pair, int64_t chunk,
-                                 int64_t head, int64_t group) {
+    UNITRANS_DEVICE PartialPlane(const BiasPlanes& planes, const Problem& p, const Pairing& pair,
+                                 int64_t chunk, int64_t head, int64_t group) {
         int64_t first, last;
         entries_of(p, group, first, last);
         if (first == last) return;
         const int64_t length = planes.end(chunk) - planes.begin(chunk);
-        data = planes.data + planes.start(chunk) * p.num_heads + head * length + pair.bias_offset - planes.begin(chunk);
+        data = planes.data + planes.start(chunk) * p.num_heads + head * length + pair.bias_offset -
+               planes.begin(chunk);
         const int64_t k0 = listed_place(p.plan.key, pair.key_begin, pair.key_begin);
-        const int64_t k1 = listed_place(p.plan.key, pair.key_begin + pair.num_keys - 1, pair.key_begin);
+        const int64_t k1 =
+            listed_place(p.plan.key, pair.key_begin + pair.num_keys - 1, pair.key_begin);
         aliased = pair.num_queries > 1 && pair.bias_row_stride < k1 - k0 + 1;
     }
 
     // Adds dS of a tile thread by thread: a rare plan (rows of planes that overlap) may be slow.
     template <class Team, class Accumulator, class Tiles>
-    UNITRANS_DEVICE void add_in_order(Team& team, Accumulator& ds, const Tiles& tiles, int rows, int columns, int first,
-                                      int from, const Pairing& pair) const {
+    UNITRANS_DEVICE void add_in_order(Team& team, Accumulator& ds, const Tiles& tiles, int rows,
+                                      int columns, int first, int from, const Pairing& pair) const {
         for (int turn = 0; turn < Team::kThreads; ++turn) {
             team.each([&](int t) {
                 if (t != turn) return;
                 UNITRANS_UNROLL
                 for (int i = 0; i < static_cast<int>(sizeof(ds[t].x) / sizeof(float)); ++i) {
                     const int row = row_of(t, i), column = column_of(t, i);
-                    if (row >= rows || column >= columns || !pair.reached(first + row, from + column)) continue;
-                    data[tiles.own.place[row] * pair.bias_row_stride + tiles.other.place[column]] += ds[t][i];
+                    if (row >= rows || column >= columns ||
+                        !pair.reached(first + row, from + column))
+                        continue;
+                    data[tiles.own.place[row] * pair.bias_row_stride + tiles.other.place[column]] +=
+                        ds[t][i];
                 }
             });
             team.sync();
@@ -151,7 +159,8 @@ struct SumBiasKernel {
             for (int64_t c = 0; c < a.planes.used(); ++c) {
                 const int64_t begin = a.planes.begin(c), end = a.planes.end(c);
                 if (entry < begin || entry >= end) continue;
-                sum += a.planes.data[a.planes.start(c) * a.num_heads + head * (end - begin) + entry - begin];
+                sum += a.planes.data[a.planes.start(c) * a.num_heads + head * (end - begin) +
+                                     entry - begin];
             }
             a.dbias[index] = sum;
         });
@@ -172,7 +181,8 @@ struct SumScaleKernel {
         double* sums = reinterpret_cast<double*>(memory);
         team.each([&](int t) {
             sums[t] = 0;
-            for (int64_t i = t; i < a.count; i += Team::kThreads) sums[t] += a.parts[head * a.count + i];
+            for (int64_t i = t; i < a.count; i += Team::kThreads)
+                sums[t] += a.parts[head * a.count + i];
         });
         team.sync();
         team.each([&](int t) {
@@ -199,8 +209,10 @@ struct FillKernel {
         team.each([&](int t) {
             const int64_t index = item * Team::kThreads + t;
             if (index >= a.count * a.heads * a.dim) return;
-            const int64_t c = index % a.dim, h = index / a.dim % a.heads, r = index / a.dim / a.heads;
-            static_cast<T*>(a.rows.data)[r * a.rows.row_stride + h * a.rows.head_stride + c] = a.value;
+            const int64_t c = index % a.dim, h = index / a.dim % a.heads,
+                          r = index / a.dim / a.heads;
+            static_cast<T*>(a.rows.data)[r * a.rows.row_stride + h * a.rows.head_stride + c] =
+                a.value;
         });
     }
 };

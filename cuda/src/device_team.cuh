@@ -87,13 +87,15 @@ struct DeviceTeam {
                 "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
                 "{%8,%9}, {%0,%1,%2,%3};"
                 : "+f"(*c0), "+f"(*c1), "+f"(*c2), "+f"(*c3)
-                : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(b.value[pair]), "r"(b.value[pair + 1]));
+                : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(b.value[pair]),
+                  "r"(b.value[pair + 1]));
         } else {
             asm volatile(
                 "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
                 "{%8,%9}, {%0,%1,%2,%3};"
                 : "+f"(*c0), "+f"(*c1), "+f"(*c2), "+f"(*c3)
-                : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(b.value[pair]), "r"(b.value[pair + 1]));
+                : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(b.value[pair]),
+                  "r"(b.value[pair + 1]));
         }
     }
 };

@@ -10,10 +10,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define UNITRANS_DEVICE __device__ __forceinline__
+#define UNITRANS_HOST_DEVICE __host__ __device__ __forceinline__
 #define UNITRANS_UNROLL _Pragma("unroll")
 #define UNITRANS_ROLL _Pragma("unroll 1")
 #else
 #define UNITRANS_DEVICE inline
+#define UNITRANS_HOST_DEVICE inline
 #define UNITRANS_UNROLL
 #define UNITRANS_ROLL
 #endif
@@ -96,7 +98,8 @@ inline Float16 from_float<Float16>(float x) {
     const float a = std::fabs(x);
     if (a >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
     const int e = a < 0x1p-14f ? -14 : std::ilogb(a);
-    const int units = static_cast<int>(std::nearbyint(std::ldexp(a, 10 - e)));  // carries into the exponent
+    const int units =
+        static_cast<int>(std::nearbyint(std::ldexp(a, 10 - e)));  // carries into the exponent
     const int bits = units < 1024 ? units : ((e + 15) << 10) + units - 1024;
     return {static_cast<uint16_t>(sign | bits)};
 }

@@ -11,7 +11,10 @@ namespace unitrans::cuda {
 
 // Keys of a tile: what fits the registers and 99 KiB of shared memory, the least of the architectures built for.
 template <class T, int kDim>
-inline constexpr int kTileKeys = kIsHalf<T> ? (kDim <= 64 ? 64 : 32) : (kDim <= 32 ? 64 : kDim <= 64 ? 32 : 16);
+inline constexpr int kTileKeys = kIsHalf<T> ? (kDim <= 64 ? 64 : 32)
+                                            : (kDim <= 32   ? 64
+                                               : kDim <= 64 ? 32
+                                                            : 16);
 
 // Cuts a piece of shared memory.
 struct Shared {
@@ -44,13 +47,15 @@ struct ForwardKernel {
     UNITRANS_DEVICE static void run(Team& team, const Arguments& a, int64_t item, char* memory) {
         const int64_t head = item % a.problem.num_heads, rest = item / a.problem.num_heads;
         const Pairing pair(a.problem, rest / a.slots, head);
-        for (int first = static_cast<int>(rest % a.slots) * kRows; first < pair.num_queries; first += a.slots * kRows) {
+        for (int first = static_cast<int>(rest % a.slots) * kRows; first < pair.num_queries;
+             first += a.slots * kRows) {
             tile(team, a, pair, first, memory);
         }
     }
 
     template <class Team>
-    UNITRANS_DEVICE static void tile(Team& team, const Arguments& a, const Pairing& pair, int first, char* memory) {
+    UNITRANS_DEVICE static void tile(Team& team, const Arguments& a, const Pairing& pair, int first,
+                                     char* memory) {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim);
         const int count = pair.num_queries - first < kRows ? pair.num_queries - first : kRows;
@@ -84,7 +89,8 @@ struct ForwardKernel {
         int begin, end;
         pair.reach_of_queries(first, first + count, begin, end);
         for (int from = begin; from < end; from += kKeys) {
-            const int columns = end - from < kKeys ? end - from : kKeys, filled = (columns + 15) / 16 * 16;
+            const int columns = end - from < kKeys ? end - from : kKeys,
+                      filled = (columns + 15) / 16 * 16;
             team.sync();  // the tiles of the last keys have been read
             other.load(team, p.plan.key, pair.key_begin, from, columns);
             team.sync();
@@ -109,10 +115,13 @@ struct ForwardKernel {
                     if (pair.reached(first + row, from + column) && column < columns) {
                         score = s[t][i] * pair.scale;
                         if (p.qk_norm) score *= own_inverse[row] * other_inverse[column];
-                        if (pair.bias) score += pair.bias[own.place[row] * pair.bias_row_stride + other.place[column]];
+                        if (pair.bias)
+                            score += pair.bias[own.place[row] * pair.bias_row_stride +
+                                               other.place[column]];
                     }
                     s[t][i] = score;
-                    peak[t][i / 2 % 2] = fmaxf(peak[t][i / 2 % 2], score);  // NaN stays out of the maximum
+                    peak[t][i / 2 % 2] =
+                        fmaxf(peak[t][i / 2 % 2], score);  // NaN stays out of the maximum
                 }
             });
             team.quad_max(peak);
@@ -121,7 +130,8 @@ struct ForwardKernel {
                 UNITRANS_UNROLL
                 for (int r = 0; r < 2; ++r) {
                     const float next = fmaxf(top[t][r], peak[t][r]);
-                    shift[r] = next == minus_infinity() ? 0 : next;  // -inf minus -inf must not occur
+                    shift[r] =
+                        next == minus_infinity() ? 0 : next;  // -inf minus -inf must not occur
                     const float shrink = exponential<T>(top[t][r] - shift[r]);
                     top[t][r] = next;
                     total[t][r] *= shrink;
@@ -135,7 +145,8 @@ struct ForwardKernel {
                     const int row = row_of(t, i), column = column_of(t, i);
                     float weight = exponential<T>(s[t][i] - shift[i / 2 % 2]);
                     total[t][i / 2 % 2] += weight;
-                    if (dropout.on && weight != 0) weight *= dropout.keep(own.row[row], other.row[column]);
+                    if (dropout.on && weight != 0)
+                        weight *= dropout.keep(own.row[row], other.row[column]);
                     weights[row * kStride<T, kKeys> + column] = from_float<T>(weight);
                 }
             });

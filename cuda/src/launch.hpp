@@ -19,7 +19,8 @@ struct Request {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline bool in_vectors(const void* data, int64_t row_stride, int64_t head_stride, int64_t size) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_stride * size % 16 == 0 && head_stride * size % 16 == 0;
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_stride * size % 16 == 0 &&
+           head_stride * size % 16 == 0;
 }
 
 inline Call make_call(const Request& r, int64_t element) {
@@ -48,8 +49,10 @@ inline int32_t slots_for(int64_t listed, int64_t groups, int64_t longest, int64_
 }
 
 template <class Launcher, class T>
-void fill(Launcher& launcher, const Rows& rows, int64_t count, int64_t heads, int64_t dim, T value) {
-    launcher.template run<FillKernel<T>>({rows, count, heads, dim, value}, ceil_div(count * heads * dim, 32));
+void fill(Launcher& launcher, const Rows& rows, int64_t count, int64_t heads, int64_t dim,
+          T value) {
+    launcher.template run<FillKernel<T>>({rows, count, heads, dim, value},
+                                         ceil_div(count * heads * dim, 32));
 }
 
 template <class T, int kDim, class Launcher>
@@ -59,7 +62,8 @@ void forward(Launcher& launcher, const Request& r, const ForwardOutputs& outputs
     static_cast<Call&>(call) = make_call(r, sizeof(T));
     call.out = outputs.out;
     call.lse = static_cast<float*>(outputs.lse);
-    call.vectors = call.vectors && in_vectors(call.out.data, call.out.row_stride, call.out.head_stride, sizeof(T));
+    call.vectors = call.vectors &&
+                   in_vectors(call.out.data, call.out.row_stride, call.out.head_stride, sizeof(T));
     if (r.sizes.listed_queries < p.num_queries) {  // rows that no group lists
         fill(launcher, outputs.out, p.num_queries, p.num_heads, p.head_dim, T{});
         if (call.lse) {
@@ -71,7 +75,8 @@ void forward(Launcher& launcher, const Request& r, const ForwardOutputs& outputs
     if (groups == 0) return;
     const auto launch = [&]<int kWarps>() {
         call.slots = slots_for(r.sizes.listed_queries, groups, r.sizes.max_group_size, 16 * kWarps);
-        launcher.template run<ForwardKernel<T, kDim, kWarps>>(call, groups * call.slots * p.num_heads);
+        launcher.template run<ForwardKernel<T, kDim, kWarps>>(call,
+                                                              groups * call.slots * p.num_heads);
     };
     if (warps_for(r.sizes.listed_queries, groups) == 1) {
         launch.template operator()<1>();
@@ -89,7 +94,8 @@ struct BackwardWorkspace {
     int64_t parts = 0;
     BiasPlanes planes;
 
-    BackwardWorkspace(const Problem& p, const Sizes& sizes, bool need_bias, bool need_scale, void* memory) {
+    BackwardWorkspace(const Problem& p, const Sizes& sizes, bool need_bias, bool need_scale,
+                      void* memory) {
         const int64_t groups = p.plan.num_groups, heads = p.num_heads;
         if (groups == 0) return;
         char* at = static_cast<char*>(memory);
@@ -104,22 +110,25 @@ struct BackwardWorkspace {
         if (need_bias) {
             // About a thousand teams; partial planes of shared ones take up to 64 MiB, ragged ones as much as d(bias).
             planes.num_chunks = std::clamp<int64_t>(1024 / heads, 1, groups);
-            const int64_t plane = std::min(p.bias_size, sizes.max_group_size * sizes.max_key_group_size);
-            planes.capacity = 2 * p.bias_size + std::min(planes.num_chunks * plane, (int64_t{64} << 20) / (4 * heads));
+            const int64_t plane =
+                std::min(p.bias_size, sizes.max_group_size * sizes.max_key_group_size);
+            planes.capacity = 2 * p.bias_size + std::min(planes.num_chunks * plane,
+                                                         (int64_t{64} << 20) / (4 * heads));
             planes.data = reinterpret_cast<float*>(take(heads * planes.capacity, 4));
             planes.chunks = reinterpret_cast<int64_t*>(take(1 + 3 * planes.num_chunks, 8));
         }
         parts = need_bias ? planes.num_chunks : groups * slots;
         if (need_scale) scale_parts = reinterpret_cast<float*>(take(heads * parts, 4));
         if (p.plan.keys_repeat && p.plan.key.token_index) {
-            key_parts = reinterpret_cast<float*>(take(2 * sizes.listed_keys * heads * p.head_dim, 4));
+            key_parts =
+                reinterpret_cast<float*>(take(2 * sizes.listed_keys * heads * p.head_dim, 4));
         }
     }
 };
 
 template <class T, int kDim, class Launcher>
-void backward(Launcher& launcher, const Request& r, const BackwardInputs& inputs, const Gradients& g,
-              void* memory) {
+void backward(Launcher& launcher, const Request& r, const BackwardInputs& inputs,
+              const Gradients& g, void* memory) {
     const Problem& p = r.problem;
     const int64_t groups = p.plan.num_groups, heads = p.num_heads;
     const BackwardWorkspace w(p, r.sizes, g.dbias != nullptr, g.dscale != nullptr, memory);
@@ -138,11 +147,13 @@ void backward(Launcher& launcher, const Request& r, const BackwardInputs& inputs
     call.key_parts = w.key_parts;
     call.listed_keys = r.sizes.listed_keys;
     for (const Rows* x : {&g.dq, &g.dk, &g.dv}) {
-        call.vectors = call.vectors && in_vectors(x->data, x->row_stride, x->head_stride, sizeof(T));
+        call.vectors =
+            call.vectors && in_vectors(x->data, x->row_stride, x->head_stride, sizeof(T));
     }
-    call.vectors = call.vectors && in_vectors(call.grad_out.data, call.grad_out.row_stride, call.grad_out.head_stride,
-                                              sizeof(T));
-    if (r.sizes.listed_queries < p.num_queries) fill(launcher, g.dq, p.num_queries, heads, p.head_dim, T{});
+    call.vectors = call.vectors && in_vectors(call.grad_out.data, call.grad_out.row_stride,
+                                              call.grad_out.head_stride, sizeof(T));
+    if (r.sizes.listed_queries < p.num_queries)
+        fill(launcher, g.dq, p.num_queries, heads, p.head_dim, T{});
     if (!w.key_parts && r.sizes.listed_keys < p.num_keys) {
         fill(launcher, g.dk, p.num_keys, heads, p.head_dim, T{});
         fill(launcher, g.dv, p.num_keys, heads, p.head_dim, T{});
@@ -163,11 +174,13 @@ void backward(Launcher& launcher, const Request& r, const BackwardInputs& inputs
         launcher.template run<QueryKernel<T, kDim, 4>>(call, w.parts * heads);
     }
     if (g.dbias) {
-        launcher.template run<SumBiasKernel>({w.planes, heads, p.bias_size, static_cast<float*>(g.dbias)},
-                                             ceil_div(heads * p.bias_size, 32));
+        launcher.template run<SumBiasKernel>(
+            {w.planes, heads, p.bias_size, static_cast<float*>(g.dbias)},
+            ceil_div(heads * p.bias_size, 32));
     }
     if (g.dscale) {
-        launcher.template run<SumScaleKernel>({w.scale_parts, w.parts, static_cast<float*>(g.dscale)}, heads);
+        launcher.template run<SumScaleKernel>(
+            {w.scale_parts, w.parts, static_cast<float*>(g.dscale)}, heads);
     }
     const int key_warps = warps_for(r.sizes.listed_keys, groups);
     call.slots = slots_for(r.sizes.listed_keys, groups, r.sizes.max_key_group_size, 16 * key_warps);
@@ -176,7 +189,8 @@ void backward(Launcher& launcher, const Request& r, const BackwardInputs& inputs
     } else {
         launcher.template run<KeyKernel<T, kDim, 4>>(call, groups * call.slots * heads);
     }
-    if (w.key_parts) launcher.template run<GatherKeysKernel<T>>(call, ceil_div(p.num_keys * heads, 32));
+    if (w.key_parts)
+        launcher.template run<GatherKeysKernel<T>>(call, ceil_div(p.num_keys * heads, 32));
 }
 
 }  // namespace unitrans::cuda

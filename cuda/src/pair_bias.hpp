@@ -18,15 +18,15 @@ struct PairBiasCall {
     int64_t num_chunks = 0;
     double* parts = nullptr;  // [num_chunks][spatial | hop | token][N]
 
-    UNITRANS_DEVICE int64_t table_rows() const {
+    UNITRANS_HOST_DEVICE int64_t table_rows() const {
         return problem.num_spatial + problem.num_hops * problem.num_codes + 1;
     }
 };
 
 // One row of a plane.
 struct PlaneRow {
-    int64_t nodes, row;          // of its graph; its place in the plane
-    int64_t first_pair, entry;   // of the row of pairs (row > 0); of the row of the plane
+    int64_t nodes, row;         // of its graph; its place in the plane
+    int64_t first_pair, entry;  // of the row of pairs (row > 0); of the row of the plane
 
     UNITRANS_DEVICE PlaneRow(const PairBiasCall& call, int64_t index) {
         const int32_t* cu = call.problem.cu_nodes;
@@ -64,7 +64,9 @@ struct FirstPairKernel {
         const int64_t graphs = a.problem.num_graphs;
         const int32_t* cu = a.problem.cu_nodes;
         const auto begin = [&](int t) { return t * graphs / Team::kThreads; };
-        const auto square = [&](int64_t g) { return static_cast<int64_t>(cu[g + 1] - cu[g]) * (cu[g + 1] - cu[g]); };
+        const auto square = [&](int64_t g) {
+            return static_cast<int64_t>(cu[g + 1] - cu[g]) * (cu[g + 1] - cu[g]);
+        };
         team.each([&](int t) {
             sums[t] = 0;
             for (int64_t g = begin(t); g < begin(t + 1); ++g) sums[t] += square(g);
@@ -103,7 +105,8 @@ struct PairBiasForwardKernel {
         });
     }
 
-    UNITRANS_DEVICE static T value(const PairBias& p, const PlaneRow& at, int64_t column, int64_t head) {
+    UNITRANS_DEVICE static T value(const PairBias& p, const PlaneRow& at, int64_t column,
+                                   int64_t head) {
         if (at.row == 0 || column == 0) return static_cast<const T*>(p.token)[head];
         const int64_t pair = at.first_pair + column - 1, distance = p.distance[pair];
         if (distance >= p.max_distance) return static_cast<T>(minus_infinity());
@@ -112,7 +115,8 @@ struct PairBiasForwardKernel {
             const int64_t row = k * p.num_codes + p.hops[pair * p.num_hops + k];
             sum += static_cast<const T*>(p.hop)[row * p.num_heads + head];
         }
-        return static_cast<const T*>(p.spatial)[(distance + 1) * p.num_heads + head] + sum * hop_weight<T>(p, distance);
+        return static_cast<const T*>(p.spatial)[(distance + 1) * p.num_heads + head] +
+               sum * hop_weight<T>(p, distance);
     }
 };
 
@@ -129,21 +133,24 @@ struct PairBiasBackwardKernel {
     UNITRANS_DEVICE static void run(Team& team, const Arguments& a, int64_t item, char*) {
         const PairBiasCall& call = a.call;
         const PairBias& p = call.problem;
-        const int64_t blocks = (p.num_heads + Team::kThreads - 1) / Team::kThreads, chunk = item / blocks;
-        const int64_t first = chunk * call.num_rows / call.num_chunks, last = (chunk + 1) * call.num_rows / call.num_chunks;
+        const int64_t blocks = (p.num_heads + Team::kThreads - 1) / Team::kThreads,
+                      chunk = item / blocks;
+        const int64_t first = chunk * call.num_rows / call.num_chunks,
+                      last = (chunk + 1) * call.num_rows / call.num_chunks;
         team.each([&](int t) {
             const int64_t head = item % blocks * Team::kThreads + t;
             if (head >= p.num_heads) return;
             double* table = call.parts + chunk * call.table_rows() * p.num_heads + head;
             double token = 0;
-            for (int64_t row = first; row < last; ++row) token += add_row(p, PlaneRow(call, row), a.grad, head, table);
+            for (int64_t row = first; row < last; ++row)
+                token += add_row(p, PlaneRow(call, row), a.grad, head, table);
             table[(call.table_rows() - 1) * p.num_heads] = token;
         });
     }
 
     // Adds a row of a plane to the tables; returns its share of the graph token.
-    UNITRANS_DEVICE static double add_row(const PairBias& p, const PlaneRow& at, const T* grad, int64_t head,
-                                          double* table) {
+    UNITRANS_DEVICE static double add_row(const PairBias& p, const PlaneRow& at, const T* grad,
+                                          int64_t head, double* table) {
         const T* g = grad + head * p.plane_size + at.entry;
         double token = g[0];
         for (int64_t column = 1; column <= at.nodes; ++column) {
@@ -183,7 +190,9 @@ struct SumTablesKernel {
             if (i >= size) return;
             double sum = 0;
             for (int64_t c = 0; c < a.call.num_chunks; ++c) sum += a.call.parts[c * size + i];
-            T* to = i < after_spatial ? a.spatial + i : i < after_hop ? a.hop + i - after_spatial : a.token + i - after_hop;
+            T* to = i < after_spatial ? a.spatial + i
+                    : i < after_hop   ? a.hop + i - after_spatial
+                                      : a.token + i - after_hop;
             *to = static_cast<T>(sum);
         });
     }
@@ -215,7 +224,8 @@ struct PairBiasWorkspace {
 };
 
 template <class T, class Launcher>
-void pair_bias_planes(Launcher& launcher, const PairBias& p, int64_t num_nodes, T* planes, void* memory) {
+void pair_bias_planes(Launcher& launcher, const PairBias& p, int64_t num_nodes, T* planes,
+                      void* memory) {
     if (p.num_graphs == 0) return;
     const PairBiasWorkspace w(p, num_nodes, false, memory);
     launcher.template run<FirstPairKernel>(w.call, 1);
@@ -223,14 +233,15 @@ void pair_bias_planes(Launcher& launcher, const PairBias& p, int64_t num_nodes, 
 }
 
 template <class T, class Launcher>
-void pair_bias_tables(Launcher& launcher, const PairBias& p, int64_t num_nodes, const T* grad, T* spatial, T* hop, T* token,
-                      void* memory) {
+void pair_bias_tables(Launcher& launcher, const PairBias& p, int64_t num_nodes, const T* grad,
+                      T* spatial, T* hop, T* token, void* memory) {
     const PairBiasWorkspace w(p, num_nodes, true, memory);
     const int64_t size = w.call.table_rows() * p.num_heads;
     launcher.zero(w.call.parts, 8 * w.call.num_chunks * size);
     if (p.num_graphs > 0) {
         launcher.template run<FirstPairKernel>(w.call, 1);
-        launcher.template run<PairBiasBackwardKernel<T>>({w.call, grad}, w.call.num_chunks * ((p.num_heads + 31) / 32));
+        launcher.template run<PairBiasBackwardKernel<T>>(
+            {w.call, grad}, w.call.num_chunks * ((p.num_heads + 31) / 32));
     }
     launcher.template run<SumTablesKernel<T>>({w.call, spatial, hop, token}, (size + 31) / 32);
 }

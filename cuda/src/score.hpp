@@ -11,8 +11,8 @@ struct Call {
     const int64_t* dropout_seed = nullptr;  // read by the kernels: no call waits for the device
     uint32_t dropout_threshold = 0;         // keep words from here on
     float dropout_factor = 1;               // of what is kept
-    bool vectors = false;                   // rows of all arrays can be read and written 16 bytes at a time
-    int32_t slots = 1;                      // teams that share the tiles of a group
+    bool vectors = false;  // rows of all arrays can be read and written 16 bytes at a time
+    int32_t slots = 1;     // teams that share the tiles of a group
 };
 
 // One group, one head.
@@ -36,8 +36,9 @@ struct Pairing {
         scale = static_cast<const float*>(p.scale)[head];
         bias_offset = p.plan.bias_offset ? p.plan.bias_offset[group] : -1;
         bias_row_stride = p.plan.bias_offset ? p.plan.bias_row_stride[group] : 0;
-        bias = p.bias && bias_offset >= 0 ? static_cast<const float*>(p.bias) + head * p.bias_size + bias_offset
-                                          : nullptr;
+        bias = p.bias && bias_offset >= 0
+                   ? static_cast<const float*>(p.bias) + head * p.bias_size + bias_offset
+                   : nullptr;
     }
 
     UNITRANS_DEVICE bool reached(int query, int key) const {
@@ -70,7 +71,8 @@ struct Listed {
     int32_t* place;
 
     template <class Team>
-    UNITRANS_DEVICE void load(Team& team, const Groups& list, int32_t group_begin, int first, int count) const {
+    UNITRANS_DEVICE void load(Team& team, const Groups& list, int32_t group_begin, int first,
+                              int count) const {
         const Listed self = *this;
         team.each([&](int t) {
             for (int i = t; i < count; i += Team::kThreads) {
@@ -83,12 +85,14 @@ struct Listed {
 
 // Philox4x32-10 (Salmon et al., SC 2011): word key_row % 4 of counter (query_row, key_row / 4, head, 0). Every pair computes
 // its own; sharing the four words of a counter between neighbours is left for a GPU to decide.
-UNITRANS_DEVICE uint32_t philox_word(uint32_t query_row, uint32_t key_row, uint32_t head, uint64_t seed) {
+UNITRANS_DEVICE uint32_t philox_word(uint32_t query_row, uint32_t key_row, uint32_t head,
+                                     uint64_t seed) {
     uint32_t c0 = query_row, c1 = key_row / 4, c2 = head, c3 = 0;
     uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
     UNITRANS_ROLL  // it stands once per element of a tile: unrolled it would be most of the program
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t even = static_cast<uint64_t>(0xD2511F53u) * c0, odd = static_cast<uint64_t>(0xCD9E8D57u) * c2;
+        for (int round = 0; round < 10; ++round) {
+        const uint64_t even = static_cast<uint64_t>(0xD2511F53u) * c0,
+                       odd = static_cast<uint64_t>(0xCD9E8D57u) * c2;
         c0 = static_cast<uint32_t>(odd >> 32) ^ c1 ^ key0;
         c1 = static_cast<uint32_t>(odd);
         c2 = static_cast<uint32_t>(even >> 32) ^ c3 ^ key1;

@@ -15,7 +15,8 @@ namespace unitrans::cuda {
 // Every team takes one item; teams of one warp share a block, and each has its own shared memory.
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kWarps == 1 ? 128 : 32 * Kernel::kWarps)
-    team_kernel(const __grid_constant__ typename Kernel::Arguments arguments, int64_t items, int bytes) {
+    team_kernel(const __grid_constant__ typename Kernel::Arguments arguments, int64_t items,
+                int bytes) {
     extern __shared__ __align__(16) char memory[];
     constexpr int kThreads = 32 * Kernel::kWarps;
     const int team = threadIdx.x / kThreads, teams = blockDim.x / kThreads;
@@ -30,7 +31,8 @@ struct StreamLauncher {
 
     static void check(cudaError_t error, const char* what) {
         if (error == cudaSuccess) return;
-        throw std::runtime_error(std::string("unitrans: ") + what + ": " + cudaGetErrorString(error));
+        throw std::runtime_error(std::string("unitrans: ") + what + ": " +
+                                 cudaGetErrorString(error));
     }
 
     // Read at every launch, so that a test can set it.
@@ -39,7 +41,9 @@ struct StreamLauncher {
         return set && *set && *set != '0';
     }
 
-    void zero(void* data, int64_t bytes) const { check(cudaMemsetAsync(data, 0, bytes, stream), "memset"); }
+    void zero(void* data, int64_t bytes) const {
+        check(cudaMemsetAsync(data, 0, bytes, stream), "memset");
+    }
 
     template <class Kernel>
     void run(const typename Kernel::Arguments& arguments, int64_t items) const {
@@ -50,13 +54,15 @@ struct StreamLauncher {
         constexpr int teams = Kernel::kWarps > 1 ? 1 : fitting < 1 ? 1 : fitting > 4 ? 4 : fitting;
         const auto kernel = team_kernel<Kernel>;
         if constexpr (teams * bytes > kFree) {
-            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, teams * bytes),
+            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       teams * bytes),
                   typeid(Kernel).name());
         }
         const int64_t blocks = (items + teams - 1) / teams;
-        if (blocks > 0x7fffffff) throw std::runtime_error("unitrans: too many groups for one launch");
-        kernel<<<static_cast<unsigned>(blocks), teams * 32 * Kernel::kWarps, teams * bytes, stream>>>(arguments, items,
-                                                                                                 bytes);
+        if (blocks > 0x7fffffff)
+            throw std::runtime_error("unitrans: too many groups for one launch");
+        kernel<<<static_cast<unsigned>(blocks), teams * 32 * Kernel::kWarps, teams * bytes,
+                 stream>>>(arguments, items, bytes);
         check(cudaGetLastError(), typeid(Kernel).name());
         if (debug()) check(cudaStreamSynchronize(stream), typeid(Kernel).name());
     }

@@ -18,7 +18,9 @@ struct alignas(16) Vector {
 };
 
 // An accumulator [16 rows of each warp, 8 * k columns]: element i of a thread lies here (m16n8 fragments side by side).
-UNITRANS_DEVICE int row_of(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
+UNITRANS_DEVICE int row_of(int thread, int i) {
+    return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8;
+}
 UNITRANS_DEVICE int column_of(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
 
 // Rows of one head, as the arrays of a problem are addressed.
@@ -28,14 +30,15 @@ struct HeadRows {
     int64_t row_stride;
 
     UNITRANS_DEVICE HeadRows(const ConstRows& rows, int64_t head)
-        : data(static_cast<const T*>(rows.data) + head * rows.head_stride), row_stride(rows.row_stride) {}
+        : data(static_cast<const T*>(rows.data) + head * rows.head_stride),
+          row_stride(rows.row_stride) {}
 };
 
 // tile[r] = source[rows[r]] for r < count, zeros up to `capacity` rows and kDim columns. `vectors`: every row starts at a
 // multiple of 16 bytes and its length is one.
 template <class T, int kDim, class Team>
-UNITRANS_DEVICE void load_rows(Team& team, T* tile, const HeadRows<T>& source, const int32_t* rows, int count,
-                               int capacity, int dim, bool vectors) {
+UNITRANS_DEVICE void load_rows(Team& team, T* tile, const HeadRows<T>& source, const int32_t* rows,
+                               int count, int capacity, int dim, bool vectors) {
     constexpr int kPer = 16 / static_cast<int>(sizeof(T)), kChunks = kDim / kPer;
     team.each([&](int t) {
         for (int c = t; c < capacity * kChunks; c += Team::kThreads) {
@@ -57,8 +60,8 @@ UNITRANS_DEVICE void load_rows(Team& team, T* tile, const HeadRows<T>& source, c
 
 // The first `count` rows of the tile to rows[r] of `to`.
 template <class T, int kDim, class Team>
-UNITRANS_DEVICE void store_rows(Team& team, const T* tile, const Rows& to, int64_t head, const int32_t* rows,
-                                int count, int dim, bool vectors) {
+UNITRANS_DEVICE void store_rows(Team& team, const T* tile, const Rows& to, int64_t head,
+                                const int32_t* rows, int count, int dim, bool vectors) {
     constexpr int kPer = 16 / static_cast<int>(sizeof(T)), kChunks = kDim / kPer;
     T* data = static_cast<T*>(to.data) + head * to.head_stride;
     team.each([&](int t) {
@@ -93,16 +96,16 @@ UNITRANS_DEVICE void inverse_norms(Team& team, const T* tile, int count, float* 
 
 // acc += a b^T: a the 16 rows of each warp, b [columns, kDepth]. `columns`: how many count (the rest is not computed).
 template <class T, int kColumns, int kDepth, class Team>
-UNITRANS_DEVICE void multiply_rows(Team& team, typename Team::template PerThread<Values<float, kColumns / 2>>& acc,
-                                   const T* a, const T* b, int columns) {
+UNITRANS_DEVICE void multiply_rows(
+    Team& team, typename Team::template PerThread<Values<float, kColumns / 2>>& acc, const T* a,
+    const T* b, int columns) {
     constexpr int s = kStride<T, kDepth>;
     if constexpr (kIsHalf<T>) {
         typename Team::template PerThread<Values<uint32_t, 4>> x, y;
         UNITRANS_UNROLL
         for (int k = 0; k < kDepth; k += 16) {
-            team.template load_matrices<false>(x, [&](int t) {
-                return a + (t / 32 * 16 + t % 16) * s + k + t % 32 / 16 * 8;
-            });
+            team.template load_matrices<false>(
+                x, [&](int t) { return a + (t / 32 * 16 + t % 16) * s + k + t % 32 / 16 * 8; });
             UNITRANS_UNROLL
             for (int n = 0; n < kColumns; n += 16) {
                 if (n >= columns) continue;
@@ -121,7 +124,8 @@ UNITRANS_DEVICE void multiply_rows(Team& team, typename Team::template PerThread
                 UNITRANS_UNROLL
                 for (int i = 0; i < kColumns / 2; i += 4) {
                     if (2 * i >= columns) continue;
-                    const float y0 = b[column_of(t, i) * s + k], y1 = b[column_of(t, i + 1) * s + k];
+                    const float y0 = b[column_of(t, i) * s + k],
+                                y1 = b[column_of(t, i + 1) * s + k];
                     acc[t][i] += x0 * y0;
                     acc[t][i + 1] += x0 * y1;
                     acc[t][i + 2] += x1 * y0;
@@ -134,22 +138,21 @@ UNITRANS_DEVICE void multiply_rows(Team& team, typename Team::template PerThread
 
 // acc += a b: a the 16 rows of each warp, kMaxDepth columns, of which `depth` count; b [depth, kColumns].
 template <class T, int kColumns, int kMaxDepth, class Team>
-UNITRANS_DEVICE void multiply_matrix(Team& team, typename Team::template PerThread<Values<float, kColumns / 2>>& acc,
-                                     const T* a, const T* b, int depth) {
+UNITRANS_DEVICE void multiply_matrix(
+    Team& team, typename Team::template PerThread<Values<float, kColumns / 2>>& acc, const T* a,
+    const T* b, int depth) {
     constexpr int sa = kStride<T, kMaxDepth>, sb = kStride<T, kColumns>;
     if constexpr (kIsHalf<T>) {
         typename Team::template PerThread<Values<uint32_t, 4>> x, y;
         UNITRANS_UNROLL
         for (int k = 0; k < kMaxDepth; k += 16) {
             if (k >= depth) continue;
-            team.template load_matrices<false>(x, [&](int t) {
-                return a + (t / 32 * 16 + t % 16) * sa + k + t % 32 / 16 * 8;
-            });
+            team.template load_matrices<false>(
+                x, [&](int t) { return a + (t / 32 * 16 + t % 16) * sa + k + t % 32 / 16 * 8; });
             UNITRANS_UNROLL
             for (int n = 0; n < kColumns; n += 16) {
-                team.template load_matrices<true>(y, [&](int t) {
-                    return b + (k + t % 16) * sb + n + t % 32 / 16 * 8;
-                });
+                team.template load_matrices<true>(
+                    y, [&](int t) { return b + (k + t % 16) * sb + n + t % 32 / 16 * 8; });
                 team.template mma<T>(acc, n / 2, x, y, 0);
                 team.template mma<T>(acc, n / 2 + 4, x, y, 2);
             }
@@ -161,7 +164,8 @@ UNITRANS_DEVICE void multiply_matrix(Team& team, typename Team::template PerThre
                 const float x0 = low[k], x1 = high[k];
                 UNITRANS_UNROLL
                 for (int i = 0; i < kColumns / 2; i += 4) {
-                    const float y0 = b[k * sb + column_of(t, i)], y1 = b[k * sb + column_of(t, i + 1)];
+                    const float y0 = b[k * sb + column_of(t, i)],
+                                y1 = b[k * sb + column_of(t, i + 1)];
                     acc[t][i] += x0 * y0;
                     acc[t][i + 1] += x0 * y1;
                     acc[t][i + 2] += x1 * y0;
@@ -174,9 +178,8 @@ UNITRANS_DEVICE void multiply_matrix(Team& team, typename Team::template PerThre
 
 // The accumulator, multiplied with factor(row), rounded into rows of the tile.
 template <class T, int kColumns, class Team>
-UNITRANS_DEVICE void accumulator_to_tile(Team& team,
-                                         typename Team::template PerThread<Values<float, kColumns / 2>>& acc,
-                                         T* tile) {
+UNITRANS_DEVICE void accumulator_to_tile(
+    Team& team, typename Team::template PerThread<Values<float, kColumns / 2>>& acc, T* tile) {
     team.each([&](int t) {
         UNITRANS_UNROLL
         for (int i = 0; i < kColumns / 2; ++i) {

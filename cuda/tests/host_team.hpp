@@ -61,7 +61,8 @@ struct HostTeam {
                 for (int i = 0; i < 4; ++i) {
                     const int a = t / 4, b = 2 * (t % 4);
                     const uint32_t low = kTransposed ? rows[8 * i + b][a] : rows[8 * i + a][b];
-                    const uint32_t high = kTransposed ? rows[8 * i + b + 1][a] : rows[8 * i + a][b + 1];
+                    const uint32_t high =
+                        kTransposed ? rows[8 * i + b + 1][a] : rows[8 * i + a][b + 1];
                     m[32 * w + t][i] = low | high << 16;
                 }
             }
@@ -83,11 +84,13 @@ struct HostTeam {
             float x[16][16], y[16][8];
             for (int t = 0; t < 32; ++t) {
                 for (int i = 0; i < 8; ++i) {
-                    const int row = t / 4 + 8 * (i / 2 % 2), column = 2 * (t % 4) + i % 2 + 8 * (i / 4);
+                    const int row = t / 4 + 8 * (i / 2 % 2),
+                              column = 2 * (t % 4) + i % 2 + 8 * (i / 4);
                     x[row][column] = half_of<T>(a[32 * w + t][i / 2], i % 2);
                 }
                 for (int i = 0; i < 4; ++i) {
-                    y[2 * (t % 4) + i % 2 + 8 * (i / 2)][t / 4] = half_of<T>(b[32 * w + t][pair + i / 2], i % 2);
+                    y[2 * (t % 4) + i % 2 + 8 * (i / 2)][t / 4] =
+                        half_of<T>(b[32 * w + t][pair + i / 2], i % 2);
                 }
             }
             for (int t = 0; t < 32; ++t) {

@@ -21,14 +21,17 @@ void compare(const std::string& what, const std::vector<T>& a, const std::vector
     const double bound = sizeof(T) == 8 ? 1e-13 : 2e-6;
     double worst = 0;
     for (size_t i = 0; i < a.size(); ++i) {
-        const double error = a[i] == b[i] ? 0 : std::fabs(double(a[i]) - double(b[i])) / (1 + std::fabs(double(b[i])));
+        const double error =
+            a[i] == b[i] ? 0
+                         : std::fabs(double(a[i]) - double(b[i])) / (1 + std::fabs(double(b[i])));
         if (!(error <= worst)) worst = error;
     }
     check::that(a.size() == b.size() && worst <= bound, what + ": error " + std::to_string(worst));
 }
 
 template <class T>
-void check_graphs(const std::vector<int>& sizes, int64_t heads, int64_t hops, int64_t max_divisor, unsigned seed) {
+void check_graphs(const std::vector<int>& sizes, int64_t heads, int64_t hops, int64_t max_divisor,
+                  unsigned seed) {
     std::mt19937 rng(seed);
     std::normal_distribution<double> normal;
     const int64_t num_spatial = 12, num_codes = 5, max_distance = 9;
@@ -39,7 +42,8 @@ void check_graphs(const std::vector<int>& sizes, int64_t heads, int64_t hops, in
         cu.push_back(cu.back() + n);
         planes_size += int64_t(n + 1) * (n + 1);
         for (int i = 0; i < n * n; ++i) {
-            distance.push_back(static_cast<int16_t>(rng() % 11));  // some too far, some without a path
+            distance.push_back(
+                static_cast<int16_t>(rng() % 11));  // some too far, some without a path
             for (int k = 0; k < hops; ++k) codes.push_back(static_cast<int32_t>(rng() % num_codes));
         }
     }
@@ -48,7 +52,8 @@ void check_graphs(const std::vector<int>& sizes, int64_t heads, int64_t hops, in
         for (int64_t i = 0; i < n; ++i) x.push_back(static_cast<T>(normal(rng)));
         return x;
     };
-    const std::vector<T> spatial = random(num_spatial * heads), hop = random(hops * num_codes * heads), token = random(heads);
+    const std::vector<T> spatial = random(num_spatial * heads),
+                         hop = random(hops * num_codes * heads), token = random(heads);
     PairBias p;
     p.dtype = sizeof(T) == 8 ? unitrans::DType::kFloat64 : unitrans::DType::kFloat32;
     p.num_graphs = static_cast<int64_t>(sizes.size());
@@ -78,7 +83,8 @@ void check_graphs(const std::vector<int>& sizes, int64_t heads, int64_t hops, in
         const std::vector<T> grad = random(heads * planes_size);
         std::vector<T> ds(spatial), dh(hop), dt(token), es(spatial), eh(hop), et(token);
         unitrans::pair_bias_backward(p, grad.data(), ds.data(), dh.data(), dt.data(), serial);
-        gpu::pair_bias_tables(launcher, p, nodes, grad.data(), es.data(), eh.data(), et.data(), memory.data());
+        gpu::pair_bias_tables(launcher, p, nodes, grad.data(), es.data(), eh.data(), et.data(),
+                              memory.data());
         compare("d(spatial)", es, ds);
         compare("d(hop)", eh, dh);
         compare("d(token)", et, dt);

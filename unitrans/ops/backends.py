@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitrans.ops.compiled import ISA_NAMES, LOAD_ERROR, attention_compiled, attention_compiled_qkv, best_isa
+from unitrans.ops.compiled import (
+    CUDA_LOAD_ERROR,
+    ISA_NAMES,
+    LOAD_ERROR,
+    attention_compiled,
+    attention_compiled_qkv,
+    best_isa,
+)
 from unitrans.ops.reference import attention_reference
 from unitrans.ops.sdpa import NOTE, attention_torch, attention_torch_qkv
 
@@ -46,6 +53,29 @@ def _cpu_why_not(isa: str, device: str) -> str | None:
     return LOAD_ERROR
 
 
+#: What the CUDA kernels hand to the `torch` backend, in words.
+_CUDA_NOTE = "fp32, bf16 and fp16 with head_dim up to 128; other calls go to the torch backend"
+_CUDA_MAX_HEAD_DIM = 128
+
+
+def _cuda_why_not(device: str) -> str | None:
+    if device != "cuda":
+        return f"it computes on NVIDIA GPUs, the tensors are on {device}"
+    return CUDA_LOAD_ERROR
+
+
+def _cuda_serves(x: Tensor) -> bool:
+    return x.dtype != torch.float64 and x.shape[-1] <= _CUDA_MAX_HEAD_DIM
+
+
+def _cuda(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return (attention_compiled if _cuda_serves(q) else attention_torch)(q, *arguments)
+
+
+def _cuda_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return (attention_compiled_qkv if _cuda_serves(qkv) else attention_torch_qkv)(qkv, *arguments)
+
+
 def _torch_why_not(device: str) -> str | None:
     return "it reads the sizes of groups, and meta tensors have none" if device == "meta" else None
 
@@ -72,6 +102,7 @@ BACKENDS = (
         )
         for level, isa in enumerate(ISA_NAMES)
     ),
+    Backend("cuda", _cuda_why_not, _cuda, _cuda_qkv, _CUDA_NOTE),
     Backend("torch", _torch_why_not, attention_torch, attention_torch_qkv, NOTE),
     Backend("reference", lambda device: None, _reference, _reference_qkv),
 )

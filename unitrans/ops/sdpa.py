@@ -1,8 +1,8 @@
 """The `torch` backend: torch's own `scaled_dot_product_attention` on the groups, for GPUs without our library.
 
-Groups are sorted by size into buckets, and a bucket is one call: its groups gathered to [g, N, L, D], its bias (one plane
-for all where the plan shares it) and its mask summed. Groups of one size need no mask, so windows without a bias, whole
-sentences and causal ones reach torch's flash attention. Nothing else of size pairs is made.
+Groups are sorted by size into buckets, and a bucket is one call: its groups gathered to [g, N, L, D], its bias (one
+plane for all where the plan shares it) and its mask summed. Groups of one size need no mask, so windows without a bias,
+whole sentences and causal ones reach torch's flash attention. Nothing else of size pairs is made.
 Shape letters: g groups of a bucket, N heads, Lq / Lk their longest, T rows of the stream, P plane entries.
 """
 
@@ -22,8 +22,8 @@ from unitrans.ops.reference import _padded_groups, _unit_rows, attention_referen
 _MOST_SIZES = 16
 #: What `run` gives to the reference, in words, for `unitrans doctor`.
 NOTE = (
-    "scaled_dot_product_attention on groups of one size; calls with lse or dropout go to the reference, as torch's kernels "
-    "return no differentiable log-sum-exp and do not draw our mask"
+    "scaled_dot_product_attention on groups of one size; calls with lse or dropout go to the reference, as torch's "
+    "kernels return no differentiable log-sum-exp and do not draw our mask"
 )
 
 

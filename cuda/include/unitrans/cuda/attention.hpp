@@ -31,11 +31,14 @@ void attention_forward(const Problem& problem, const Sizes& sizes, const int64_t
 size_t backward_workspace(const Problem& problem, const Sizes& sizes, const Gradients& gradients);
 // `workspace`: that many bytes of device memory, aligned to 256.
 void attention_backward(const Problem& problem, const Sizes& sizes, const int64_t* dropout_seed,
-                        const BackwardInputs& inputs, const Gradients& gradients, void* workspace, void* stream);
+                        const BackwardInputs& inputs, const Gradients& gradients, void* workspace,
+                        void* stream);
 
 size_t pair_bias_workspace(const PairBias& problem, int64_t num_nodes, bool backward);
-void pair_bias_forward(const PairBias& problem, int64_t num_nodes, void* planes, void* workspace, void* stream);
-void pair_bias_backward(const PairBias& problem, int64_t num_nodes, const void* grad_planes, void* grad_spatial,
-                        void* grad_hop, void* grad_token, void* workspace, void* stream);
+void pair_bias_forward(const PairBias& problem, int64_t num_nodes, void* planes, void* workspace,
+                       void* stream);
+void pair_bias_backward(const PairBias& problem, int64_t num_nodes, const void* grad_planes,
+                        void* grad_spatial, void* grad_hop, void* grad_token, void* workspace,
+                        void* stream);
 
 }  // namespace unitrans::cuda
