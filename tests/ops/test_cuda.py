@@ -1,4 +1,4 @@
-"""The CUDA kernels on a GPU: the case list of the other backends, on the device. Without a GPU: cuda/tests (the host runs them)."""
+"""The CUDA kernels on a GPU: the case list of the other backends, on the device. (The host runs them in cuda/tests.)"""
 
 import pytest
 import torch

@@ -232,4 +232,5 @@ def _bucket_attention(
 
 def attention_torch_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """`attention_torch` on q, k, v in one tensor [T, 3, N, D]."""
-    return attention_torch(*qkv.unbind(1), *arguments)
+    q, k, v = qkv.unbind(1)
+    return attention_torch(q, k, v, *arguments)
