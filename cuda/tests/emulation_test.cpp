@@ -10,13 +10,20 @@ namespace gpu = unitrans::cuda;
 
 namespace {
 
+// Sanitizers take minutes to compile all; memory is addressed alike in these.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kAllInstances = false;
+#else
+constexpr bool kAllInstances = true;
+#endif
+
 template <class F>
 void with_type(DType dtype, int64_t dim, F&& f) {
     const auto with_dim = [&]<class T>() {
         if (dim <= 32) {
             f.template operator()<T, 32>();
-        } else if (dim <= 64) {
-            f.template operator()<T, 64>();
+        } else if (dim <= 64 && kAllInstances) {
+            f.template operator()<T, kAllInstances ? 64 : 128>();
         } else {
             f.template operator()<T, 128>();
         }
@@ -25,7 +32,8 @@ void with_type(DType dtype, int64_t dim, F&& f) {
         case DType::kBFloat16:
             return with_dim.template operator()<gpu::BFloat16>();
         case DType::kFloat16:
-            return with_dim.template operator()<gpu::Float16>();
+            return with_dim
+                .template operator()<std::conditional_t<kAllInstances, gpu::Float16, float>>();
         default:
             return with_dim.template operator()<float>();
     }
@@ -197,8 +205,11 @@ void overlapping_planes() {
 
 // Planes of which some are shared and some are not, in more chunks than fit: fewer are used.
 void chunks_that_do_not_fit() {
-    Case c{
-        .name = "far planes", .sizes = std::vector<int>(40, 3), .heads = 1, .bias = Bias::kRagged};
+    Case c{.name = "far planes",
+           .sizes = std::vector<int>(40, 3),
+           .heads = 64,
+           .dim = 4,
+           .bias = Bias::kRagged};
     reference::Problem p = make_problem(c, DType::kFloat32, 9);
     for (size_t g = 0; g < p.bias_offset.size(); ++g) {  // from one end to the other and back
         if (g % 2) std::swap(p.bias_offset[g], p.bias_offset[p.bias_offset.size() - 1 - g]);
@@ -260,6 +271,7 @@ void elements() {
 int main() {
     elements();
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+        if (dtype == DType::kFloat16 && !kAllInstances) continue;
         for (const Case& c : cases()) check_case(c, dtype, 1);
     }
     overlapping_planes();
