@@ -39,13 +39,25 @@ inline ScalarType accumulate_type(const Tensor& x) {
 
 // The kernels read rows of unit stride; expanded gradients (of a sum, say) do not have it.
 inline Tensor unit_stride(const Tensor& x) {
-    return x.stride(2) == 1 || x.size(2) <= 1 ? x : torch::stable::contiguous(x);
+    const int64_t last = x.dim() - 1;
+    return x.stride(last) == 1 || x.size(last) <= 1 ? x : torch::stable::contiguous(x);
 }
 
 inline unitrans::ConstRows const_rows(const Tensor& x) {
     return {x.data_ptr(), x.stride(0), x.stride(1)};
 }
 inline unitrans::Rows rows(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)}; }
+inline unitrans::ConstRows as_const(const unitrans::Rows& x) {
+    return {x.data, x.row_stride, x.head_stride};
+}
+
+// The rows of q (0), k (1) or v (2) in one tensor [T, 3, N, D]: no views, each of which costs as
+// much as a tenth of a small call.
+inline unitrans::Rows rows_inside(const Tensor& packed, int64_t which) {
+    char* first = static_cast<char*>(packed.data_ptr());
+    const int64_t bytes = static_cast<int64_t>(packed.element_size());
+    return {first + which * packed.stride(1) * bytes, packed.stride(0), packed.stride(2)};
+}
 
 template <class T>
 const T* optional_data(const OptionalTensor& x) {
@@ -55,30 +67,36 @@ const T* optional_data(const OptionalTensor& x) {
 }
 
 // The arguments that forward and backward share, in schema order. Owns what it had to make contiguous.
+// Without k and v all three are in q [T, 3, N, D].
 struct Call {
-    Tensor q, k, v;
+    Tensor q;
+    OptionalTensor k, v;
     Tensor scale;
     OptionalTensor bias;
     unitrans::Problem problem;
 
-    Call(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& cu_seqlens,
-         const OptionalTensor& token_index, const OptionalTensor& position,
-         const OptionalTensor& key_cu_seqlens, const OptionalTensor& key_token_index,
-         const OptionalTensor& key_position, const OptionalTensor& bias_offset,
-         const OptionalTensor& bias_row_stride, const OptionalTensor& reach,
-         const OptionalTensor& bias_in, const Tensor& scale_in, bool qk_norm, double dropout_p)
-        : q(unit_stride(q_in)),
-          k(unit_stride(k_in)),
-          v(unit_stride(v_in)),
-          scale(torch::stable::contiguous(scale_in)) {
+    Call(const Tensor& q_in, const OptionalTensor& k_in, const OptionalTensor& v_in,
+         const Tensor& cu_seqlens, const OptionalTensor& token_index,
+         const OptionalTensor& position, const OptionalTensor& key_cu_seqlens,
+         const OptionalTensor& key_token_index, const OptionalTensor& key_position,
+         const OptionalTensor& bias_offset, const OptionalTensor& bias_row_stride,
+         const OptionalTensor& reach, const OptionalTensor& bias_in, const Tensor& scale_in,
+         bool qk_norm, double dropout_p)
+        : q(unit_stride(q_in)), scale(torch::stable::contiguous(scale_in)) {
         problem.dtype = core_dtype(q);
-        problem.num_queries = q.size(0);
-        problem.num_keys = k.size(0);
-        problem.num_heads = q.size(1);
-        problem.head_dim = q.size(2);
-        problem.q = const_rows(q);
-        problem.k = const_rows(k);
-        problem.v = const_rows(v);
+        problem.num_queries = problem.num_keys = q.size(0);
+        problem.num_heads = q.size(q.dim() - 2);
+        problem.head_dim = q.size(q.dim() - 1);
+        if (k_in && v_in) {
+            k = unit_stride(*k_in), v = unit_stride(*v_in);
+            problem.num_keys = k->size(0);
+            problem.q = const_rows(q), problem.k = const_rows(*k), problem.v = const_rows(*v);
+        } else {
+            STD_TORCH_CHECK(q.dim() == 4 && q.size(1) == 3, "unitrans: expected [T, 3, N, D]");
+            problem.q = as_const(rows_inside(q, 0));
+            problem.k = as_const(rows_inside(q, 1));
+            problem.v = as_const(rows_inside(q, 2));
+        }
         problem.scale = scale.data_ptr();
         problem.qk_norm = qk_norm;
         problem.dropout_p = dropout_p;
@@ -104,15 +122,21 @@ struct Call {
     }
 };
 
+// Where gradients go: dq, dk, dv, or all into dq [T, 3, N, D].
+inline unitrans::Gradients gradients_into(const Tensor& dq, const OptionalTensor& dk,
+                                          const OptionalTensor& dv) {
+    if (dk && dv) return {rows(dq), rows(*dk), rows(*dv)};
+    return {rows_inside(dq, 0), rows_inside(dq, 1), rows_inside(dq, 2)};
+}
+
 // The arguments of UNITRANS_CALL_SCHEMA (torch_ops.cpp), as parameters and as what a Call is made of.
-#define UNITRANS_CALL_PARAMETERS                                                              \
-    const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &cu_seqlens,              \
-        const OptionalTensor &token_index, const OptionalTensor &position,                    \
-        const OptionalTensor &key_cu_seqlens, const OptionalTensor &key_token_index,          \
-        const OptionalTensor &key_position, const OptionalTensor &bias_offset,                \
-        const OptionalTensor &bias_row_stride, const OptionalTensor &reach,                   \
-        [[maybe_unused]] int64_t max_group_size, [[maybe_unused]] int64_t max_key_group_size, \
-        const OptionalTensor &bias, const Tensor &scale, bool qk_norm, double dropout_p,      \
+#define UNITRANS_CALL_PARAMETERS                                                                 \
+    const Tensor &cu_seqlens, const OptionalTensor &token_index, const OptionalTensor &position, \
+        const OptionalTensor &key_cu_seqlens, const OptionalTensor &key_token_index,             \
+        const OptionalTensor &key_position, const OptionalTensor &bias_offset,                   \
+        const OptionalTensor &bias_row_stride, const OptionalTensor &reach,                      \
+        [[maybe_unused]] int64_t max_group_size, [[maybe_unused]] int64_t max_key_group_size,    \
+        const OptionalTensor &bias, const Tensor &scale, bool qk_norm, double dropout_p,         \
         const OptionalTensor &dropout_seed, [[maybe_unused]] int64_t isa
 #define UNITRANS_CALL_ARGUMENTS                                                                \
     q, k, v, cu_seqlens, token_index, position, key_cu_seqlens, key_token_index, key_position, \

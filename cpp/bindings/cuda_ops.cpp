@@ -60,28 +60,33 @@ struct CudaCall : Call {
 
 std::tuple<Tensor, Tensor> run_forward(const CudaCall& call, bool need_lse) {
     const Tensor& q = call.q;
-    Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), call.v.size(2)});
-    Tensor lse =
-        torch::stable::new_empty(q, {need_lse ? q.size(0) : 0, q.size(1)}, accumulate_type(q));
+    const unitrans::Problem& p = call.problem;
+    Tensor out = torch::stable::new_empty(q, {p.num_queries, p.num_heads, p.head_dim});
+    Tensor lse = torch::stable::new_empty(q, {need_lse ? p.num_queries : 0, p.num_heads},
+                                          accumulate_type(q));
     unitrans::cuda::attention_forward(call.problem, call.sizes, call.seed,
                                       {rows(out), need_lse ? lse.data_ptr() : nullptr},
                                       call.stream);
     return {out, lse};
 }
 
-std::tuple<Tensor, Tensor> attention_forward(UNITRANS_CALL_PARAMETERS) {
+std::tuple<Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                             UNITRANS_CALL_PARAMETERS) {
     return run_forward(UNITRANS_CUDA_CALL, true);
 }
 
-std::tuple<Tensor, Tensor> attention_forward_eager(UNITRANS_CALL_PARAMETERS, bool need_lse) {
+std::tuple<Tensor, Tensor> attention_forward_eager(const Tensor& q, const OptionalTensor& k,
+                                                   const OptionalTensor& v,
+                                                   UNITRANS_CALL_PARAMETERS, bool need_lse) {
     return run_forward(UNITRANS_CUDA_CALL, need_lse);
 }
 
-// Into dq, dk, dv of any strides with unit stride in the last dimension; returns d(bias), d(scale).
+// Into dq, dk, dv of any strides with unit stride in the last dimension, or into one tensor as the call has.
+// Returns d(bias), d(scale).
 std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
                                         const OptionalTensor& grad_lse_in, const CudaCall& call,
-                                        const Tensor& dq, const Tensor& dk, const Tensor& dv,
-                                        bool need_bias, bool need_scale) {
+                                        const Tensor& dq, const OptionalTensor& dk,
+                                        const OptionalTensor& dv, bool need_bias, bool need_scale) {
     const Tensor grad_out = unit_stride(grad_out_in);
     OptionalTensor grad_lse;
     if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
@@ -92,7 +97,7 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
                   : torch::stable::new_empty(scale, {0});
     Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
 
-    unitrans::Gradients gradients{rows(dq), rows(dk), rows(dv)};
+    unitrans::Gradients gradients = gradients_into(dq, dk, dv);
     if (need_bias) gradients.dbias = dbias.data_ptr();
     if (need_scale) gradients.dscale = dscale.data_ptr();
     const size_t bytes = unitrans::cuda::backward_workspace(call.problem, call.sizes, gradients);
@@ -106,8 +111,8 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& grad_out, const OptionalTensor& grad_lse, UNITRANS_CALL_PARAMETERS,
-    bool need_bias, bool need_scale) {
+    const Tensor& grad_out, const OptionalTensor& grad_lse, const Tensor& q, const Tensor& k,
+    const Tensor& v, UNITRANS_CALL_PARAMETERS, bool need_bias, bool need_scale) {
     const CudaCall call = UNITRANS_CUDA_CALL;
     Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
     Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
@@ -117,11 +122,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     return {dq, dk, dv, dbias, dscale};
 }
 
-std::tuple<Tensor, Tensor> attention_backward_into(const Tensor& grad_out,
-                                                   const OptionalTensor& grad_lse,
-                                                   UNITRANS_CALL_PARAMETERS, const Tensor& dq,
-                                                   const Tensor& dk, const Tensor& dv,
-                                                   bool need_bias, bool need_scale) {
+std::tuple<Tensor, Tensor> attention_backward_into(
+    const Tensor& grad_out, const OptionalTensor& grad_lse, const Tensor& q,
+    const OptionalTensor& k, const OptionalTensor& v, UNITRANS_CALL_PARAMETERS, const Tensor& dq,
+    const OptionalTensor& dk, const OptionalTensor& dv, bool need_bias, bool need_scale) {
     return run_backward(grad_out, grad_lse, UNITRANS_CUDA_CALL, dq, dk, dv, need_bias, need_scale);
 }
 

@@ -34,28 +34,33 @@ struct CpuCall : Call {
 
 std::tuple<Tensor, Tensor> run_forward(const CpuCall& call, bool need_lse) {
     const Tensor& q = call.q;
-    Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), call.v.size(2)});
+    const auto& [rows_of_q, heads, dim] =
+        std::tuple(call.problem.num_queries, call.problem.num_heads, call.problem.head_dim);
+    Tensor out = torch::stable::new_empty(q, {rows_of_q, heads, dim});
     unitrans::ask_for_huge_pages(out);
-    Tensor lse =
-        torch::stable::new_empty(q, {need_lse ? q.size(0) : 0, q.size(1)}, accumulate_type(q));
+    Tensor lse = torch::stable::new_empty(q, {need_lse ? rows_of_q : 0, heads}, accumulate_type(q));
     unitrans::attention_forward(call.problem, {rows(out), need_lse ? lse.data_ptr() : nullptr},
                                 parallel, call.isa);
     return {out, lse};
 }
 
-std::tuple<Tensor, Tensor> attention_forward(UNITRANS_CALL_PARAMETERS) {
+std::tuple<Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                             UNITRANS_CALL_PARAMETERS) {
     return run_forward(CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa), true);
 }
 
-std::tuple<Tensor, Tensor> attention_forward_eager(UNITRANS_CALL_PARAMETERS, bool need_lse) {
+std::tuple<Tensor, Tensor> attention_forward_eager(const Tensor& q, const OptionalTensor& k,
+                                                   const OptionalTensor& v,
+                                                   UNITRANS_CALL_PARAMETERS, bool need_lse) {
     return run_forward(CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa), need_lse);
 }
 
-// Into dq, dk, dv of any strides with unit stride in the last dimension; returns d(bias), d(scale).
+// Into dq, dk, dv of any strides with unit stride in the last dimension, or into one tensor as the
+// call has; returns d(bias), d(scale).
 std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
                                         const OptionalTensor& grad_lse_in, const CpuCall& call,
-                                        const Tensor& dq, const Tensor& dk, const Tensor& dv,
-                                        bool need_bias, bool need_scale) {
+                                        const Tensor& dq, const OptionalTensor& dk,
+                                        const OptionalTensor& dv, bool need_bias, bool need_scale) {
     const Tensor grad_out = unit_stride(grad_out_in);
     OptionalTensor grad_lse;
     if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
@@ -66,9 +71,11 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
                   : torch::stable::new_empty(scale, {0});
     Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
 
-    for (const Tensor* result : {&dq, &dk, &dv, &std::as_const(dbias)})
-        unitrans::ask_for_huge_pages(*result);
-    unitrans::Gradients gradients{rows(dq), rows(dk), rows(dv)};
+    unitrans::ask_for_huge_pages(dq);
+    unitrans::ask_for_huge_pages(dbias);
+    if (dk) unitrans::ask_for_huge_pages(*dk);
+    if (dv) unitrans::ask_for_huge_pages(*dv);
+    unitrans::Gradients gradients = gradients_into(dq, dk, dv);
     if (need_bias) gradients.dbias = dbias.data_ptr();
     if (need_scale) gradients.dscale = dscale.data_ptr();
     unitrans::attention_backward(call.problem,
@@ -78,8 +85,8 @@ std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& grad_out, const OptionalTensor& grad_lse, UNITRANS_CALL_PARAMETERS,
-    bool need_bias, bool need_scale) {
+    const Tensor& grad_out, const OptionalTensor& grad_lse, const Tensor& q, const Tensor& k,
+    const Tensor& v, UNITRANS_CALL_PARAMETERS, bool need_bias, bool need_scale) {
     const CpuCall call({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa);
     Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
     Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
@@ -89,11 +96,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     return {dq, dk, dv, dbias, dscale};
 }
 
-std::tuple<Tensor, Tensor> attention_backward_into(const Tensor& grad_out,
-                                                   const OptionalTensor& grad_lse,
-                                                   UNITRANS_CALL_PARAMETERS, const Tensor& dq,
-                                                   const Tensor& dk, const Tensor& dv,
-                                                   bool need_bias, bool need_scale) {
+std::tuple<Tensor, Tensor> attention_backward_into(
+    const Tensor& grad_out, const OptionalTensor& grad_lse, const Tensor& q,
+    const OptionalTensor& k, const OptionalTensor& v, UNITRANS_CALL_PARAMETERS, const Tensor& dq,
+    const OptionalTensor& dk, const OptionalTensor& dv, bool need_bias, bool need_scale) {
     return run_backward(grad_out, grad_lse, CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa),
                         dq, dk, dv, need_bias, need_scale);
 }
@@ -104,23 +110,29 @@ int64_t cpu_isa() { return static_cast<int64_t>(unitrans::best_isa()); }
 
 // The plan, flat: sizes are SymInt, never int, so that a traced graph serves every batch.
 #define UNITRANS_CALL_SCHEMA                                                                       \
-    "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor? token_index, Tensor? position, "     \
+    "Tensor cu_seqlens, Tensor? token_index, Tensor? position, "                                   \
     "Tensor? key_cu_seqlens, Tensor? key_token_index, Tensor? key_position, Tensor? bias_offset, " \
     "Tensor? bias_row_stride, Tensor? reach, SymInt max_group_size, SymInt max_key_group_size, "   \
     "Tensor? bias, Tensor scale, bool qk_norm, float dropout_p, Tensor? dropout_seed, int isa"
 
 STABLE_TORCH_LIBRARY(unitrans, m) {
-    m.def("attention_forward(" UNITRANS_CALL_SCHEMA ") -> (Tensor out, Tensor lse)");
-    m.def("attention_backward(Tensor grad_out, Tensor? grad_lse, " UNITRANS_CALL_SCHEMA
-          ", bool need_bias, bool need_scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, "
-          "Tensor dscale)");
+    m.def("attention_forward(Tensor q, Tensor k, Tensor v, " UNITRANS_CALL_SCHEMA
+          ") -> (Tensor out, Tensor lse)");
+    m.def(
+        "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor "
+        "v, " UNITRANS_CALL_SCHEMA
+        ", bool need_bias, bool need_scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias, "
+        "Tensor dscale)");
     // The same for callers with an autograd formula of their own (unitrans/ops/compiled.py): no lse
-    // that is not wanted, gradients into views of one tensor.
-    m.def("attention_forward_eager(" UNITRANS_CALL_SCHEMA
+    // that is not wanted, gradients into tensors of the caller. Without k and v q holds all three,
+    // [T, 3, N, D], and so does dq.
+    m.def("attention_forward_eager(Tensor q, Tensor? k, Tensor? v, " UNITRANS_CALL_SCHEMA
           ", bool need_lse) -> (Tensor out, Tensor lse)");
-    m.def("attention_backward_into(Tensor grad_out, Tensor? grad_lse, " UNITRANS_CALL_SCHEMA
-          ", Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, bool need_bias, bool need_scale) -> "
-          "(Tensor dbias, Tensor dscale)");
+    m.def(
+        "attention_backward_into(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor? k, "
+        "Tensor? v, " UNITRANS_CALL_SCHEMA
+        ", Tensor(a!) dq, Tensor(b!)? dk, Tensor(c!)? dv, bool need_bias, bool need_scale) -> "
+        "(Tensor dbias, Tensor dscale)");
     m.def("cpu_isa() -> int");
 }
 
