@@ -9,7 +9,7 @@ CXX_FILES := $(shell find cpp $(wildcard cuda) -name '*.[ch]pp' -o -name '*.cu' 
 BUILD_FILES := pyproject.toml $(wildcard CMakeLists.txt cmake/* cpp/CMakeLists.txt cpp/bindings/* cuda/CMakeLists.txt cuda/src/*) $(filter-out cpp/tests/% cuda/tests/%,$(CXX_FILES))
 CMAKE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 
-.PHONY: demo test lint sanitize cuda
+.PHONY: demo test lint sanitize
 demo: .venv/unitrans
 	$(BIN)/unitrans train --domain vision --objective mim
 
@@ -18,13 +18,6 @@ test: .venv/unitrans
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure --no-tests=error
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
-
-# Compiles the kernels for one architecture and loads the library, which needs nvcc and no GPU.
-cuda: .venv/unitrans
-	$(CMAKE) -B build/cuda -DUNITRANS_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90 -DUNITRANS_PYTHON=ON -DUNITRANS_TESTS=OFF \
-		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	$(BIN)/cmake --build build/cuda --target unitrans_cuda_ops
-	$(BIN)/python tests/load_cuda_library.py build/cuda/cpp/bindings/libunitrans_cuda_ops.so
 
 lint: .venv/unitrans
 	$(BIN)/ruff check .
