@@ -15,6 +15,7 @@ struct HostLauncher {
 
     template <class Kernel>
     void run(const typename Kernel::Arguments& arguments, int64_t items) {
+        static_assert(Kernel::kSharedBytes <= 99 * 1024, "more than a block of sm_120 may have");
         const size_t bytes = (Kernel::kSharedBytes + 15) / 16 * 16 + 16;
         char* memory = static_cast<char*>(std::aligned_alloc(16, bytes));
         for (int64_t i = 0; i < items; ++i) {
