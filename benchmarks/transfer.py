@@ -32,9 +32,9 @@ COMMON = ["data.image_size=32", "data.channels=3", "data.flip=true", "train.bf16
 COMMON += ["train.save_steps=1000000", "train.logging_steps=20", "train.per_device_eval_batch_size=125"]
 COMMON += ["train.global_batch_size=null", "train.learning_rate_batch_size=null"]
 PRETRAIN = ["objective.mask_ratio=0.75", "objective.mask_patch_size=4", "data.crop_scale=[0.5,1.0]"]
-PRETRAIN += ["train.learning_rate=2e-3", "train.per_device_train_batch_size=128"]
+PRETRAIN += ["train.learning_rate=1.5e-3", "train.per_device_train_batch_size=64"]
 FINETUNE = ["data.crop_scale=[0.5,1.0]", "objective.label_smoothing=0.1", "train.layer_decay=1.0"]
-FINETUNE += ["train.learning_rate=1e-3", "train.per_device_train_batch_size=64"]
+FINETUNE += ["train.learning_rate=2e-3", "train.per_device_train_batch_size=64"]
 ARMS = ("visible", "all", "scratch", "scratch_long")
 
 
@@ -113,7 +113,7 @@ def _recorded(
     root: Path,
     init: Path | None,
 ) -> None:
-    if name in done:
+    if name in done or (args.only and name not in args.only):
         return
     start = time.process_time()
     settings = [f"data.path={args.data}/train", *settings, *args.set]
@@ -209,10 +209,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="../shared/data/cifar10")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--pretrain", type=int, default=800, help="updates with all tokens")
-    parser.add_argument("--finetune", type=int, default=300)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--pretrain", type=int, default=1000, help="updates with all tokens")
+    parser.add_argument("--finetune", type=int, default=600)
     parser.add_argument("--set", nargs="+", default=[], help="settings of all runs that are changed")
+    parser.add_argument("--only", nargs="+", default=[], help="of the runs of a seed, those to do now")
     parser.add_argument(
         "--holdout", type=float, help="for tuning: this part of the training images is held out"
     )
