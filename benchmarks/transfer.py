@@ -39,8 +39,9 @@ ARMS = ("visible", "all", "scratch", "scratch_long")
 
 
 def configured(objective: str, settings: list[str]) -> RunConfig:
-    """The configuration of a run, without what is saved on the way."""
-    return resolve(domain="vision", objective=objective, settings=[*COMMON, *MODEL, *settings])
+    """The configuration of a run; of settings of one name the last counts."""
+    last = {setting.partition("=")[0]: setting for setting in (*COMMON, *MODEL, *settings)}
+    return resolve(domain="vision", objective=objective, settings=list(last.values()))
 
 
 def flops_per_image(tokens: str, settings: list[str], images: int = 32) -> float:
@@ -169,7 +170,7 @@ def summary(file: Path, picture: Path | None) -> None:
     print(f"{len(seeds)} seeds; updates and minutes of processor time on average:")
     for name in ("pretrain_all", "pretrain_visible", *ARMS):
         found = [rows[seed, name] for seed in seeds if (seed, name) in rows]
-        minutes = np.mean([row["seconds"] for row in found]) / 60
+        minutes = np.mean([row.get("seconds", np.nan) for row in found]) / 60
         print(f"  {name:<17} {found[0]['updates']:6,} {minutes:6.1f}")
     for arm, values in final.items():
         print(f"  {arm:<13} {values.mean():.4f}  ({', '.join(f'{value:.3f}' for value in values)})")
