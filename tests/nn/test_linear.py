@@ -79,6 +79,16 @@ def test_mlps_join_product_and_gelu_where_nothing_learns(activation: str) -> Non
         assert seen[0].min() < -0.2, "a hook sees the product itself"
 
 
+def test_gelu_in_bf16_is_rounded_once() -> None:
+    mlp, x = Mlp(WIDTH, OUT).bfloat16(), torch.randn(ROWS, WIDTH, dtype=torch.bfloat16)
+    wide = Mlp(WIDTH, OUT).double()
+    wide.load_state_dict(mlp.state_dict())
+    with torch.no_grad():
+        assert calls(mlp.fc1, x) == 0 and calls(mlp, x) == 1
+        want = wide.act(wide.fc1(x.double()))
+        torch.testing.assert_close(mlp.hidden(x).double(), want, atol=2e-3, rtol=2**-8)
+
+
 def test_who_is_served_by_torch_itself() -> None:
     ours, theirs = twins()
     x = torch.randn(ROWS, WIDTH)

@@ -20,7 +20,7 @@ _pointwise: Any = (
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, about a tenth faster in fp32 on a CPU.
+    """`torch.nn.Linear`, about a tenth faster in fp32 on a CPU, and with a GELU behind it in bf16 too.
 
     torch writes the bias into the result first and adds the product to it; oneDNN adds the bias in its last step. The
     gradient of the weight stays torch's. Sums are in another order, so the last bits differ from those of
@@ -29,7 +29,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, in_features] -> [T, out_features]."""
-        if not self._large(x):
+        if x.dtype != torch.float32 or not self._large(x):  # in bf16 torch's own product is as fast
             return super().forward(x)
         if self._learns(x):
             return _Product.apply(x, self.weight, self.bias)
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
             return act(self(x))
         if is_watched(self) or is_watched(act):
             return act(self(x))
-        return _pointwise(x, self.weight, self.bias, "gelu", [], act.approximate)
+        return _pointwise(x.contiguous(), self.weight, self.bias, "gelu", [], act.approximate)
 
     def _learns(self, x: Tensor) -> bool:
         """Whether a gradient will be asked for."""
@@ -53,7 +53,7 @@ class Linear(nn.Linear):
         return (
             _pointwise is not None
             and is_eager(x, self.weight, self.bias)
-            and x.dtype == self.weight.dtype == torch.float32
+            and x.dtype == self.weight.dtype in (torch.float32, torch.bfloat16)
             and x.device.type == "cpu"
             and x.dim() == 2
             and x.shape[0] * self.weight.numel() >= SMALLEST
