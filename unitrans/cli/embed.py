@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             Path(options.output).expanduser(),
             batch_size=options.batch_size,
             column=options.column,
+            files=options.image_folder,
             stdin=sys.stdin,
             say=lambda text: print(f"unitrans: {text}", file=sys.stderr),
         )

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     shared = {
         "batch_size": options.batch_size,
         "column": options.column,
+        "files": options.image_folder,
         "target": options.target,
         "say": print,
     }

@@ -71,5 +71,10 @@ def add_reading_flags(parser: Parser) -> None:
         help="the column with the files, SMILES or texts, where its name does not say so",
     )
     parser.add_argument(
+        "--image-folder",
+        metavar="DIR",
+        help="where files start that a table names (default: the folder of the table)",
+    )
+    parser.add_argument(
         "--batch-size", metavar="N", type=positive, default=64, help="samples computed together (default: 64)"
     )

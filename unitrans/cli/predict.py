@@ -91,6 +91,7 @@ def main(arguments: Sequence[str]) -> int:
             options.output,
             batch_size=options.batch_size,
             column=options.column,
+            files=options.image_folder,
             stdin=sys.stdin,
             stdout=sys.stdout,
             say=lambda text: print(f"unitrans: {text}", file=sys.stderr),

@@ -32,12 +32,13 @@ class Trained:
     Args:
         name: a run folder, a checkpoint, or the folder of an ensemble.
         complete: refuse an ensemble that is not trained to its end.
+        files: where files start that tables name; None: in the folder of the table.
 
     Raises:
-        ConfigError: no such checkpoint, or one that does not say how samples are read.
+        ConfigError: no such checkpoint or folder, or one that does not say how samples are read.
     """
 
-    def __init__(self, name: str, *, complete: bool = True) -> None:
+    def __init__(self, name: str, *, complete: bool = True, files: str | None = None) -> None:
         root = Path(name).expanduser()
         self.calibration: dict[str, Any] | None = None
         members = [name]
@@ -57,6 +58,10 @@ class Trained:
             )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
         self.reading: dict[str, Any] = stored | {"folder": str(init_folder(members[0], flag="--checkpoint"))}
+        if files is not None:
+            if not Path(files).expanduser().is_dir():
+                raise ConfigError(f"--image-folder {files}: there is no such folder")
+            self.reading["files"] = str(Path(files).expanduser())
         with user_errors():
             self.domain: Any = get_domain(self.reading["domain"])
 
@@ -82,8 +87,8 @@ class Predictor(Trained):
         ConfigError: a model that predicts none, too.
     """
 
-    def __init__(self, name: str, *, complete: bool = True) -> None:
-        super().__init__(name, complete=complete)
+    def __init__(self, name: str, *, complete: bool = True, files: str | None = None) -> None:
+        super().__init__(name, complete=complete, files=files)
         config = self.models[0].config
         if config.labels is None:
             raise ConfigError(
@@ -196,6 +201,7 @@ def predict(
     stdin: TextIO,
     stdout: TextIO,
     say: Callable[[str], None],
+    files: str | None = None,
 ) -> int:
     """Predicts row by row, in their order, and writes the rows with the predictions as they come.
 
@@ -206,18 +212,19 @@ def predict(
         batch_size: rows that are read before they are predicted together.
         column: see ``Predicts.record_reader``.
         say: where a sentence goes.
+        files: see `Trained`.
 
     Returns:
         How many rows could not be predicted; their predictions are empty and their `error` says why.
     """
-    predictor = Predictor(checkpoint)
-    with ExitStack() as files:
-        table, read = files.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
+    predictor = Predictor(checkpoint, files=files)
+    with ExitStack() as stack:
+        table, read = stack.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
         try:
             out = (
                 stdout
                 if output is None
-                else files.enter_context(open(output, "w", encoding="utf-8", newline=""))
+                else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
             )
         except OSError as error:
             raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from None
