@@ -1,27 +1,22 @@
-#include "bias_gelu_kernels.hpp"
 #include "kernels.hpp"
 
 namespace unitrans {
 
 namespace portable {
 extern const Kernels kernels;
-extern const BiasGeluKernels bias_gelu_kernels;
-}  // namespace portable
+}
 #ifdef UNITRANS_HAVE_X86
 namespace avx2 {
 extern const Kernels kernels;
-extern const BiasGeluKernels bias_gelu_kernels;
-}  // namespace avx2
+}
 namespace avx512 {
 extern const Kernels kernels;
-extern const BiasGeluKernels bias_gelu_kernels;
-}  // namespace avx512
+}
 #endif
 #ifdef UNITRANS_HAVE_BF16
 namespace avx512bf16 {
 extern const Kernels kernels;
-extern const BiasGeluKernels bias_gelu_kernels;
-}  // namespace avx512bf16
+}
 #endif
 
 namespace {
@@ -78,26 +73,6 @@ const Kernels* find_kernels(Isa isa) {
 #ifdef UNITRANS_HAVE_BF16
         case Isa::kAvx512Bf16:
             return &avx512bf16::kernels;
-#endif
-        default:
-            break;
-    }
-    return nullptr;
-}
-
-const BiasGeluKernels* find_bias_gelu_kernels(Isa isa) {
-    switch (isa) {
-        case Isa::kPortable:
-            return &portable::bias_gelu_kernels;
-#ifdef UNITRANS_HAVE_X86
-        case Isa::kAvx2:
-            return &avx2::bias_gelu_kernels;
-        case Isa::kAvx512:
-            return &avx512::bias_gelu_kernels;
-#endif
-#ifdef UNITRANS_HAVE_BF16
-        case Isa::kAvx512Bf16:
-            return &avx512bf16::bias_gelu_kernels;
 #endif
         default:
             break;

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.ops import Plan, attention, attention_qkvpacked
-from unitrans.ops.bias_gelu import linear_gelu
 
 NormPlacement = Literal["pre", "post", "res-post"]
 Activation = Literal["gelu", "gelu_tanh", "relu"]
@@ -175,26 +174,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, C] -> [T, C]."""
-        return self.drop(self.fc2(self.act_drop(self.hidden(x))))
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """x [T, C] -> [T, hidden], behind the non-linearity: bias and GELU in one pass where that pays."""
-        plain = type(self.fc1) is nn.Linear and type(self.act) is nn.GELU and self.act.approximate == "none"
-        if plain and not (_is_watched(self.fc1) or _is_watched(self.act)):
-            joined = linear_gelu(x, self.fc1.weight, self.fc1.bias)
-            if joined is not None:
-                return joined
-        return self.act(self.fc1(x))
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody has put a hook on it, which only a call of the module runs."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+        return self.drop(self.fc2(self.act_drop(self.act(self.fc1(x)))))
 
 
 class DropPath(nn.Module):
