@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unitrans.models.convert_config import config_from, our_name
 from unitrans.models.layouts import LAYOUTS
+from unitrans.models.swinv2 import keep_measure
 
 #: Sizes at which the published Swins of a window were trained, where their weights do not tell.
 _TRAINED_AT = {7: 224, 8: 256, 12: 384, 16: 256, 24: 384}
@@ -489,4 +490,8 @@ def configured(
     fields = found.fields | changes
     if found.kind not in ("classifier", "tokens"):
         fields.pop("num_labels", None)
-    return config_from(base, theirs, found.family, **fields), options
+    config = config_from(base, theirs, found.family, **fields)
+    if "pretrained_window_sizes" in found.fields and "pretrained_window_sizes" not in changes:
+        needed = {name: changes[name] for name in found.untold if name in changes}
+        keep_measure(config, config_from(base, {}, found.family, **(found.fields | needed)))
+    return config, options

@@ -29,7 +29,7 @@ WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
 _FREE = {"in_chans", "image_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "architectures", "dtype"}
 _FREE |= {"transformers_version", "torch_dtype", "act_drop_rate", "embed_drop_rate"}
-_FREE |= {"fixed_positions", "init"}
+_FREE |= {"fixed_positions", "init", "pretrained_window_sizes"}
 
 
 def init_folder(name: str, flag: str = "--init") -> Path:
@@ -86,6 +86,9 @@ def model_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if model not in MODELS:
         return {}
     fields = parameters_of(MODELS[model][0]).model_fields
+    if model == "swinv2":  # position biases stay those of the weights whatever the windows become
+        source = MODELS[model][0](**{key: value for key, value in config.items() if key in fields})
+        config = config | {"pretrained_window_sizes": source.measured_windows}
     return {"name": model} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
 
 
@@ -215,14 +218,9 @@ def _other_units(there: dict[str, Any], here: Any) -> list[str]:
     if there.get("model_type") != "unitrans-swinv2" or here.model_type != "unitrans-swinv2":
         return []
 
-    def units(config: Any) -> list[tuple[int, int]]:
-        windows = zip(config.stage_windows, config.trained_windows, strict=True)
-        return [trained if min(trained) > 0 else size for size, trained in windows]
-
-    trained = units(type(here)(**{key: value for key, value in there.items() if key != "model_type"}))
-    if trained == units(here):
+    sizes = type(here)(**{key: value for key, value in there.items() if key != "model_type"}).measured_windows
+    if sizes == here.measured_windows:
         return []
-    sizes = [list(unit) if unit[0] != unit[1] else unit[0] for unit in trained]
     return [
         "the weights were trained with other windows: their position biases are kept with "
         f"model.pretrained_window_sizes={json.dumps(sizes, separators=(',', ':'))}"
