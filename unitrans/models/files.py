@@ -91,8 +91,17 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
 
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("model", "state_dict", "model_state_dict", "module")
+
+
+def _broken(file: Path, error: Exception) -> str:
+    """Why a file of weights cannot be read."""
+    if file.stat().st_size == 0:
+        return "it is empty"
+    kind = "safetensors" if file.suffix == ".safetensors" else "torch.save"
+    reason = " ".join(str(error).split()).partition(". ")[0][:120]
+    return f"it is no file of {kind}, or not wholly written or copied ({type(error).__name__}: {reason})"
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
@@ -103,9 +112,9 @@ def read_file(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it cannot be read, holds more than tensors, or no state dict.
     """
-    if file.suffix not in _SUFFIXES:
+    if file.suffix not in FILE_SUFFIXES:
         raise ValueError(
-            f"{file}: expected a file of weights ({', '.join(_SUFFIXES)}), got one of another kind"
+            f"{file}: expected a file of weights ({', '.join(FILE_SUFFIXES)}), got one of another kind"
         )
     try:
         if file.suffix == ".safetensors":
@@ -117,7 +126,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
             f'it, strip it once: torch.save(torch.load("{file.name}", weights_only=False)["model"], "weights.pth")'
         ) from None
     except Exception as error:  # whatever safetensors and torch raise for a broken file
-        raise ValueError(f"{file}: it cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"{file}: {_broken(file, error)}") from None
     while isinstance(stored, dict):
         inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), dict)), None)
         if inner is None:

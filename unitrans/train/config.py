@@ -303,7 +303,10 @@ def resolve(
     if isinstance(start, str):
         from unitrans.train.init import model_settings
 
-        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}))})
+        data_section = _merge(defaults, layers).get("data", {})
+        field = chosen.DataConfig.model_fields.get("image_size")
+        size = data_section.get("image_size", None if field is None else field.default)
+        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}), size)})
     if hasattr(chosen, "settings"):
         with user_errors():
             defaults = _merge(defaults, chosen.settings(_merge(defaults, layers)))

@@ -46,6 +46,8 @@ def embed(
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"--output {output}: expected a name that ends in {' or '.join(SUFFIXES)}")
     trained = Trained(checkpoint, files=files)
+    for note in trained.notes:
+        say(note)
     width = int(trained.models[0].config.encoder_config.num_features)
     vectors: list[np.ndarray] = []
     records: list[dict[str, Any]] = []

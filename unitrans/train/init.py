@@ -23,6 +23,7 @@ from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init_foreign import FINAL_NORMS, WORD_ROWS, grown_rows, init_foreign, read_foreign
+from unitrans.train.init_own import as_checkpoint, own_encoder
 from unitrans.train.parameters import parameters_of
 
 WEIGHTS = "model.safetensors"
@@ -38,10 +39,16 @@ def init_folder(name: str, flag: str = "--init") -> Path:
     for folder in (root, root / "checkpoints" / "best", root / "checkpoints" / "latest"):
         if (folder / WEIGHTS).is_file():
             return folder.resolve()
-    what = "it holds no checkpoint" if root.is_dir() else "there is no such folder"
-    raise ConfigError(
-        f"{flag} {name}: {what}: name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
-    )
+    fix = f"name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
+    if root.is_file():
+        raise ConfigError(
+            f"{flag} {name}: it is a file, expected a run of this program: start one from these weights with unitrans "
+            f"train --init {name}, or {fix}"
+        )
+    if flag == "--init":
+        fix = f"name a file of weights, a folder of transformers, or {fix[5:]}"
+    what = "it holds no checkpoint" if root.is_dir() else "there is no such file or folder"
+    raise ConfigError(f"{flag} {name}: {what}: {fix}")
 
 
 # What a run takes from its own data and recipe, not from the model whose weights it starts with.
@@ -57,12 +64,13 @@ _OWN_SETTINGS |= {
 }
 
 
-def model_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def model_settings(name: str, given: Mapping[str, Any], image_size: Any = None) -> dict[str, Any]:
     """The ``model`` section that weights ask for; {} where they are none that can be read (`init_weights` says why).
 
     Args:
         name: as in `init_weights`.
         given: the section as far as the user has set it, for what weights do not tell.
+        image_size: of the data, which a model of images follows.
     """
     path, overrides = Path(name).expanduser(), {key: value for key, value in given.items() if key != "name"}
     with user_errors():
@@ -72,14 +80,18 @@ def model_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if theirs is not None:
             config: Any = config_from("hf5", theirs).to_dict()
         else:
+            if "image_size" in foreign[1].untold and image_size is not None:
+                overrides.setdefault("image_size", image_size)
             with user_errors():
-                config = configured(foreign[1], overrides, f"--init {name}")[0].to_dict()
+                config = configured(foreign[1], overrides, f"--init {name}", prefix="model.")[0].to_dict()
     else:
         try:
             stored = json.loads((init_folder(name) / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        config = stored.get("encoder") if isinstance(stored, dict) else None
+        config = (
+            stored.get("encoder") if isinstance(stored, dict) and "encoder" in stored else own_encoder(stored)
+        )
     if not isinstance(config, dict):
         return {}
     model = str(config.get("model_type")).removeprefix("unitrans-")
@@ -109,6 +121,8 @@ def init_weights(model: Any, name: str) -> list[str]:
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if own_encoder(stored) is not None:
+            stored, weights = as_checkpoint(stored, weights)
         encoder = dict(stored["encoder"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ConfigError(
@@ -132,7 +146,7 @@ def init_weights(model: Any, name: str) -> list[str]:
     notes += more
     own = {key: p for key, p in own.items() if key in weights or not key.startswith(FINAL_NORMS)}
     # What was pretrained by hiding parts of images is resized as SimMIM and BEiT do.
-    rule: ResizeRule = "geometric" if not stored.get("labels") else "bicubic"
+    rule: ResizeRule = stored.get("resize") or ("geometric" if not stored.get("labels") else "bicubic")
     fit = functools.partial(
         _fit, channels=channels, rule=rule, grid=getattr(config.encoder_config, "grid", None)
     )

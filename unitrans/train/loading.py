@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unitrans import models
+from unitrans.domains.base import nearest_name
+from unitrans.domains.tables import ask_hub
 from unitrans.models.classes import with_classes
 from unitrans.models.convert import LoadReport, encoder_prefix, load_weights
-from unitrans.models.files import load_hf, read_config, read_file, read_weights
+from unitrans.models.files import FILE_SUFFIXES, load_hf, read_config, read_file, read_weights
 from unitrans.models.recognise import configured, recognise
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.models.swinv2 import keep_measure
@@ -139,18 +141,30 @@ def from_hub(name: str) -> Path:
         ConfigError: no such name here or there, or the hub is out of reach.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HFValidationError
 
+    if name.startswith(("/", "./", "../", "~")) or Path(name).suffix in FILE_SUFFIXES:
+        raise ConfigError(f"{name}: there is no such file or folder{_beside(name)}")
     patterns = ["*.json", "*.txt", "*.safetensors", "pytorch_model*.bin", "tokenizer*", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=10))
     except HFValidationError:
         raise ConfigError(f"{name}: there is no such file or folder") from None
     except Exception as error:  # whatever requests, httpx and the hub raise
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(
-            f"{name}: there is no such file or folder, and the hub does not give a model of this name ({reason})"
-        ) from None
+        found, reason, _ = ask_hub(name, None, "model", ENDPOINT)
+        reason = reason if found is None else " ".join(str(error).split())[:160]
+        raise ConfigError(f"{name}: there is no such file or folder{_beside(name)}, and {reason}") from None
+
+
+def _beside(name: str) -> str:
+    """The nearest name there is where this one should be."""
+    path = Path(name).expanduser()
+    try:
+        others = [str(Path(name).with_name(entry.name)) for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""
+    return nearest_name(name, others)
 
 
 def load_run(folder: Path, overrides: Mapping[str, Any]) -> MaskedSignalModel:
@@ -225,7 +239,7 @@ def load_state(
     **overrides: Any,
 ) -> tuple[PreTrainedModel, LoadReport]:
     """A model from a state dict of another code base; as in `load`. what: how errors name the weights."""
-    found = recognise(weights, source)
+    found = recognise(weights, source, what)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides
     pretraining = _OBJECTIVES.get(found.kind)

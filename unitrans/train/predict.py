@@ -21,6 +21,7 @@ from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_folder
+from unitrans.train.published import is_published, published
 from unitrans.train.rows import ReadRow, Record, opened, samples_of
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -30,7 +31,8 @@ class Trained:
     """One checkpoint, or the members of an ensemble, and the domain that reads samples for them.
 
     Args:
-        name: a run folder, a checkpoint, or the folder of an ensemble.
+        name: a run folder, a checkpoint, or the folder of an ensemble; weights of images of other origin too, which say
+            nothing about labels.
         complete: refuse an ensemble that is not trained to its end.
         files: where files start that tables name; None: in the folder of the table.
 
@@ -50,14 +52,21 @@ class Trained:
                 raise ConfigError(
                     f"--checkpoint {name}: this ensemble is not trained to its end: unitrans train --resume {name}"
                 )
-        self.models = [load_model(member) for member in members]
+        self.notes: list[str] = []  # what a person should know
+        if is_published(root):
+            model, note = published(name)
+            self.models: list[Any] = [model]
+            self.notes.append(note)
+        else:
+            self.models = [load_model(member) for member in members]
         stored = self.models[0].config.reading
         if stored is None:
             raise ConfigError(
                 f"--checkpoint {name}: it does not say how samples are read, as only checkpoints of unitrans train do"
             )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
-        self.reading: dict[str, Any] = stored | {"folder": str(init_folder(members[0], flag="--checkpoint"))}
+        held = root if self.notes else init_folder(members[0], flag="--checkpoint")
+        self.reading: dict[str, Any] = stored | {"folder": str(held)}
         if files is not None:
             if not Path(files).expanduser().is_dir():
                 raise ConfigError(f"--image-folder {files}: there is no such folder")
@@ -90,6 +99,12 @@ class Predictor(Trained):
     def __init__(self, name: str, *, complete: bool = True, files: str | None = None) -> None:
         super().__init__(name, complete=complete, files=files)
         config = self.models[0].config
+        if self.notes:
+            raise ConfigError(
+                f"--checkpoint {name}: weights of a {config.objective}, no run of this program, so that it does not "
+                f"know your classes: fine-tune it first with unitrans train --objective classification --init {name} ... "
+                "(embed and eval --probe take it as it is)"
+            )
         if config.labels is None:
             raise ConfigError(
                 f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "

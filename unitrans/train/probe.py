@@ -52,6 +52,8 @@ def probe(
         raise ConfigError(f"--probe {method}: expected one of {', '.join(PROBES)}")
     check_output(output)
     trained = Trained(checkpoint, files=files)
+    for note in trained.notes:
+        say(note)
     with user_errors():
         x, y, names, skipped = _features(trained, fit, None, batch_size, column, target)
         unseen, truth, _, more = _features(trained, data, names, batch_size, column, target)
