@@ -346,10 +346,16 @@ def test_wrong_calls_are_named(change: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("grad_lse", [False, True])
-def test_packed_qkv_is_attention_of_its_views(backend: str, grad_lse: bool) -> None:
+@pytest.mark.parametrize("layout", ["contiguous", "wider rows", "q, k, v apart"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_qkv_is_attention_of_its_views(
+    backend: str, grad_lse: bool, layout: str, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     plan = Plan.windows((6, 9), (4, 4), (1, 2)).repeat(2)
-    qkv = torch.randn(plan.num_tokens, 3, 2, 24, requires_grad=True)
+    base = torch.randn(plan.num_tokens, 3, 2, 40 if layout == "wider rows" else 24, dtype=dtype)
+    base = base.transpose(0, 1).contiguous().transpose(0, 1) if layout == "q, k, v apart" else base
+    qkv = base.requires_grad_()[..., 8:32] if layout == "wider rows" else base.requires_grad_()
     bias = torch.randn(2, plan.bias_size, requires_grad=True)
     scale = torch.rand(2, requires_grad=True)
     weight = torch.randn(plan.num_tokens, 2, 24)

@@ -195,21 +195,17 @@ def _run_eager(
     plan: Arguments,
     options: Arguments,
     need_lse: bool,
-) -> tuple[Tensor, Tensor]:
-    """q, k, v, or all of them in q [T, 3, N, D]; options: qk_norm, dropout_p, dropout_seed, isa."""
+) -> tuple[Tensor, Any]:
+    """q, k, v, or all of them in q [T, 3, N, D]; options: qk_norm, dropout_p, dropout_seed, isa. lse None or empty
+    where it is not needed."""
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias, scale)):
-        return _EagerAttention.apply(q, k, v, bias, scale, plan, options, need_lse)
-    return torch.ops.unitrans.attention_forward_eager(
-        *_streams(q, k, v), *plan, bias, scale, *options, need_lse
-    )
-
-
-def _streams(q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, ...]:
-    return q.unbind(1) if k is None or v is None else (q, k, v)
+        found = _EagerAttention.apply(q, k, v, bias, scale, plan, options, need_lse)
+        return found if need_lse else (found, None)
+    return torch.ops.unitrans.attention_forward_eager(q, k, v, *plan, bias, scale, *options, need_lse)
 
 
 class _EagerAttention(torch.autograd.Function):
-    """The formula of `_backward` for plain calls."""
+    """The formula of `_backward` for plain calls; gives (out, lse), or out alone."""
 
     @staticmethod
     def forward(
@@ -222,37 +218,36 @@ class _EagerAttention(torch.autograd.Function):
         plan: Arguments,
         options: Arguments,
         need_lse: bool,
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = torch.ops.unitrans.attention_forward_eager(
-            *_streams(q, k, v), *plan, bias, scale, *options, need_lse
-        )
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        out, lse = torch.ops.unitrans.attention_forward_eager(q, k, v, *plan, bias, scale, *options, need_lse)
         ctx.save_for_backward(q, k, v, bias, scale)
         ctx.plan, ctx.options = plan, options
         ctx.set_materialize_grads(False)
-        if not need_lse:
-            ctx.mark_non_differentiable(lse)
-        return out, lse
+        return (out, lse) if need_lse else out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Arguments:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None = None) -> Arguments:
         if grad_out is None and grad_lse is None:
             return (None,) * 8
         q, k, v, bias, scale = ctx.saved_tensors
         need_bias, need_scale = ctx.needs_input_grad[3:5]
-        streams = _streams(q, k, v)
         if grad_out is None:
-            grad_out = torch.zeros_like(streams[0])
-        call = (grad_out, grad_lse, *streams, *ctx.plan, bias, scale, *ctx.options)
+            grad_out = torch.zeros_like(q if k is not None else q[:, 0])
+        rest = (*ctx.plan, bias, scale, *ctx.options)
         if torch.is_grad_enabled():  # create_graph=True: its own gradient is refused in words
-            *d, dbias, dscale = torch.ops.unitrans.attention_backward(*call, need_bias, need_scale)
+            streams = q.unbind(1) if k is None else (q, k, v)
+            *d, dbias, dscale = torch.ops.unitrans.attention_backward(
+                grad_out, grad_lse, *streams, *rest, need_bias, need_scale
+            )
             d = [torch.stack(d, 1), None, None] if k is None else d
         else:
             d = [
-                torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v) if x is not None
+                None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+                for x in (q, k, v)
             ]
-            into = d[0].unbind(1) if k is None else d
-            dbias, dscale = torch.ops.unitrans.attention_backward_into(*call, *into, need_bias, need_scale)
-            d += [None] * (3 - len(d))
+            dbias, dscale = torch.ops.unitrans.attention_backward_into(
+                grad_out, grad_lse, q, k, v, *rest, *d, need_bias, need_scale
+            )
         return (*d, dbias if need_bias else None, dscale if need_scale else None, None, None, None)
 
 
