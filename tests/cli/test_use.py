@@ -21,6 +21,7 @@ from unitrans.domains.vision import DataConfig
 from unitrans.domains.vision.reading import read_image
 from unitrans.domains.vision.source import ArrayReader, VisionSource
 from unitrans.train import evaluate as evaluating
+from unitrans.train.predict import Predictor
 
 SWIN = (
     "model.name=swin", "model.embed_dim=16", "model.depths=[2,2]", "model.num_heads=[1,2]", "model.window_size=2",
@@ -269,3 +270,22 @@ def test_published_weights_as_they_are(run: Path, tmp_path: Path, capsys: pytest
     assert main(["eval", *command, "--probe", "knn", "--fit", str(run / "test"), *data]) == 0
     assert main(["eval", *command, "--data", str(run / "test")]) == 2
     assert "does not know your classes: fine-tune it first with unitrans train" in capsys.readouterr().err
+
+
+def test_another_test_resolution(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "--checkpoint", str(run / "run"), "--data", str(run / "test")]
+    assert main([*command, "--image-size", "16", "--output", str(tmp_path / "e")]) == 0
+    figures = json.loads((tmp_path / "e" / "eval.json").read_text())["figures"]
+    predictor = Predictor(str(run / "run"), image_size=16)
+    assert predictor.models[0].encoder.config.image_size == 16
+    images, truth = [], []
+    for sample, label in predictor.domain.labelled(
+        str(run / "test"), predictor.reading, predictor.labels, None, None
+    ):
+        assert sample["image"].shape == (1, 16, 16)
+        images.append(sample)
+        truth.append(label)
+    right = (predictor.outputs(images)[0].argmax(1) == np.array(truth)).mean()
+    assert figures["top1"] == pytest.approx(right)
+    assert main([*command[:3], "--data", str(run / "test"), "--image-size", "0"]) == 2
+    assert "expected at least 1" in capsys.readouterr().err

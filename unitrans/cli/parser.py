@@ -76,5 +76,11 @@ def add_reading_flags(parser: Parser) -> None:
         help="where files start that a table names (default: the folder of the table)",
     )
     parser.add_argument(
+        "--image-size",
+        metavar="N",
+        type=positive,
+        help="height and width of images in pixels (default: that of training); tables of positions are resized",
+    )
+    parser.add_argument(
         "--batch-size", metavar="N", type=positive, default=64, help="samples computed together (default: 64)"
     )

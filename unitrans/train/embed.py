@@ -26,6 +26,7 @@ def embed(
     stdin: TextIO,
     say: Callable[[str], None],
     files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Writes the pooled vector of every row of the inputs, in their order.
 
@@ -35,7 +36,7 @@ def embed(
         output: .npy (float32 [n, C], rows of NaN where a sample cannot be read) or .parquet (the columns of the input,
             `embedding` and `error`).
         batch_size: rows that are computed together.
-        files: see `Trained`.
+        files, image_size: see `Trained`.
 
     Returns:
         How many rows have no embedding.
@@ -45,7 +46,7 @@ def embed(
     """
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"--output {output}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    trained = Trained(checkpoint, files=files)
+    trained = Trained(checkpoint, files=files, image_size=image_size)
     for note in trained.notes:
         say(note)
     width = int(trained.models[0].config.encoder_config.num_features)

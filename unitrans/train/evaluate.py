@@ -38,6 +38,7 @@ def evaluate(
     target: str | None,
     say: Callable[[str], None],
     files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Judges a model on labelled samples and writes eval.json, summary.txt and, for classes and for several answers,
     classes.csv, for classes confusion.png. The same input gives the same files, but for the time taken.
@@ -49,7 +50,7 @@ def evaluate(
         batch_size: samples that are computed together.
         column: with the inputs, of a table; see ``unitrans predict``.
         target: columns with the labels, as a,b; None: those of the training data, else one with a usual name.
-        files: see `Trained`.
+        files, image_size: see `Trained`.
 
     Returns:
         How many samples could not be judged.
@@ -57,7 +58,7 @@ def evaluate(
     Raises:
         ConfigError: no such checkpoint or data, or labels that the model does not know.
     """
-    predictor = Predictor(checkpoint, files=files)
+    predictor = Predictor(checkpoint, files=files, image_size=image_size)
     check_output(output)
     outputs: list[np.ndarray] = []
     truths: list[Any] = []

@@ -1,4 +1,4 @@
-"""Models of this program that save_pretrained wrote, as ``unitrans convert`` does: neither runs nor weights of others."""
+"""Models of this program that save_pretrained wrote, as ``unitrans convert`` does: folders that are no runs."""
 
 from __future__ import annotations
 

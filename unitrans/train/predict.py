@@ -21,6 +21,7 @@ from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_folder
+from unitrans.train.loading import load_run
 from unitrans.train.published import is_published, published
 from unitrans.train.rows import ReadRow, Record, opened, samples_of
 
@@ -35,12 +36,15 @@ class Trained:
             nothing about labels.
         complete: refuse an ensemble that is not trained to its end.
         files: where files start that tables name; None: in the folder of the table.
+        image_size: height and width of images in pixels; None: that of training. Tables of positions are resized.
 
     Raises:
         ConfigError: no such checkpoint or folder, or one that does not say how samples are read.
     """
 
-    def __init__(self, name: str, *, complete: bool = True, files: str | None = None) -> None:
+    def __init__(
+        self, name: str, *, complete: bool = True, files: str | None = None, image_size: int | None = None
+    ) -> None:
         root = Path(name).expanduser()
         self.calibration: dict[str, Any] | None = None
         members = [name]
@@ -54,7 +58,7 @@ class Trained:
                 )
         self.notes: list[str] = []  # what a person should know
         if is_published(root):
-            model, note = published(name)
+            model, note = published(name, image_size)
             self.models: list[Any] = [model]
             self.notes.append(note)
         else:
@@ -73,6 +77,24 @@ class Trained:
             self.reading["files"] = str(Path(files).expanduser())
         with user_errors():
             self.domain: Any = get_domain(self.reading["domain"])
+        if image_size is not None:
+            self._see(image_size, [] if self.notes else members)
+
+    def _see(self, image_size: int, members: Sequence[str]) -> None:
+        """Reads images in another size, and makes the models of these runs again for it."""
+        if self.domain.name != "vision":
+            raise ConfigError(f"--image-size: expected a model of images, got one of {self.domain.name}")
+        patch = self.models[0].config.encoder_config.patch_size
+        if image_size % patch:
+            raise ConfigError(
+                f"--image-size: expected a multiple of the patch size {patch}, got {image_size}"
+            )
+        self.reading["image_size"] = image_size
+        for place, member in enumerate(members):
+            device = next(self.models[place].parameters()).device
+            with user_errors():
+                other = load_run(Path(member).expanduser(), {"image_size": image_size})
+            self.models[place] = other.eval().to(device)
 
     def batch(self, samples: Sequence[Sample]) -> Any:
         """Samples as a batch where the model is."""
@@ -96,14 +118,16 @@ class Predictor(Trained):
         ConfigError: a model that predicts none, too.
     """
 
-    def __init__(self, name: str, *, complete: bool = True, files: str | None = None) -> None:
-        super().__init__(name, complete=complete, files=files)
+    def __init__(
+        self, name: str, *, complete: bool = True, files: str | None = None, image_size: int | None = None
+    ) -> None:
+        super().__init__(name, complete=complete, files=files, image_size=image_size)
         config = self.models[0].config
         if self.notes:
             raise ConfigError(
                 f"--checkpoint {name}: weights of a {config.objective}, no run of this program, so that it does not "
-                f"know your classes: fine-tune it first with unitrans train --objective classification --init {name} ... "
-                "(embed and eval --probe take it as it is)"
+                f"know your classes: fine-tune it first with unitrans train --objective classification --init {name} "
+                "... (embed and eval --probe take it as it is)"
             )
         if config.labels is None:
             raise ConfigError(
@@ -217,6 +241,7 @@ def predict(
     stdout: TextIO,
     say: Callable[[str], None],
     files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Predicts row by row, in their order, and writes the rows with the predictions as they come.
 
@@ -227,12 +252,12 @@ def predict(
         batch_size: rows that are read before they are predicted together.
         column: see ``Predicts.record_reader``.
         say: where a sentence goes.
-        files: see `Trained`.
+        files, image_size: see `Trained`.
 
     Returns:
         How many rows could not be predicted; their predictions are empty and their `error` says why.
     """
-    predictor = Predictor(checkpoint, files=files)
+    predictor = Predictor(checkpoint, files=files, image_size=image_size)
     with ExitStack() as stack:
         table, read = stack.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
         try:

@@ -23,14 +23,15 @@ def is_published(path: Path) -> bool:
     return path.is_file() or (weights and not is_run(path))
 
 
-def published(name: str) -> tuple[Any, str]:
+def published(name: str, image_size: int | None = None) -> tuple[Any, str]:
     """What `Trained` needs of a model (encoder, config, parameters), and a sentence about how images are read.
 
     Raises:
         ConfigError: weights that cannot be read, or of texts or graphs.
     """
     try:
-        model = load(name)
+        size: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+        model = load(name, **size)
     except ValueError as error:
         hint = (
             "; unitrans convert SRC DIR KEY=VALUE writes a folder that knows it"
