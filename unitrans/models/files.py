@@ -176,7 +176,9 @@ def load_hf(
     if "pretrained_window_sizes" not in changes:
         keep_measure(config, config_from("hf5", theirs))
     model, layout = CLASSES[name](config), layout_of_names(weights, theirs["model_type"])
-    weights, fresh = with_classes(model, weights, layout, class_map)
+    fresh: set[str] = set()
+    if "num_labels" in changes:
+        weights, fresh = with_classes(model, weights, layout, class_map)
     report = load_weights(model, weights, layout, strict=False)
     report.missing = [key for key in report.missing if key not in fresh]
     if strict and (report.missing or report.unexpected):
