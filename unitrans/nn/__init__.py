@@ -1,9 +1,10 @@
-"""Building blocks on the op: attention, the Block, biases, embeddings, row maps (layer 4)."""
+"""Building blocks on the op: attention, the Block, biases, embeddings, linear layers, row maps (layer 4)."""
 
 from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias, relative_position_index
 from unitrans.nn.block import Activation, Attention, Block, DropPath, Mlp, activation_function
 from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, sincos_positions, unpatchify
 from unitrans.nn.graph import MASKED, GraphPairBias, NodeEmbedding
+from unitrans.nn.linear import Linear
 from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.nn.tokens import TokenEmbed
 
@@ -14,6 +15,7 @@ __all__ = [
     "DropPath",
     "GraphPairBias",
     "LogSpacedPositionBias",
+    "Linear",
     "MASKED",
     "Mlp",
     "NodeEmbedding",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unitrans.nn.linear import Linear
 from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.ops import Plan, attention, attention_qkvpacked
 
@@ -77,12 +78,12 @@ class Attention(nn.Module):
         self.scale = self.head_dim**-0.5 if scale is None else scale
         self.attn_drop = attn_drop
         self.qk_norm = qk_norm
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias and key_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias and key_bias)
         separate = qkv_bias and not key_bias
         self.q_bias = nn.Parameter(torch.zeros(dim)) if separate else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if separate else None
         self.logit_scale = nn.Parameter(torch.zeros(num_heads, 1, 1)) if qk_norm else None
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.position_bias = position_bias
 
@@ -166,15 +167,19 @@ class Mlp(nn.Module):
         activation: Activation = "gelu",
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = activation_function(activation)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
         self.act_drop = nn.Dropout(drop if act_drop is None else act_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, C] -> [T, C]."""
-        return self.drop(self.fc2(self.act_drop(self.act(self.fc1(x)))))
+        return self.drop(self.fc2(self.act_drop(self.hidden(x))))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """x [T, C] -> [T, hidden], behind the non-linearity."""
+        return self.fc1.then_gelu(x, self.act) if type(self.fc1) is Linear else self.act(self.fc1(x))
 
 
 class DropPath(nn.Module):

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unitrans.nn.linear import Linear
+
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Images as rows of patches.
@@ -66,7 +68,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int, *, norm_last: bool = False, eps: float = 1e-5) -> None:
         super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(2 * dim if norm_last else 4 * dim, eps=eps)
         self.norm_last = norm_last
 
