@@ -136,12 +136,15 @@ def _targets(
 ) -> list[str]:
     """The columns with the labels."""
     classes = labels is None or labels.kind == "class"
+    trained = reading.get("targets") or [n for n in reading.get("label_columns", ()) if n in names]
     if asked is not None:
         wanted = [name.strip() for name in asked.split(",")]
-    elif labels is not None and not classes and not reading.get("targets"):
+    elif trained:
+        wanted = list(trained)
+    elif labels is not None and not classes:
         wanted = list(labels.names)
     else:
-        wanted = reading.get("targets") or [next((n for n in _USUAL if n in names), _USUAL[0])]
+        wanted = [next((n for n in _USUAL if n in names), _USUAL[0])]
     for name in wanted:
         if name not in names:
             raise ConfigError(

@@ -58,7 +58,7 @@ class Cutter:
             "text_column": self.text_column,
             "second_column": self.second_column,
             "label_separator": self.label_separator,
-            "targets": self.targets,
+            "label_columns": self.targets,
             "segments": self.segments,
             "limit": self.limit,
             "causal": self.causal,
