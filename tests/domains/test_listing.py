@@ -137,6 +137,12 @@ def test_a_few_missing_files_are_left_out(photos):
         opened(photos.parent / "latin.csv")
 
 
+def test_settings_of_tables_need_one(photos):
+    for name, value in (("image_folder", "x"), ("label_column", "a"), ("label_separator", ";")):
+        with pytest.raises(ValueError, match=f"data.{name} is for a table.*, and .* is none: leave it out"):
+            opened(photos, kinds=(), **{name: value})
+
+
 def test_several_classes_in_data_sets(tmp_path):
     datasets = pytest.importorskip("datasets")
     pictures = [Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(3)]

@@ -63,6 +63,8 @@ class VisionDomain:
                 raise ValueError(
                     f"data.{name} is for supervised training, and no labels are learned: set it to 0"
                 )
+        if data.streaming and data.image_folder is not None:
+            raise ValueError("data.image_folder is for a table of files (.csv, .tsv), which is not streamed")
         if data.streaming:
             return _open_streaming(data, seed, labels)
         reader, notes, unreadable = open_reader(data.path, data, "data.path", labels)
@@ -71,6 +73,7 @@ class VisionDomain:
                 f"data.split={data.split} is for parquet files and data sets with splits, and {data.path!r} has none: "
                 "leave it out, or name a folder of its own as data.path"
             )
+        _check_columns(data, reader)
         everything: Sequence[int] = range(len(reader.ids))
         first_readable(reader, everything, "data.path", data.path)
         validation: VisionSource | None = None
@@ -253,6 +256,16 @@ def _check_model(data: config.DataConfig, model_config: Any) -> None:
             f"data.image_size={list(data.size)} is not a multiple of model.patch_size={patch}: "
             f"use [{height}, {width}] for example"
         )
+
+
+def _check_columns(data: config.DataConfig, reader: Reader) -> None:
+    """ValueError for settings of tables where there is none."""
+    table = isinstance(reader, TableReader)
+    for name in ("image_column", "label_column", "label_separator", "image_folder"):
+        taken = isinstance(reader, ListedReader) or (table and name != "image_folder")
+        if getattr(data, name) is not None and not taken:
+            what = "a table of files (.csv, .tsv)" if name == "image_folder" else "a table"
+            raise ValueError(f"data.{name} is for {what}, and {data.path!r} is none: leave it out")
 
 
 def _set_labels(train: VisionSource, validation: VisionSource | None, data: config.DataConfig) -> None:
