@@ -6,7 +6,7 @@ CPU_INDEX := --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(if $(wildcard /proc/driver/nvidia)$(shell command -v nvidia-smi),,$(CPU_INDEX))
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt
 CXX_FILES := $(shell find cpp $(wildcard cuda) -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
-BUILD_FILES := pyproject.toml $(wildcard CMakeLists.txt cpp/CMakeLists.txt cpp/bindings/*) $(filter-out cpp/tests/%,$(CXX_FILES))
+BUILD_FILES := pyproject.toml $(wildcard CMakeLists.txt cmake/* cpp/CMakeLists.txt cpp/bindings/* cuda/CMakeLists.txt cuda/src/*) $(filter-out cpp/tests/% cuda/tests/%,$(CXX_FILES))
 CMAKE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 
 .PHONY: demo test lint sanitize

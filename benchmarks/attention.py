@@ -49,10 +49,13 @@ def _works(run: Callable[[], object]) -> str:
     return ""
 
 
-def measure(case: Case, dtype: torch.dtype, what: str, peers: list[Peer], seconds: float) -> list[report.Row]:
+def measure(
+    case: Case, dtype: torch.dtype, what: str, peers: list[Peer], seconds: float, device: str = "cpu"
+) -> list[report.Row]:
     """One case in one dtype against all peers, forward or forward + backward."""
-    t = case.tensors()
-    ready, reasons = _prepare(case, t, dtype, peers)
+    t = case.tensors().on(torch.device(device))
+    with torch.device(device):  # what peers make of their own
+        ready, reasons = _prepare(case, t, dtype, peers)
     own = {name: ours(case, t, dtype, layer=name == "layer") for name in ("op", "layer")}
     if t.position_bias is None:
         del own["layer"]
@@ -68,9 +71,9 @@ def measure(case: Case, dtype: torch.dtype, what: str, peers: list[Peer], second
             reasons[name] = problem
         else:
             runs[name] = run_of(prepared)
-    if dtype == torch.float32:
+    if dtype == torch.float32 and device == "cpu":
         runs["sgemm"] = _sgemm()
-    times = interleave(runs, seconds=seconds)
+    times = interleave(runs, seconds=seconds, device=device)
 
     flops = (4 if what == goals.FORWARD else 14) * case.products()
     share = 0.0
@@ -98,12 +101,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="thread counts (default: 1)")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["fp32"])
     parser.add_argument("--seconds", type=float, default=2.0, help="per case, dtype and pass (default: 2)")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="times of a GPU are by events"
+    )
+    parser.add_argument("--times", type=int, help="this many times the batch (default: 1, on a GPU 16)")
     parser.add_argument("--compile", action="store_true", help="peers under torch.compile too: slow to start")
     parser.add_argument(
         "--add-to", type=Path, help="a results JSON whose rows are kept, measured ones replaced"
     )
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/*.json and .md")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
+    if arguments.times is None:
+        arguments.times = 16 if arguments.device == "cuda" else 1
+    return arguments
 
 
 def main() -> int:
@@ -116,12 +128,21 @@ def main() -> int:
         torch.set_num_threads(threads)
         for name in arguments.dtype:
             for case in wanted:
-                peers = peers_of(case, DTYPES[name], compiled=arguments.compile)
+                peers = peers_of(case, DTYPES[name], compiled=arguments.compile, device=arguments.device)
                 for what in (goals.FORWARD, goals.BOTH):
-                    for row in measure(case, DTYPES[name], what, peers, arguments.seconds):
+                    found = measure(
+                        case.times(arguments.times),
+                        DTYPES[name],
+                        what,
+                        peers,
+                        arguments.seconds,
+                        arguments.device,
+                    )
+                    for row in found:
                         print(report.line(row), flush=True)
                         rows.append(row)
-    return report.finish("attention", "Attention against its peers", rows, goals.goals, arguments)
+    aimed_at = goals.gpu_goals if arguments.device == "cuda" else goals.goals
+    return report.finish("attention", "Attention against its peers", rows, aimed_at, arguments)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ class Windows:
         sides = [min(g, 2 * w) for g, w in zip(self.grid, self.window, strict=True)]
         return replace(self, grid=(sides[0], sides[1]), batch=1 if max(self.window) > 8 else 2)
 
+    def times(self, n: int) -> Windows:
+        return replace(self, batch=n * self.batch)
+
     def __str__(self) -> str:
         seen = f", {self.visible} visible" if self.visible is not None else ""
         return f"{self.grid[0]}x{self.grid[1]}, shift {self.shift}, batch {self.batch}{seen}"
@@ -55,6 +58,9 @@ class Lengths:
 
     def small(self) -> Lengths:
         return replace(self, lengths=tuple(min(n, 70) for n in self.lengths[:4]))
+
+    def times(self, n: int) -> Lengths:
+        return replace(self, lengths=n * self.lengths)
 
     @property
     def longest(self) -> int:
@@ -87,6 +93,17 @@ class Tensors:
         """The same call with activations in another dtype."""
         return replace(self, qkv=self.qkv.to(dtype), grad_out=self.grad_out.to(dtype))
 
+    def on(self, device: torch.device) -> Tensors:
+        """The same call on another device."""
+        return Tensors(
+            self.plan.to(device),
+            self.qkv.to(device),
+            self.grad_out.to(device),
+            self.scale.to(device),
+            None if self.bias is None else self.bias.to(device),
+            None if self.position_bias is None else self.position_bias.to(device),
+        )
+
     def run(self, qkv: Tensor, bias: Tensor | None, qk_norm: bool, backend: str | None = None) -> Tensor:
         out = attention_qkvpacked(
             qkv, self.plan, bias=bias, scale=self.scale, qk_norm=qk_norm, backend=backend
@@ -109,6 +126,10 @@ class Case:
     def small(self) -> Case:
         """The same kind of call, small enough for a test."""
         return replace(self, cut=self.cut.small(), heads=min(self.heads, 2))
+
+    def times(self, n: int) -> Case:
+        """The same kind of call with n times as many groups."""
+        return self if n == 1 else replace(self, cut=self.cut.times(n))
 
     def tensors(self, seed: int = 0) -> Tensors:
         """Random fp32 arguments."""

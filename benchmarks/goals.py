@@ -104,6 +104,20 @@ def goals(rows: list[Row]) -> list[Goal]:
     return found + _bf16_goals(bf16)
 
 
+def gpu_goals(rows: list[Row]) -> list[Goal]:
+    """The summary of a run on a GPU. None of these has been measured yet."""
+    rows = [r for r in rows if r.dtype == "bfloat16"]
+    return [
+        *_against(rows, "windows / sdpa with dense bias", (3.0, 3.0), lambda r: r.peer == "sdpa partitioned"),
+        *_against(rows, "windows / flex_attention", (2.0, 2.0), lambda r: r.peer.startswith("flex")),
+        *_against(rows, "windows / best timm", (1.0, 1.0), lambda r: r.peer.startswith("timm")),
+        *_against(
+            rows, "packed without padding / sdpa", (0.8, 0.8),
+            lambda r: "full" in r.tags and r.peer == "padded sdpa",
+        ),
+    ]  # fmt: skip
+
+
 def _bf16_goals(rows: list[Row]) -> list[Goal]:
     def own(tag: str) -> Callable[[Row], bool]:
         return lambda r: r.peer == "unitrans fp32" and (tag in r.tags or tag in r.case)

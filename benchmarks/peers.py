@@ -84,6 +84,11 @@ def own_level(isa: str) -> Peer:
     return Peer(f"unitrans {isa}", False, prepare)
 
 
+def _own_torch(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
+    """What users without our library for GPUs have."""
+    return ours(case, t, dtype, layer=False, backend="torch")
+
+
 def _own_fp32(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
     if dtype == torch.float32:
         raise Unavailable("it is the same")
@@ -94,7 +99,7 @@ def _own_full_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
     """As many windows of as many tokens, none of them left out."""
     assert isinstance(case.cut, Windows) and case.cut.visible == 20
     rows, columns = (g // w for g, w in zip(case.cut.grid, case.cut.window, strict=True))
-    plan = Plan.windows((4 * rows, 5 * columns), (4, 5)).repeat(case.cut.batch)
+    plan = Plan.windows((4 * rows, 5 * columns), (4, 5)).repeat(case.cut.batch).to(t.qkv.device)
     full = Tensors(plan, t.qkv, t.grad_out, t.scale, torch.randn(case.heads, 400), None)
     prepared = ours(case, full, dtype, layer=False)
     prepared.unpack = None
@@ -173,13 +178,15 @@ def _sdpa_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
 
 
 def _flex_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
-    """flex_attention with the bias in its score function: compiled; no gradients on a CPU."""
+    """flex_attention with the bias in its score function: compiled; no gradients on a CPU, none of the bias."""
     if not isinstance(case.cut, Windows) or case.cut.visible is not None:
         raise Unavailable("not dense windows")
     from torch.nn.attention.flex_attention import flex_attention
 
     t = t.to(dtype)
     qkv, dense, order = _partitioned(case, t)
+    leaves = [_leaf(x) for x in qkv]
+    grad = t.grad_out[order].transpose(1, 2).reshape(leaves[0].shape).contiguous()
     plane = dense.expand(qkv[0].shape[0], -1, -1, -1)
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -187,11 +194,11 @@ def _flex_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
 
     compiled = torch.compile(flex_attention)
     return Prepared(
-        lambda: compiled(*qkv, score_mod=score),
-        [],
-        t.grad_out,
+        lambda: compiled(*leaves, score_mod=score),
+        leaves,
+        grad,
         lambda out: _from_windows(out, order),
-        forward_only=True,
+        forward_only=t.qkv.device.type == "cpu",
     )
 
 
@@ -347,7 +354,7 @@ def _sdpa_loop(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
     return Prepared(forward, [qkv], t.grad_out)
 
 
-def peers_of(case: Case, dtype: torch.dtype, *, compiled: bool) -> list[Peer]:
+def peers_of(case: Case, dtype: torch.dtype, *, compiled: bool, device: str = "cpu") -> list[Peer]:
     """What a case is measured against."""
     if isinstance(case.cut, Windows) and case.cut.visible is not None:
         own = [Peer("unitrans full windows", False, _own_full_windows)]
@@ -358,6 +365,8 @@ def peers_of(case: Case, dtype: torch.dtype, *, compiled: bool) -> list[Peer]:
             own += [Peer("flex_attention compiled", False, _flex_windows)]
     else:
         own = [_padded_peer(False), _padded_peer(True), Peer("sdpa loop", False, _sdpa_loop)]
+    if device != "cpu":
+        own.append(Peer("unitrans torch", False, _own_torch))
     if dtype != torch.float32:
         return [*own, Peer("unitrans fp32", False, _own_fp32)]
-    return [*own, own_level("avx2")]
+    return [*own, own_level("avx2")] if device == "cpu" else own

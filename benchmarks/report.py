@@ -72,6 +72,11 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def hardware() -> str:
+    """The processor, and the GPU where torch sees one: what a figure was measured on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_model()
+
+
 def environment() -> dict[str, Any]:
     """Machine and versions, for the head of a report."""
     versions = {"torch": torch.__version__, "python": platform.python_version()}
@@ -82,7 +87,7 @@ def environment() -> dict[str, Any]:
     from unitrans.ops.compiled import best_isa
 
     return {
-        "cpu": cpu_model(),
+        "cpu": hardware(),
         "instruction set": best_isa(),
         "versions": versions,
         "command": " ".join(
@@ -161,8 +166,8 @@ def read(path: Path) -> list[Row]:
 
 def file_stem(model: str) -> str:
     """model_hardware_date."""
-    hardware = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
-    return f"{model}_{hardware}_{date.today().isoformat()}"
+    name = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
+    return f"{model}_{name}_{date.today().isoformat()}"
 
 
 def merged(path: Path, rows: list[Row]) -> list[Row]:

@@ -37,8 +37,24 @@ def _time(run: Callable[[], object], calls: int, now: Callable[[], float]) -> fl
     return (now() - begin) / calls
 
 
+def _time_cuda(run: Callable[[], object], calls: int) -> float:
+    """By events on the current stream: what the GPU took, waiting for the host included."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e-3 / calls
+
+
 def interleave(
-    runs: Mapping[str, Callable[[], object]], *, seconds: float, sample: float = 0.008, rounds: int = 5
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    sample: float = 0.008,
+    rounds: int = 5,
+    device: str = "cpu",
 ) -> dict[str, list[float]]:
     """Seconds per call of every run, one figure per round.
 
@@ -47,18 +63,23 @@ def interleave(
         seconds: wall time to spend on all, after warming up.
         sample: least seconds of one figure; fast runs are called several times for it.
         rounds: least number of rounds, whatever they take.
+        device: "cuda": times are those of the GPU, by events.
     """
     now = clock()
+
+    def timed(run: Callable[[], object], count: int, now: Callable[[], float]) -> float:
+        return _time_cuda(run, count) if device == "cuda" else _time(run, count, now)
+
     calls = {}
     for name, run in runs.items():
         run()
-        once = _time(run, 1, time.perf_counter)
+        once = timed(run, 1, time.perf_counter)
         if once < sample:
-            once = min(once, _time(run, 1, time.perf_counter))
+            once = min(once, timed(run, 1, time.perf_counter))
         calls[name] = max(1, round(sample / max(once, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     while len(next(iter(times.values()))) < rounds or time.perf_counter() < end:
         for name, run in runs.items():
-            times[name].append(_time(run, calls[name], now))
+            times[name].append(timed(run, calls[name], now))
     return times

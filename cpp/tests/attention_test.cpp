@@ -6,31 +6,6 @@ using namespace harness;
 
 namespace {
 
-// |a - b| <= relative * |b| + absolute * (1 + the largest |b|), and equal infinities and NaNs.
-void compare(const std::string& what, const std::vector<double>& a, const std::vector<double>& b,
-             double relative, double absolute) {
-    double largest = 0, worst = 0;
-    size_t at = 0;
-    for (const double x : b) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
-    bool same = a.size() == b.size();
-    for (size_t i = 0; same && i < a.size(); ++i) {
-        const bool equal = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]));
-        const double error = equal ? 0 : std::fabs(a[i] - b[i]);
-        const double bound = relative * std::fabs(b[i]) + absolute * (1 + largest);
-        const double ratio = equal ? 0 : error / bound;
-        if (!(ratio <= worst)) {
-            worst = ratio;
-            at = i;
-        }
-    }
-    same = same && worst <= 1;
-    check::that(same,
-                what + (same ? ""
-                             : ": element " + std::to_string(at) + " is " + std::to_string(a[at]) +
-                                   ", expected " + std::to_string(b[at]) + ", " +
-                                   std::to_string(worst) + " times the bound"));
-}
-
 void check_case(const Case& c, DType dtype, unsigned seed, double tolerance = 1) {
     reference::Problem p = make_problem(c, dtype, seed);
     const reference::Result expected = reference::attention(p);

@@ -317,8 +317,35 @@ struct Output {
     bool gaps_untouched = false;
 };
 
-inline Output run_core(const reference::Problem& p, bool keys_repeat, int pad, DType dtype, Isa isa,
-                       const unitrans::Parallel& parallel) {
+// |a - b| <= relative * |b| + absolute * (1 + the largest |b|), and equal infinities and NaNs.
+inline void compare(const std::string& what, const std::vector<double>& a,
+                    const std::vector<double>& b, double relative, double absolute) {
+    double largest = 0, worst = 0;
+    size_t at = 0;
+    for (const double x : b) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
+    bool same = a.size() == b.size();
+    for (size_t i = 0; same && i < a.size(); ++i) {
+        const bool equal = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]));
+        const double error = equal ? 0 : std::fabs(a[i] - b[i]);
+        const double bound = relative * std::fabs(b[i]) + absolute * (1 + largest);
+        const double ratio = equal ? 0 : error / bound;
+        if (!(ratio <= worst)) {
+            worst = ratio;
+            at = i;
+        }
+    }
+    same = same && worst <= 1;
+    check::that(same,
+                what + (same ? ""
+                             : ": element " + std::to_string(at) + " is " + std::to_string(a[at]) +
+                                   ", expected " + std::to_string(b[at]) + ", " +
+                                   std::to_string(worst) + " times the bound"));
+}
+
+// forward(problem, outputs) and backward(problem, inputs, gradients) on the arrays of a problem.
+template <class Forward, class Backward>
+Output run_with(const reference::Problem& p, bool keys_repeat, int pad, DType dtype,
+                const Forward& forward, const Backward& backward) {
     const auto pointer = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
     const auto groups = [&](const reference::Groups& g) {
         return unitrans::Groups{g.cu_seqlens.data(), pointer(g.token_index), pointer(g.position)};
@@ -360,12 +387,12 @@ inline Output run_core(const reference::Problem& p, bool keys_repeat, int pad, D
     problem.dropout_p = p.dropout_p;
     problem.dropout_seed = p.seed;
 
-    unitrans::attention_forward(problem, {out.rows(), lse.data()}, parallel, isa);
-    unitrans::attention_backward(
-        problem,
-        {grad_out.const_rows(),
-         p.grad_lse.empty() ? nullptr : static_cast<const void*>(grad_lse.data())},
-        {dq.rows(), dk.rows(), dv.rows(), dbias.data(), dscale.data()}, parallel, isa);
+    forward(problem, unitrans::ForwardOutputs{out.rows(), lse.data()});
+    backward(problem,
+             unitrans::BackwardInputs{
+                 grad_out.const_rows(),
+                 p.grad_lse.empty() ? nullptr : static_cast<const void*>(grad_lse.data())},
+             unitrans::Gradients{dq.rows(), dk.rows(), dv.rows(), dbias.data(), dscale.data()});
 
     Output o;
     for (const std::vector<char>& bytes :
@@ -382,6 +409,19 @@ inline Output run_core(const reference::Problem& p, bool keys_repeat, int pad, D
     o.gaps_untouched =
         out.gaps_untouched() && dq.gaps_untouched() && dk.gaps_untouched() && dv.gaps_untouched();
     return o;
+}
+
+inline Output run_core(const reference::Problem& p, bool keys_repeat, int pad, DType dtype, Isa isa,
+                       const unitrans::Parallel& parallel) {
+    return run_with(
+        p, keys_repeat, pad, dtype,
+        [&](const unitrans::Problem& problem, const unitrans::ForwardOutputs& outputs) {
+            unitrans::attention_forward(problem, outputs, parallel, isa);
+        },
+        [&](const unitrans::Problem& problem, const unitrans::BackwardInputs& inputs,
+            const unitrans::Gradients& gradients) {
+            unitrans::attention_backward(problem, inputs, gradients, parallel, isa);
+        });
 }
 
 }  // namespace harness

@@ -1,6 +1,7 @@
 """Swin V1, V2 and ViT against the installed transformers: outputs and every gradient, odd geometries included."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import unitrans
 from unitrans.models import (
     SwinBackbone,
     SwinForImageClassification,
@@ -21,8 +23,10 @@ from unitrans.models import (
 )
 from unitrans.models.convert import export_tensors, export_weights, load_weights
 from unitrans.models.convert_config import config_from
+from unitrans.models.files import save_hf
 from unitrans.nn import patchify
 from unitrans.objectives import MaskedSignalModel, get_objective
+from unitrans.train.convert import convert
 
 SWIN = {"image_size": 32, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
 VIT = {
@@ -237,6 +241,68 @@ def test_masked_models_go_back_to_transformers(hf_kind: Any, config: Any, fields
         assert not load_weights(again, weights, layout).resized
 
 
+BEIT = VIT | {"use_mean_pooling": True, "layer_scale_init_value": 0.1}
+BEITS = [
+    {"use_relative_position_bias": True},
+    {"use_shared_relative_position_bias": True, "use_mean_pooling": False},
+    {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
+]
+
+
+@pytest.mark.parametrize("options", BEITS)
+def test_beit_is_theirs(options: dict[str, Any], tmp_path: Path) -> None:
+    """Encoder and classifier by configuration and weights, by their folder, and back into theirs."""
+    config = transformers.BeitConfig(**BEIT | options, num_labels=5)
+    hf, x = randomised(transformers.BeitForImageClassification(config)), images(32, 32)
+    model, bare = converted(hf, VitForImageClassification), converted(hf.beit, VitModel)
+    want, got = hf.beit(x), bare(x)
+    compare([want.last_hidden_state, want.pooler_output], list(got.values()), hf.beit, bare)
+    hf.zero_grad()
+    compare([hf(x).logits], [model(x).logits], hf, model)
+    hf.save_pretrained(tmp_path / "theirs")  # under the names of transformers 4
+    loaded = unitrans.load(tmp_path / "theirs")
+    assert torch.equal(loaded(x).logits, model(x).logits)
+    save_hf(tmp_path / "ours", loaded, loaded.config, "BeitForImageClassification", num_labels=5)
+    again, info = transformers.BeitForImageClassification.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for (name, a), b in zip(hf.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    for layout in ("hf4", "hf5"):
+        told = unitrans.load(export_weights(model, layout), num_heads=2)
+        assert torch.equal(told(x).logits, model(x).logits)
+
+
+def test_beit_for_masked_images_is_theirs(tmp_path: Path) -> None:
+    """Scores of all tokens where patches are hidden, their folder, and `convert --to hf` of what was read."""
+    config = transformers.BeitConfig(
+        **BEIT, use_shared_relative_position_bias=True, use_mask_token=True, vocab_size=11
+    )
+    hf, x = randomised(transformers.BeitForMaskedImageModeling(config)), images(32, 32)
+    hf.save_pretrained(tmp_path / "theirs")
+    model = unitrans.load(tmp_path / "theirs", min_block=4)
+    mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(1)) < 0.4
+    patches, plans = model.encoder.pack(x)
+    rows = torch.where(mask.flatten()[:, None], model.head.mask_token, model.encoder.embed(patches))
+    scores = model.head.classifier(model.encoder.encode(rows, plans))
+    compare([hf(x, bool_masked_pos=mask).logits], [scores], hf, model)
+    convert(str(tmp_path / "theirs"), "unitrans", tmp_path / "run", overrides={"min_block": 4})
+    convert(str(tmp_path / "run"), "hf", tmp_path / "back")
+    again, info = transformers.BeitForMaskedImageModeling.from_pretrained(
+        tmp_path / "back", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for (name, a), b in zip(hf.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    twice = hf.state_dict() | {
+        "beit.layernorm.weight": torch.ones(16),
+        "beit.layernorm.bias": torch.zeros(16),
+    }
+    with pytest.raises(ValueError, match="encoder.norm.weight has been filled by another one"):
+        unitrans.load(twice, min_block=4)
+
+
 def test_files_of_the_hub_have_the_names_of_transformers_4(golden_names: dict[str, str]) -> None:
     hf = randomised(transformers.SwinForImageClassification(transformers.SwinConfig(**SWIN, num_labels=5)))
     model = converted(hf, SwinForImageClassification)
@@ -305,6 +371,29 @@ def test_switches_of_a_code_base(source: str, theirs: Any, family: Any, expected
             r"head_dim: expected none, as ours is the width over num_heads \(\[32, 32, 32",
         ),
         ("official", {"depth": 2, "use_rel_pos_bias": True, "use_shared_rel_pos_bias": True}, "got both"),
+        (
+            "hf5",
+            {
+                "model_type": "beit",
+                "use_relative_position_bias": True,
+                "use_shared_relative_position_bias": True,
+            },
+            "got both",
+        ),
+        (
+            "hf5",
+            {"model_type": "beit", "use_relative_position_bias": True, "image_size": [32, 48]},
+            "image_size: transformers resizes BEiT's tables",
+        ),
+        (
+            "hf5",
+            {
+                "model_type": "beit",
+                "architectures": ["BeitForMaskedImageModeling"],
+                "use_mean_pooling": False,
+            },
+            "use_mean_pooling: expected true",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_named(source: str, theirs: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ from transformers import SwinForMaskedImageModeling as HFMasked
 from transformers import SwinModel as HFSwin
 
 from unitrans.models.convert import export_weights, load_weights
-from unitrans.models.layouts import Layout, Target
+from unitrans.models.renames import Layout, Target
 from unitrans.models.resize import fit_shape, resize_bias_table
 from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swin_plans import merge_map

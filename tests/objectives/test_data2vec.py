@@ -73,6 +73,8 @@ def test_the_target_is_the_mean_of_the_last_blocks_of_a_teacher_that_sees_all(do
     guess_error = output.squared_error / output.num_targets
     assert torch.isclose(output.prediction[mask].mean(), guess_error, rtol=1e-4)
     assert (output.prediction[~mask] == 0).all()
+    model.head.options.norm_mean = True
+    torch.testing.assert_close(model(**batch).target, F.layer_norm((rows[0] + rows[1]) / 2, (16,)))
 
 
 @pytest.mark.parametrize("domain", CASES)

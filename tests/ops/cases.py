@@ -25,9 +25,18 @@ class Call:
     dropout_seed: int = 0
 
     def run(
-        self, backend: str, dtype: torch.dtype, *, strided: bool = False, grad_lse: bool = True
+        self,
+        backend: str,
+        dtype: torch.dtype,
+        *,
+        strided: bool = False,
+        grad_lse: bool = True,
+        lse: bool = True,
+        device: str = "cpu",
     ) -> dict[str, Tensor]:
-        """Outputs, and gradients of a fixed random functional of them, by this backend in this dtype."""
+        """Outputs, and gradients of a fixed random functional of them, by this backend in this dtype.
+
+        Without `lse` it is neither asked for nor part of the functional. What comes back is on the CPU."""
         accumulate = torch.float64 if dtype == torch.float64 else torch.float32
         tensors = {name: getattr(self, name).to(dtype) for name in "qkv"}
         if strided:  # views of one fused projection, with an odd row length
@@ -35,34 +44,45 @@ class Call:
         tensors["scale"] = self.scale.to(accumulate)
         if self.bias is not None:
             tensors["bias"] = self.bias.to(accumulate)
+        if device != "cpu":
+            tensors = {name: to_device(x, device) for name, x in tensors.items()}
         leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
-        out, lse = attention(
+        returned = attention(
             leaves["q"],
             leaves["k"],
             leaves["v"],
-            self.plan,
+            self.plan.to(device),
             bias=leaves.get("bias"),
             scale=leaves["scale"],
             qk_norm=self.qk_norm,
             dropout_p=self.dropout_p,
             dropout_seed=self.dropout_seed,
-            return_lse=True,
+            return_lse=lse,
             backend=backend,
         )
+        out, log_sum = returned if isinstance(returned, tuple) else (returned, None)
         generator = torch.Generator().manual_seed(3)
         weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-        weight_lse = torch.randn(lse.shape, generator=generator, dtype=torch.float64) * grad_lse
-        finite = torch.isfinite(lse)
-        value = (out.to(accumulate) * weight.to(accumulate)).sum()
-        value = value + (lse.masked_fill(~finite, 0.0) * weight_lse.to(accumulate)).sum()
+        value = (out.to(accumulate) * weight.to(device, accumulate)).sum()
+        if log_sum is not None:
+            weight_lse = torch.randn(log_sum.shape, generator=generator, dtype=torch.float64) * grad_lse
+            finite = torch.isfinite(log_sum)
+            value = value + (log_sum.masked_fill(~finite, 0.0) * weight_lse.to(device, accumulate)).sum()
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        result = {"out": out.detach(), "lse": lse.detach()}
+        result = {"out": out.detach()} | ({} if log_sum is None else {"lse": log_sum.detach()})
         for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
             result["d" + name] = torch.zeros_like(leaf) if grad is None else grad
-        return result
+        return {name: x.cpu() for name, x in result.items()}
 
     def with_(self, **changes: object) -> "Call":
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def to_device(x: Tensor, device: str) -> Tensor:
+    """A copy with the same strides, so that views stay views."""
+    if x.is_contiguous():
+        return x.to(device)
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device).copy_(x)
 
 
 def as_view(x: Tensor) -> Tensor:

@@ -208,3 +208,19 @@ def test_beit_recipe_is_as_published() -> None:
     assert schedule.base == 1.5e-3 and schedule(0) == 1e-6 and schedule(updates) == pytest.approx(1e-5)
     assert schedule.warmup == pytest.approx(10 * updates / 800, abs=1)
     assert (train["max_grad_norm"], train["weight_decay"]) == (3.0, 0.05)
+
+
+def test_data2vec_recipe_is_as_published() -> None:
+    config = resolve(config="recipes/data2vec-vit-base-800ep", data="imagenet")
+    encoder, train, objective = config.model_config(), config.train, config.objective
+    assert int(196 * objective["mask_ratio"]) == 120 and objective["mask_shape"] == "blocks"
+    assert (objective["top_k"], objective["beta"], objective["norm_mean"]) == (6, 2.0, True)
+    assert objective["ema_start"] == objective["ema_end"] == 0.9998
+    assert (encoder.layer_scale, encoder.drop_path_rate, encoder.attn_drop_rate) == (1e-4, 0.25, 0.05)
+    with torch.device("meta"):
+        model = MaskedSignalModel.create(encoder, config.make_objective(encoder, None))
+    assert round(sum(p.numel() for p in model.encoder.parameters()) / 1e6) == 86
+    schedule, updates = schedule_of(config, 800, 2048)
+    assert schedule.base == 2e-3 and schedule(0) == 1e-6 and schedule(updates) == pytest.approx(1e-5)
+    assert schedule.warmup == pytest.approx(10 * updates / 800, abs=1)
+    assert (train["max_grad_norm"], train["weight_decay"]) == (3.0, 0.05)

@@ -53,13 +53,8 @@ def main(arguments: Sequence[str]) -> int:
             f"torch has {found['threads']} threads for {found['cpus']} usable processors, which is slow: set "
             f"OMP_NUM_THREADS={found['cpus']}"
         )
-    if found["backend"] == "reference":
-        reason = (
-            found["backends"].get("cpu")
-            if device.type == "cpu"
-            else f"there are no kernels for {device.type}"
-        )
-        problems.append(f"attention runs on the slow reference: {reason}")
+    if found["backend"] in ("torch", "reference") and device.type == "cpu":
+        problems.append(f"attention runs without our kernels, which is slow: {found['backends']['cpu']}")
     for problem in problems:
         print(f"problem    {problem}")
     if not problems:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unitrans.models.layouts import LAYOUTS, Layout, Target
+from unitrans.models.layouts import LAYOUTS
+from unitrans.models.renames import Layout, Target
 from unitrans.models.resize import ResizeRule, fit_shape
 
 
@@ -70,6 +71,9 @@ def load_weights(
     rule, grid = resize or _rule_of(source, config, weights), getattr(config, "grid", None)
     for names, target, tensor in _joined(model, layout, weights, report):
         shape = own[target].shape
+        if target in filled:
+            report.unexpected.append(f"{names} {list(tensor.shape)}: {target} has been filled by another one")
+            continue
         fitted = fit_shape(target, tensor, shape, rule, grid)
         if fitted is None:
             report.unexpected.append(f"{names} {list(tensor.shape)}: {target} has {list(shape)}")
@@ -181,8 +185,9 @@ def export_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], target
     """Tensors that belong to the parameters of a model (by name: weights, gradients) in another layout."""
     layout, prefix = layout_for(model, target), encoder_prefix(model)
     backbone, exported = hasattr(model, "out_norms"), {}
+    tokens = hasattr(getattr(model, "head", None), "classifier")
     for name, tensor in tensors.items():
-        names = layout.theirs(name, prefix, backbone=backbone)
+        names = layout.theirs(name, prefix, backbone=backbone, tokens=tokens)
         for their_name, rows in zip(names, tensor.chunk(len(names)), strict=True):
             for pattern, sides in layout.sides:
                 if search(pattern, their_name):

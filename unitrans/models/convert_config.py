@@ -48,6 +48,8 @@ _HF_SWIN = {
     "use_absolute_embeddings": "ape",
 }
 _HF_VIT = {"hidden_size": "embed_dim", "num_hidden_layers": "depth", "num_attention_heads": "num_heads"}
+_HF_BEIT = {name: ours for name, ours in (_HF_NAMES | _HF_VIT).items() if name != "qkv_bias"}
+_HF_BEIT |= {"drop_path_rate": "drop_path_rate", "use_absolute_position_embeddings": "ape"}
 
 #: source -> family -> their name -> ours.
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
@@ -77,7 +79,7 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
         | {"num_classes": "num_labels", "dropout": "drop_rate", "attention_dropout": "attn_drop_rate"}
         | {"stochastic_depth_prob": "drop_path_rate"}
     },
-    "hf": {"swin": _HF_NAMES | _HF_SWIN | _SWIN, "vit": _HF_NAMES | _HF_VIT},
+    "hf": {"swin": _HF_NAMES | _HF_SWIN | _SWIN, "vit": _HF_NAMES | _HF_VIT, "beit": _HF_BEIT},
 }
 
 #: Arguments that change nothing that a model computes here, or that are read apart.
@@ -110,8 +112,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
         source: "official", "timm" or "torchvision", whose constructor arguments are given; "hf4" or "hf5", whose
             config.json is; "v1" or "v2", the published versions of Graphormer, whose arguments are.
         theirs: their arguments; what is left out has their default.
-        family: "swin", "swinv2" or "vit", and of transformers "vit_mae", "bert", "roberta" or "gpt2"; None: told by
-            model_type, or by arguments that only one family has.
+        family: "swin", "swinv2" or "vit", and of transformers "vit_mae", "beit", "bert", "roberta" or "gpt2"; None:
+            told by model_type, or by arguments that only one family has.
         changes: fields of ours that are set in the end.
 
     Returns:
@@ -137,10 +139,10 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
         return text_config_from(theirs, family, **changes)
     if family == "vit_mae":
         family, changes = "vit", {"fixed_positions": True, "init": "mae"} | changes
-    known = ("swin", "swinv2") if base == "torchvision" else ("swin", "swinv2", "vit")
+    known = ("swin", "swinv2", *(name for name in ("vit", "beit") if name in _NAMES[base]))
     if family not in known:
         raise ValueError(f"family: expected one of {', '.join(map(repr, known))}, got {family!r}")
-    names = _NAMES[base]["vit" if family == "vit" else "swin"]
+    names = _names(base, family)
     fields = _defaults(base, family) | {ours: theirs[name] for name, ours in names.items() if name in theirs}
     if base == "hf":
         fields |= _from_hf(theirs, family, fields)
@@ -156,12 +158,17 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
                 f"{unknown[0]}: expected an argument of the {source} {family}, got an unknown one"
             )
         fields |= _from_constructor(base, theirs, family, fields)
-    classes: dict[str, type[ImageConfig]] = {"swin": SwinConfig, "swinv2": Swinv2Config, "vit": VitConfig}
+    classes: dict[str, type[ImageConfig]] = {"swin": SwinConfig, "swinv2": Swinv2Config}
     if family == "swin":
         fields.pop("pretrained_window_sizes", None)
     if fields.get("num_labels") == 0:
         del fields["num_labels"]
-    return classes[family](**(fields | changes))
+    return classes.get(family, VitConfig)(**(fields | changes))
+
+
+def _names(base: str, family: str) -> dict[str, str]:
+    """Their names of image models -> ours."""
+    return _NAMES[base][family if family in _NAMES[base] else "swin"]
 
 
 def our_name(source: str, family: str, theirs: str) -> str | None:
@@ -170,8 +177,7 @@ def our_name(source: str, family: str, theirs: str) -> str | None:
         return PUBLISHED_NAMES[source].get(theirs)
     if family in TEXT_FAMILIES:
         return (GPT2_NAMES if family == "gpt2" else BERT_NAMES).get(theirs)
-    named = _NAMES["hf" if source in ("hf4", "hf5") else source]
-    return named["vit" if family == "vit" else "swin"].get(theirs)
+    return _names("hf" if source in ("hf4", "hf5") else source, family).get(theirs)
 
 
 def _family_of(theirs: Mapping[str, Any]) -> str:
@@ -184,7 +190,7 @@ def _family_of(theirs: Mapping[str, Any]) -> str:
 
 def _defaults(base: str, family: str) -> dict[str, Any]:
     """Where their default is not ours."""
-    if family == "vit":
+    if family in ("vit", "beit"):
         return {"layer_norm_eps": {"hf": 1e-12, "official": 1e-5, "timm": 1e-6}[base]}
     return {"image_size": 224, "window_size": 7, "drop_path_rate": 0.1}
 
@@ -258,6 +264,8 @@ def _from_hf(theirs: Mapping[str, Any], family: str, fields: Mapping[str, Any]) 
     if family == "vit":
         hidden, width = theirs.get("intermediate_size", 3072), fields.get("embed_dim", 768)
         return found | {"mlp_ratio": hidden / width, "cls_token": True, "ape": True}
+    if family == "beit":
+        return found | _from_hf_beit(theirs, fields)
     backbone = any("Backbone" in name for name in theirs.get("architectures") or ())
     found["pad_mode"] = "pad_then_roll"
     if family == "swinv2":
@@ -269,6 +277,40 @@ def _from_hf(theirs: Mapping[str, Any], family: str, fields: Mapping[str, Any]) 
     if backbone:
         found |= {"out_indices": _stages(theirs), "out_norm": family == "swin"}
     return found
+
+
+def _from_hf_beit(theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    shared, per_layer = (theirs.get(f"use_{kind}relative_position_bias") for kind in ("shared_", ""))
+    if shared and per_layer:
+        raise ValueError(
+            "use_relative_position_bias: expected tables per block or use_shared_relative_position_bias, one for all, "
+            "got both"
+        )
+    size = pair(fields.get("image_size", 224), "image_size")
+    if size[0] != size[1] and (shared or per_layer):
+        raise ValueError(
+            f"image_size: transformers resizes BEiT's tables of relative positions wrongly for images that are not "
+            f"square, expected one side, got {list(size)}"
+        )
+    mean, scale = theirs.get("use_mean_pooling", True), theirs.get("layer_scale_init_value", 0.1)
+    masked = any("ForMaskedImage" in name for name in theirs.get("architectures") or ())
+    if masked and not mean:
+        raise ValueError(
+            "use_mean_pooling: expected true of a BeitForMaskedImageModeling, whose encoder then has no norm of its "
+            "own beside that of the head, got false"
+        )
+    return {
+        "mlp_ratio": theirs.get("intermediate_size", 3072) / fields.get("embed_dim", 768),
+        "cls_token": True,
+        "ape": bool(theirs.get("use_absolute_position_embeddings")),
+        "key_bias": False,
+        "relative_position": "shared" if shared else "per_layer" if per_layer else "none",
+        "layer_scale": scale if scale > 0 else None,
+        "pooling": "mean" if mean and not masked else "cls",
+        "final_norm": "pooled" if mean and not masked else "rows",
+        "drop_path_rate": theirs.get("drop_path_rate", 0.1),
+        "init": "beit",
+    }
 
 
 def _stages(theirs: Mapping[str, Any]) -> list[int] | None:
@@ -296,15 +338,18 @@ def config_to_hf(config: Config, architecture: str) -> dict[str, Any]:
     """
     if isinstance(config, (BertConfig, Gpt2Config)):
         return text_config_to_hf(config, architecture)
-    family = config.model_type.removeprefix("unitrans-")
-    names = _NAMES["hf"]["vit" if family == "vit" else "swin"]
+    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
+    names = _names("hf", family)
     theirs = {
         name: getattr(config, ours)
         for name, ours in names.items()
         if ours != "num_labels" and hasattr(config, ours)
     }
     theirs |= {"architectures": [architecture], "model_type": family, "hidden_act": "gelu"}
-    if isinstance(config, VitConfig):
+    if family == "beit":
+        more, needed = _beit_to_hf(config, architecture)
+        theirs |= more
+    elif isinstance(config, VitConfig):
         needed = {"cls_token": True, "ape": True, "relative_position": "none", "layer_scale": None}
         needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None}
         theirs["intermediate_size"] = int(config.embed_dim * config.mlp_ratio + 1e-6)
@@ -329,3 +374,22 @@ def config_to_hf(config: Config, architecture: str) -> dict[str, Any]:
                 f"{name}: models of transformers compute {value!r} only, got {getattr(config, name)!r}"
             )
     return theirs
+
+
+def _beit_to_hf(config: Any, architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """More of their configuration of a BEiT, and what it cannot say."""
+    masked = "ForMaskedImage" in architecture
+    height, width = pair(config.image_size, "image_size")
+    if height != width:
+        raise ValueError(f"image_size: models of transformers are square, got {config.image_size}")
+    theirs = {
+        "image_size": height,
+        "intermediate_size": int(config.embed_dim * config.mlp_ratio + 1e-6),
+        "use_relative_position_bias": config.relative_position == "per_layer",
+        "use_shared_relative_position_bias": config.relative_position == "shared",
+        "layer_scale_init_value": config.layer_scale or 0.0,
+        "use_mean_pooling": masked or config.pooling == "mean",
+        "use_mask_token": masked,
+    }
+    mean = config.pooling == "mean" and not masked
+    return theirs, {"qk_scale": None, "final_norm": "pooled" if mean else "rows"}

@@ -49,12 +49,14 @@ CLASSES: dict[str, Callable[[Any], PreTrainedModel]] = {
     "Swinv2ForImageClassification": Swinv2ForImageClassification,
     "ViTModel": VitModel,
     "ViTForImageClassification": VitForImageClassification,
+    "BeitModel": VitModel,
+    "BeitForImageClassification": VitForImageClassification,
     "ViTMAEModel": VitModel,
     "ViTMAEForPreTraining": VitModel,
 }
 #: Classes of which the encoder alone is read: what else they have, by the beginning of its name.
 _LEFT_OUT = {"ViTMAEForPreTraining": "decoder."}
-_FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit", "vit_mae")
+_FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit", "vit_mae", "beit")
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -163,7 +165,7 @@ def load_hf(
             f"{folder}: expected a model folder of transformers of one of {', '.join(_FAMILIES)}"
         )
     base = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
-    base |= {"swinv2": "Swinv2Model", "vit": "ViTModel", "vit_mae": "ViTMAEModel"}
+    base |= {"swinv2": "Swinv2Model", "vit": "ViTModel", "vit_mae": "ViTMAEModel", "beit": "BeitModel"}
     name = str((theirs.get("architectures") or [base[theirs["model_type"]]])[0])
     if name not in CLASSES:
         raise ValueError(f"{folder}: expected one of {', '.join(CLASSES)}, got a {name}")

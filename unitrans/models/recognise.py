@@ -28,11 +28,11 @@ class Recognised:
     Attributes:
         family: as in `LAYOUTS`.
         layout: the same.
-        kind: what the model predicts: encoder (nothing), classifier, backbone, masked (SimMIM), mae, mlm, pretraining,
-            nsp, tokens, clm or graph.
+        kind: what the model predicts: encoder (nothing), classifier, backbone, masked (SimMIM), mae, beit, mlm,
+            pretraining, nsp, tokens, clm or graph.
         fields: of our configuration, as far as the shapes tell.
         untold: of our configuration or objective: what is needed and cannot be told, with a word on what it is.
-        options: of the objective of a masked model or mae, as far as the shapes tell.
+        options: of the objective of a masked model, mae or beit, as far as the shapes tell.
     """
 
     family: str
@@ -75,6 +75,8 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "
     kind, options = _kind(family, own), {}
     if kind == "mae":
         options = _decoder(own, untold)
+    elif kind == "beit":
+        options = {"vocab_size": own["head.classifier.weight"].shape[0]}
     elif kind == "masked":  # rows are in_chans times the square of the stride
         options = {"mask_patch_size": math.isqrt(own["head.decoder.weight"].shape[0] // fields["in_chans"])}
     return Recognised(family, layout, kind, fields, untold, options)
@@ -107,10 +109,11 @@ def _family_and_layout(names: set[str], weights: Mapping[str, Tensor], what: str
         )
         theirs = some(r"^roberta\.|^lm_head\.dense") or (segments is not None and len(segments) == 1)
         return "roberta" if theirs else "bert", "hf4"
+    plain = "vit" if some(r"\.(k_proj|key)\.bias$") or not some(r"\.(q_proj|query)\.bias$") else "beit"
     if some(r"encoder\.layer\.\d+\.attention\.attention\.") and some(r"patch_embeddings\."):
-        return "vit", "hf4"
+        return plain, "hf4"
     if some(r"(^|\.)layers\.\d+\.attention\.q_proj\.") and some(r"patch_embeddings\."):
-        return "vit", "hf5"
+        return plain, "hf5"
     if some(r"^(encoder\.)?blocks\.\d+\.attn\."):
         if some(r"^decoder_blocks\."):
             return "vit", "mae"
@@ -147,6 +150,8 @@ def _kind(family: str, own: Mapping[str, Tensor]) -> str:
         return "mae"
     if "head.decoder.weight" in own:
         return "masked"
+    if "head.classifier.weight" in own:
+        return "beit"
     if any(name.startswith("out_norms.") for name in own):
         return "backbone"
     if "head.weight" in own:
@@ -312,8 +317,7 @@ def _vit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[dict
     fields["cls_token"] = "cls_token" in own
     fields["qkv_bias"] = "blocks.0.attn.qkv.bias" in own or "blocks.0.attn.q_bias" in own
     fields["key_bias"] = "blocks.0.attn.q_bias" not in own
-    if "blocks.0.gamma_1" in own:
-        fields["layer_scale"] = 0.1  # the weights replace it
+    fields["layer_scale"] = 0.1 if "blocks.0.gamma_1" in own else None  # the weights replace it
     fields["ape"] = "pos_embed" in own
     shared = own.get("rel_pos_bias.relative_position_bias_table")
     table = own.get("blocks.0.attn.position_bias.relative_position_bias_table", shared)
@@ -330,8 +334,7 @@ def _vit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[dict
         _set_heads(fields, untold)
     pooled = any(name.startswith("fc_norm.") for name in own)
     fields["final_norm"] = "pooled" if pooled else "rows"
-    if pooled or not cls:
-        fields["pooling"] = "mean"
+    fields["pooling"] = "mean" if pooled or not cls else "cls"
     decoder = own.get("head.decoder.pos_embed")
     if decoder is not None:
         fields |= {"fixed_positions": True, "init": "mae"}
@@ -439,6 +442,7 @@ _READERS = {
     "swin": _swin,
     "swinv2": _swin,
     "vit": _vit,
+    "beit": _vit,
     "bert": _text,
     "roberta": _roberta,
     "gpt2": _text,

@@ -122,6 +122,11 @@ class VitConfig(PreTrainedConfig):
             )
 
     @property
+    def layout_family(self) -> str:
+        """Whose names the weights have in transformers: BEiT's where the keys have no bias."""
+        return "beit" if self.cls_token and self.qkv_bias and not self.key_bias else "vit"
+
+    @property
     def num_features(self) -> int:
         """Channels of the last rows."""
         return self.embed_dim

@@ -45,6 +45,7 @@ class Data2VecOptions(pydantic.BaseModel):
     )
     min_block: int = Field(16, ge=1, description="Patches of the smallest block with mask_shape=blocks.")
     top_k: int = Field(6, ge=1, description="How many of the teacher's last blocks make the target.")
+    norm_mean: bool = Field(False, description="Their mean is normalised again (published for images).")
     beta: float = Field(
         2.0, ge=0, description="Errors below it count squared, above it linearly (smooth L1); 0: L1."
     )
@@ -224,12 +225,14 @@ class TeacherHead(nn.Module):
 
     @torch.no_grad()
     def target(self, plans: Any, places: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """fp32 [M, C]: the mean of the teacher's last top_k blocks at these tokens, each row normalised first."""
+        """fp32 [M, C]: the mean of the teacher's last top_k blocks at these tokens, each row normalised first, and
+        their mean once more with norm_mean."""
         self.teacher.eval()
         x = self.teacher.embed_tokens(inputs, plans, None, None)
         last = self.teacher.encode_blocks(x, plans)[-self.options.top_k :]
         rows = (self.teacher.token_rows(block, plans).index_select(0, places).float() for block in last)
-        return torch.stack([F.layer_norm(row, row.shape[1:]) for row in rows]).mean(0)
+        mean = torch.stack([F.layer_norm(row, row.shape[1:]) for row in rows]).mean(0)
+        return F.layer_norm(mean, mean.shape[1:]) if self.options.norm_mean else mean
 
     def _begin(self, encoder: nn.Module) -> None:
         """The teacher starts as the student, whatever weights that started from."""

@@ -51,7 +51,8 @@ def attention(
         return_lse: also return the log-sum-exp of the scores (natural logarithm), differentiable.
         backend: None (the table chooses) or a name of `unitrans.ops.backends.BACKENDS`: "cpu" (the best
             instruction set), "cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-avx512-bf16" (as "cpu-avx512", and bf16
-            inputs meet in bf16 dot products with fp32 sums), "reference".
+            inputs meet in bf16 dot products with fp32 sums), "cuda", "torch" (scaled_dot_product_attention on the
+            groups), "reference".
 
     Returns:
         out [Tq, N, D], contiguous, dtype of q; with return_lse also lse [Tq, N] in fp32 (fp64 for fp64).

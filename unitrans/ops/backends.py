@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitrans.ops.compiled import ISA_NAMES, LOAD_ERROR, attention_compiled, attention_compiled_qkv, best_isa
+from unitrans.ops.compiled import (
+    CUDA_LOAD_ERROR,
+    ISA_NAMES,
+    LOAD_ERROR,
+    attention_compiled,
+    attention_compiled_qkv,
+    best_isa,
+)
 from unitrans.ops.reference import attention_reference
+from unitrans.ops.sdpa import NOTE, attention_torch, attention_torch_qkv
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,14 @@ class Backend:
         run: (q, k, v, plan, bias, scale, qk_norm, dropout_p, dropout_seed, need_lse) -> (out, lse); lse
             may be anything where it is not needed.
         run_qkv: the same with q, k, v in one tensor [T, 3, N, D].
+        note: how it serves, in words, and which calls it hands on.
     """
 
     name: str
     why_not: Callable[[str], str | None]
     run: Callable[..., tuple[Tensor, Tensor]]
     run_qkv: Callable[..., tuple[Tensor, Tensor]]
+    note: str = ""
 
 
 #: The best instruction set of this processor, found once, at import, so that tracing sees a constant.
@@ -43,6 +53,33 @@ def _cpu_why_not(isa: str, device: str) -> str | None:
     return LOAD_ERROR
 
 
+#: What the CUDA kernels hand to the `torch` backend, in words.
+_CUDA_NOTE = "fp32, bf16 and fp16 with head_dim up to 128; other calls go to the torch backend"
+_CUDA_MAX_HEAD_DIM = 128
+
+
+def _cuda_why_not(device: str) -> str | None:
+    if device != "cuda":
+        return f"it computes on NVIDIA GPUs, the tensors are on {device}"
+    return CUDA_LOAD_ERROR
+
+
+def _cuda_serves(x: Tensor) -> bool:
+    return x.dtype != torch.float64 and x.shape[-1] <= _CUDA_MAX_HEAD_DIM
+
+
+def _cuda(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return (attention_compiled if _cuda_serves(q) else attention_torch)(q, *arguments)
+
+
+def _cuda_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return (attention_compiled_qkv if _cuda_serves(qkv) else attention_torch_qkv)(qkv, *arguments)
+
+
+def _torch_why_not(device: str) -> str | None:
+    return "it reads the sizes of groups, and meta tensors have none" if device == "meta" else None
+
+
 def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
     *call, _need_lse = arguments
     return attention_reference(*call)
@@ -52,7 +89,7 @@ def _reference_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     return _reference(*qkv.unbind(1), *arguments)
 
 
-# In order of preference; the reference serves every device that torch has. The CPU levels below the best are
+# In order of preference; "torch" and the reference serve every device that torch has. The CPU levels below the best are
 # there to be named (tests, comparisons): with None, "cpu" comes first and takes the best level.
 BACKENDS = (
     Backend("cpu", partial(_cpu_why_not, _BEST_ISA), attention_compiled, attention_compiled_qkv),
@@ -65,6 +102,8 @@ BACKENDS = (
         )
         for level, isa in enumerate(ISA_NAMES)
     ),
+    Backend("cuda", _cuda_why_not, _cuda, _cuda_qkv, _CUDA_NOTE),
+    Backend("torch", _torch_why_not, attention_torch, attention_torch_qkv, NOTE),
     Backend("reference", lambda device: None, _reference, _reference_qkv),
 )
 
@@ -96,6 +135,14 @@ def preferred_backend(name: str) -> Iterator[None]:
 def _unknown(name: str) -> str:
     names = ", ".join(repr(backend.name) for backend in BACKENDS)
     return f"backend: expected None or one of {names}, got {name!r}"
+
+
+def describe_backends(device: str) -> dict[str, str]:
+    """Backend -> "serves" (and how) or why it does not, for people, in order of preference."""
+    return {
+        backend.name: backend.why_not(device) or f"serves{': ' * bool(backend.note)}{backend.note}"
+        for backend in BACKENDS
+    }
 
 
 def explain_backends(device: str) -> list[tuple[str, str | None]]:

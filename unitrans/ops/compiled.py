@@ -31,6 +31,27 @@ def _load() -> str | None:
     return None
 
 
+def _load_cuda() -> str | None:
+    """Load the same operators for CUDA tensors; None, or in words why they are not there."""
+    if LOAD_ERROR is not None:
+        return LOAD_ERROR
+    if not torch.cuda.is_available():
+        return "torch sees no NVIDIA GPU" if torch.version.cuda else "this torch is built without CUDA"
+    from unitrans import _planning
+
+    library = Path(_planning.__file__).with_name("libunitrans_cuda_ops.so")
+    if not library.exists():
+        return (
+            "the kernels for GPUs were not compiled: that takes nvcc and a torch with CUDA where unitrans is installed "
+            "(pip install --no-build-isolation ., or -C cmake.define.UNITRANS_CUDA=ON)"
+        )
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return f"{library.name} does not load with torch {torch.__version__}: {error}"
+    return None
+
+
 def plan_arguments(plan: Plan) -> Arguments:
     """The fields of a plan in the order of the op schema."""
     return (
@@ -267,3 +288,5 @@ def _register() -> None:
 
 #: None, or in words why the compiled backends are not there. Set once, at import, so that tracing sees a constant.
 LOAD_ERROR: str | None = _load()
+#: The same for CUDA tensors.
+CUDA_LOAD_ERROR: str | None = _load_cuda()

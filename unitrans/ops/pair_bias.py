@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unitrans.ops.compiled import LOAD_ERROR
+from unitrans.ops.compiled import CUDA_LOAD_ERROR, LOAD_ERROR
 from unitrans.ops.graphs import GraphPairs
 
 _DTYPES = (torch.float32, torch.float64)
@@ -44,7 +44,7 @@ def pair_bias(
         pairs: of the graphs, on the device of the tables.
         max_divisor: largest number that the sum over hops is divided by; 1: it is not divided.
         max_distance: pairs this far apart or farther do not see each other.
-        backend: None (the compiled one where it serves the device), "cpu" or "reference".
+        backend: None (the compiled one where it serves the device), "cpu", "cuda" or "reference".
 
     Returns:
         [N, P], the plane of each graph flat, one after the other, as `Plan.from_lengths(n + 1, bias="ragged")`
@@ -54,11 +54,14 @@ def pair_bias(
         ValueError: tables that do not fit the pairs.
     """
     _check(spatial, hop, token, pairs)
-    if backend not in (None, "cpu", "reference"):
-        raise ValueError(f"backend: expected None, 'cpu' or 'reference', got {backend!r}")
-    why_not = LOAD_ERROR if spatial.device.type == "cpu" else f"the tables are on {spatial.device}"
-    if backend == "cpu" and why_not is not None:
-        raise ValueError(f"backend='cpu' cannot serve this call: {why_not}")
+    if backend not in (None, "cpu", "cuda", "reference"):
+        raise ValueError(f"backend: expected None, 'cpu', 'cuda' or 'reference', got {backend!r}")
+    device = spatial.device.type
+    why_not = {"cpu": LOAD_ERROR, "cuda": CUDA_LOAD_ERROR}.get(device, "there are no kernels for it")
+    if backend in ("cpu", "cuda"):
+        reason = why_not if backend == device else f"the tables are on {spatial.device}"
+        if reason is not None:
+            raise ValueError(f"backend={backend!r} cannot serve this call: {reason}")
     lists = (pairs.cu_nodes, pairs.distance, pairs.hops)
     if backend == "reference" or why_not is not None:
         return pair_bias_reference(spatial, hop, token, *lists, max_divisor, max_distance)

@@ -33,9 +33,11 @@ _CLASSES = {
     ("vit", "mim"): "ViTForMaskedImageModeling",
     ("vit", "mae"): "ViTMAEForPreTraining",
     ("vit", "classification"): "ViTForImageClassification",
+    ("beit", "beit"): "BeitForMaskedImageModeling",
+    ("beit", "classification"): "BeitForImageClassification",
 }
 _BARE = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
-_BARE |= {"swinv2": "Swinv2Model", "vit": "ViTModel"}
+_BARE |= {"swinv2": "Swinv2Model", "vit": "ViTModel", "beit": "BeitModel"}
 
 
 def convert(
@@ -141,6 +143,8 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
     fields = _labels(objective.labels, objective.name)
     if name == "ViTMAEForPreTraining":
         fields |= _mae_fields(objective.options)
+    if name == "BeitForMaskedImageModeling":
+        fields["vocab_size"] = objective.options.vocab_size
     if name is None:
         save_hf(output, model.encoder, config, _BARE[family], **fields)
     else:

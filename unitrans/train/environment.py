@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import unitrans
-from unitrans.ops.backends import choose_backend, explain_backends
+from unitrans.ops.backends import choose_backend, describe_backends
 
 TESTED_TORCH = ("2.13",)  # release series the test suite has been run with
 _PACKAGES = (
@@ -68,7 +68,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "backend": backend.name,
-        "backends": {name: reason or "serves" for name, reason in explain_backends(device.type)},
+        "backends": describe_backends(device.type),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "command": sys.argv,
     }

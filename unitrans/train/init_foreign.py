@@ -16,6 +16,7 @@ from unitrans.train.errors import ConfigError, user_errors
 
 # A ViT has one of the two, on its rows or on what is pooled; they are not each other's.
 FINAL_NORMS = ("encoder.norm.", "encoder.fc_norm.")
+_SAME_MODEL = {"beit": "vit"}  # named apart in transformers only
 WORD_ROWS = ("word_embeddings.weight", "output_bias")  # what has a row for every token of the vocabulary
 
 
@@ -55,7 +56,7 @@ def init_foreign(model: Any, name: str, weights: dict[str, Tensor], found: Recog
     where = f"--init {name}"
     config = model.config.encoder_config
     family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
-    if family != found.family:
+    if _SAME_MODEL.get(family, family) != _SAME_MODEL.get(found.family, found.family):
         raise ConfigError(
             f"{where} holds {found}, and this model is a {family}: leave the model.* keys out, they follow from the "
             "weights"

@@ -18,6 +18,7 @@ from unitrans.domains.base import nearest_name
 from unitrans.domains.tables import ask_hub
 from unitrans.models.classes import with_classes
 from unitrans.models.convert import LoadReport, encoder_prefix, load_weights
+from unitrans.models.convert_config import config_from
 from unitrans.models.files import FILE_SUFFIXES, load_hf, read_config, read_file, read_weights
 from unitrans.models.recognise import configured, recognise
 from unitrans.models.resize import ResizeRule, fit_shape
@@ -47,7 +48,8 @@ for _family in ("bert", "roberta"):
         (_family, "classifier"): models.BertForSequenceClassification,
         (_family, "tokens"): models.BertForTokenClassification,
     }
-_OBJECTIVES = {"masked": "mim", "mae": "mae"}
+_CLASSES |= {("beit", kind): _CLASSES["vit", kind] for kind in ("encoder", "classifier")}
+_OBJECTIVES = {"masked": "mim", "mae": "mae", "beit": "beit"}
 
 
 def load(
@@ -104,7 +106,12 @@ def _load_path(
         return load_state(read_file(path), source, strict=strict, what=name, **overrides)
     if not path.exists():
         path = from_hub(name)
-    if read_config(path) is not None and source in ("auto", "hf4", "hf5"):
+    theirs = read_config(path)
+    if theirs is not None and source in ("auto", "hf4", "hf5"):
+        if str(theirs.get("architectures")).endswith("ForMaskedImageModeling']"):
+            return load_state(
+                read_weights(path), source, strict=strict, what=name, theirs=theirs, **overrides
+            )
         return load_hf(path, strict=strict, **overrides)
     if is_run(path):
         return load_run(path, overrides), None
@@ -236,15 +243,26 @@ def load_state(
     strict: bool = True,
     class_map: Sequence[int] | None = None,
     what: str = "weights",
+    theirs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> tuple[PreTrainedModel, LoadReport]:
-    """A model from a state dict of another code base; as in `load`. what: how errors name the weights."""
+    """A model from a state dict of another code base; as in `load`.
+
+    what: how errors name the weights. theirs: a config.json of transformers that came with them.
+    """
     found = recognise(weights, source, what)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides
     pretraining = _OBJECTIVES.get(found.kind)
     choices = () if pretraining is None else get_objective(pretraining).Options.model_fields
-    config, options = configured(found, overrides, what, choices)
+    if theirs is None:
+        config, options = configured(found, overrides, what, choices)
+    else:
+        options = {name: value for name, value in overrides.items() if name in choices}
+        changes = {name: value for name, value in overrides.items() if name not in choices}
+        config = config_from("hf5", theirs, **changes)
+        if "pretrained_window_sizes" not in changes:
+            keep_measure(config, config_from("hf5", theirs))
     if pretraining is not None:
         objective = make_objective(pretraining, config, found.options | options)
         model: Any = MaskedSignalModel.create(config, objective)
