@@ -40,7 +40,9 @@ def make_parser() -> Parser:
         help="a folder, a parquet file, a saved data set, a hub name, or an embedded set: digits (the default)",
     )
     parser.add_argument(
-        "--target", metavar="COLUMN", help="graphs: what is predicted; several columns as a,b (data.target)"
+        "--target",
+        metavar="COLUMN",
+        help="the column with what is predicted, several as a,b (data.target of graphs, data.label_column of others)",
     )
     parser.add_argument(
         "--tokenizer",

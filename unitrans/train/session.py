@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def open_session(config: RunConfig) -> Session:
             seed=train["seed"],
             num_tokens=train_source.num_tokens,
             in_order=train_source.in_order,
+            classes=_classes(config, train_source) if train["sampling"] == "balanced" else None,
         )
         max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
@@ -127,6 +128,19 @@ def open_session(config: RunConfig) -> Session:
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
+
+
+def _classes(config: RunConfig, source: Source) -> Sequence[int]:
+    """The class of every training sample. ConfigError where there is none, or where classes are balanced already."""
+    key = "train.sampling=balanced"
+    if source.labels is None or source.labels.kind != "class":
+        kind = "no labels" if source.labels is None else f"labels of kind {source.labels.kind}"
+        raise ConfigError(f"{key} needs one class for every sample, and these have {kind}: leave it out")
+    if source.in_order:
+        raise ConfigError(f"{key} and data.streaming exclude each other: a stream comes in its own order")
+    if config.objective.get("class_weights") == "balanced":
+        raise ConfigError(f"{key} and objective.class_weights=balanced do the same twice: leave one out")
+    return source.class_numbers()
 
 
 def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:
