@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unitrans.ops.attention import attention as attention
     from unitrans.ops.attention import attention_qkvpacked as attention_qkvpacked
+    from unitrans.ops.maps import AttentionMap as AttentionMap
+    from unitrans.ops.maps import attention_maps as attention_maps
     from unitrans.ops.plan import Plan as Plan
     from unitrans.train.loading import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "attention", "attention_qkvpacked", "load", "__version__"]
+_OPS = ("AttentionMap", "Plan", "attention", "attention_maps", "attention_qkvpacked")
+__all__ = [*_OPS, "load", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,7 +26,7 @@ def __getattr__(name: str) -> Any:
         from unitrans.train.loading import load
 
         return load
-    if name in ("Plan", "attention", "attention_qkvpacked"):
+    if name in _OPS:
         from unitrans import ops
 
         value = getattr(ops, name)

@@ -6,11 +6,23 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import unitrans
 from unitrans.cli import main
-from unitrans.models import BertConfig, SwinConfig, Swinv2Config, VitConfig
-from unitrans.models.convert import load_weights
+from unitrans.models import (
+    BertConfig,
+    BertForMaskedLM,
+    Gpt2Config,
+    Gpt2LMHeadModel,
+    SwinConfig,
+    SwinForImageClassification,
+    Swinv2Config,
+    Swinv2ForImageClassification,
+    VitConfig,
+    VitForImageClassification,
+)
+from unitrans.models.convert import export_weights, load_weights
 from unitrans.objectives import Labels, MaskedSignalModel, make_objective
 
 SWIN = {"image_size": 64, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 8}
@@ -159,3 +171,62 @@ def test_wrong_places_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "full" / "file").write_text("")
     assert main(["convert", str(tmp_path), "--to", "hf", str(tmp_path / "full")]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+ROUNDS = [
+    (
+        lambda: SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)),
+        "official",
+        "hf",
+        {"image_size": 64},
+    ),
+    (
+        lambda: SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)),
+        "timm",
+        "official",
+        {"image_size": 64},
+    ),
+    (
+        lambda: Swinv2ForImageClassification(Swinv2Config(**SWIN, num_labels=3)),
+        "official",
+        "hf",
+        {"image_size": 64, "window_size": 8},
+    ),
+    (
+        lambda: Swinv2ForImageClassification(Swinv2Config(**SWIN, num_labels=3)),
+        "timm",
+        "official",
+        {"image_size": 64, "window_size": 8},
+    ),
+    (lambda: VitForImageClassification(VitConfig(**VIT, num_labels=3)), "timm", "hf", {"num_heads": 2}),
+    (lambda: VitForImageClassification(VitConfig(**VIT, num_labels=3)), "hf4", "timm", {"num_heads": 2}),
+    (lambda: BertForMaskedLM(BertConfig(**BERT | {"type_vocab_size": 2})), "hf4", "hf", {"num_heads": 2}),
+    (
+        lambda: Gpt2LMHeadModel(Gpt2Config(vocab_size=50, embed_dim=16, depth=1, num_heads=2)),
+        "hf4",
+        "hf",
+        {"num_heads": 2},
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "first", "second", "told"), ROUNDS)
+def test_round_trips_are_exact(
+    tmp_path: Path, make: Any, first: str, second: str, told: dict[str, Any]
+) -> None:
+    """A file of one code base, our folder, a folder or file of another one, and ours again."""
+    torch.manual_seed(0)
+    model = make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    weights = {name: tensor.contiguous() for name, tensor in export_weights(model, first).items()}
+    save_file(weights, tmp_path / "theirs.safetensors")
+    settings = [f"{key}={value}" for key, value in told.items()]
+    ours, other = str(tmp_path / "ours"), str(tmp_path / ("hf" if second == "hf" else "other.safetensors"))
+    assert main(["convert", str(tmp_path / "theirs.safetensors"), ours, *settings]) == 0
+    assert main(["convert", ours, other, "--to", second]) == 0
+    again = unitrans.load(other, **({} if second == "hf" else told))
+    assert type(again) is type(model)
+    for (name, a), (key, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert name == key and torch.equal(a, b), name

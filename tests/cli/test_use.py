@@ -15,8 +15,13 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import unitrans
+from unitrans import models
 from unitrans.cli import main
+from unitrans.domains.vision import DataConfig
+from unitrans.domains.vision.reading import read_image
+from unitrans.domains.vision.source import ArrayReader, VisionSource
 from unitrans.train import evaluate as evaluating
+from unitrans.train.predict import Predictor
 
 SWIN = (
     "model.name=swin", "model.embed_dim=16", "model.depths=[2,2]", "model.num_heads=[1,2]", "model.window_size=2",
@@ -233,3 +238,54 @@ def test_only_the_head_is_trained(run: Path, tmp_path: Path) -> None:
     for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.equal(a, b) == name.startswith("encoder."), name
     assert after.encoder.config.depths == [2, 2]  # from the weights, though the default is another model
+
+
+def test_published_weights_as_they_are(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that convert writes gives vectors and probes, and says why it knows no classes."""
+    torch.manual_seed(0)
+    config = models.SwinConfig(
+        image_size=16, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, num_labels=3
+    )
+    model = models.SwinForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "swin")
+    (tmp_path / "swin" / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
+    command = ["--checkpoint", str(tmp_path / "swin")]
+    files = sorted((run / "test").rglob("*.png"))[:3]
+    assert main(["embed", *command, *map(str, files), "-o", str(tmp_path / "e.npy")]) == 0
+    shown = capsys.readouterr().err
+    assert "images are read at 16 x 16 px, the middle 0.875 of the side, with mean [0.5, 0.5, 0.5]" in shown
+    reading = DataConfig(image_size=16, eval_crop=0.875, mean=[0.5] * 3, std=[0.5] * 3)
+    source = VisionSource(ArrayReader([], torch.zeros(0), 3, None), [], reading)
+    source.set_normalization()
+    images = [read_image(file, 3, "dtype") for file in files]
+    x = torch.stack(
+        [source.augment({"image": image}, np.random.default_rng(), False)["image"] for image in images]
+    )
+    with torch.no_grad():
+        want = model.swin(x).pooler_output
+    np.testing.assert_allclose(np.load(tmp_path / "e.npy"), want, rtol=1e-4, atol=1e-5)
+    data = ["--data", str(run / "test"), "--output", str(tmp_path / "knn")]
+    assert main(["eval", *command, "--probe", "knn", "--fit", str(run / "test"), *data]) == 0
+    assert main(["eval", *command, "--data", str(run / "test")]) == 2
+    assert "does not know your classes: fine-tune it first with unitrans train" in capsys.readouterr().err
+
+
+def test_another_test_resolution(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "--checkpoint", str(run / "run"), "--data", str(run / "test")]
+    assert main([*command, "--image-size", "16", "--output", str(tmp_path / "e")]) == 0
+    figures = json.loads((tmp_path / "e" / "eval.json").read_text())["figures"]
+    predictor = Predictor(str(run / "run"), image_size=16)
+    assert predictor.models[0].encoder.config.image_size == 16
+    images, truth = [], []
+    for sample, label in predictor.domain.labelled(
+        str(run / "test"), predictor.reading, predictor.labels, None, None
+    ):
+        assert sample["image"].shape == (1, 16, 16)
+        images.append(sample)
+        truth.append(label)
+    right = (predictor.outputs(images)[0].argmax(1) == np.array(truth)).mean()
+    assert figures["top1"] == pytest.approx(right)
+    assert main([*command[:3], "--data", str(run / "test"), "--image-size", "0"]) == 2
+    assert "expected at least 1" in capsys.readouterr().err

@@ -246,9 +246,9 @@ ERRORS = [
     (empty, "saved", {}, "has no rows"),
     (
         lambda path: path.write_text("x"),
-        "t.csv",
+        "t.txt",
         {},
-        "is a file, expected a folder of images or a .parquet file",
+        "is a file, expected a folder of images, a table that lists them .*or a .parquet file",
     ),
     (two_images, "t.parquet", {"streaming": True}, "several columns of images"),
     (broken, "t.parquet", {"streaming": True}, "cannot be read as a data set: "),

@@ -12,6 +12,7 @@ from text_cases import SMALL, everything, opened, sentences, table
 from unitrans.domains.text import TextDomain
 from unitrans.models import BertConfig
 from unitrans.objectives import Labels, make_objective
+from unitrans.train.evaluate import _truth
 
 
 def test_classes(tmp_path: Path) -> None:
@@ -86,6 +87,25 @@ def test_several_answers(tmp_path: Path, form: str) -> None:
             label_column=["id", "rude"],
             validation="none",
         )
+
+
+def test_classes_in_one_cell(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"text number {i}", "label": cell} for i, cell in enumerate(["rude;loud", ";", None, "loud"])
+    ]
+    train, _, _ = opened(
+        table(tmp_path, rows), kinds=("class", "multi"), label_separator=";", validation="none"
+    )
+    assert train.labels == Labels("multi", ("loud", "rude"), (2, 1), known=(3, 3))
+    got = np.stack([sample["label"] for sample in everything(train)])
+    np.testing.assert_array_equal(got, [[1, 1], [0, 0], [1, 0]])
+    assert train.reading["label_columns"] == ["label"] and train.reading["label_separator"] == ";"
+    found = _truth(train.labels, {"label": "rude"}, ["label"], train.reading)  # as unitrans eval reads it
+    np.testing.assert_array_equal(found, [0, 1])
+    with pytest.raises(ValueError, match="is none of the model's .loud, rude."):
+        _truth(train.labels, {"label": "kind"}, ["label"], train.reading)
+    with pytest.raises(ValueError, match="it has no label"):
+        _truth(train.labels, {"label": ""}, ["label"], train.reading)
 
 
 def test_pairs_are_one_sample(tmp_path: Path) -> None:

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
 from unitrans.cli import main
+from unitrans.models import BertConfig, BertForMaskedLM
 from unitrans.models.channels import average_channels, inflate_channels
 from unitrans.models.convert import export_weights
-from unitrans.models.swin import SwinConfig, SwinForImageClassification
+from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swinv2 import Swinv2Config, Swinv2Model
-from unitrans.objectives import MaskedSignalModel, get_objective
+from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.objectives.base import Labels
 from unitrans.train.errors import ConfigError
-from unitrans.train.init import init_weights
+from unitrans.train.init import init_weights, model_settings
+from unitrans.train.loading import encoder_of
 
 SIZES = {
     "image_size": 32,
@@ -111,7 +114,7 @@ def _empty(run: Path) -> None:
         (None, {"embed_dim": 16, "in_chans": 1}, "model.embed_dim is 8 there, 16 here"),
         (_cut, {}, "is not a checkpoint of this program"),
         (_not_ours, {}, "is not a checkpoint of this program"),
-        (_empty, {}, "it holds no checkpoint: name a run folder"),
+        (_empty, {}, "it holds no checkpoint: name a file of weights, .* a run folder"),
     ],
 )
 def test_what_cannot_be_taken(
@@ -154,7 +157,7 @@ def test_init_on_the_command_line(saved: Path, workdir: Path, capfd: pytest.Capt
     saved.rename(saved.with_name("gone"))
     assert main(["train", "--resume", "grey"]) == 0  # its own checkpoints are enough
     assert main(["train", "--init", str(saved), *sizes, *few]) == 2
-    assert "there is no such folder" in capfd.readouterr().err
+    assert "there is no such file or folder" in capfd.readouterr().err
     assert main(["train", "--resume", "grey", "--init", "x"]) == 2
 
 
@@ -206,3 +209,26 @@ def test_a_file_of_another_code_base(
         main([*asked[:4], str(tmp_path / "v2.pth"), *settings, "model.window_size=4", "model.name=swin"]) == 2
     )
     assert "holds a swinv2 under hf4 names" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["classifier", "encoder", "mlm"])
+def test_folders_that_convert_wrote(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    if kind == "mlm":
+        config: Any = BertConfig(vocab_size=20, embed_dim=8, depth=1, num_heads=2, mask_token_id=4)
+        model: Any = BertForMaskedLM(config)
+        objective = make_objective("mlm", config, {})
+    else:
+        config = SwinConfig(
+            image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+        )
+        model = SwinForImageClassification(config) if kind == "classifier" else SwinModel(config)
+        objective = make_objective("mim", config, {"mask_patch_size": 4})
+    model.save_pretrained(tmp_path / "ours")
+    settings = model_settings(str(tmp_path / "ours"), {}, "vision")
+    assert settings["name"] == ("bert" if kind == "mlm" else "swin") and settings["embed_dim"] == 8
+    fresh = MaskedSignalModel.create(config, objective)
+    notes = init_weights(fresh, str(tmp_path / "ours"))
+    encoder = encoder_of(model).state_dict()
+    assert encoder and all(torch.equal(encoder[name], p) for name, p in fresh.encoder.state_dict().items())
+    assert any("the head starts afresh" in note for note in notes)

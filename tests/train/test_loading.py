@@ -13,6 +13,8 @@ import unitrans
 from unitrans import models
 from unitrans.models.convert import export_weights
 from unitrans.models.recognise import recognise
+from unitrans.models.resize import resize_bias_table
+from unitrans.nn.bias import log_spaced_offsets
 from unitrans.objectives import MaskedSignalModel, make_objective
 
 SWIN: dict[str, Any] = {
@@ -153,9 +155,9 @@ def test_files_with_more_than_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a dict of tensors.*got keys weights"):
         unitrans.load(tmp_path / "none.pth")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="it is no file of safetensors, or not wholly written"):
         unitrans.load(tmp_path / "text.safetensors")
-    with pytest.raises(ValueError, match="expected those of a Swin, Swin V2"):
+    with pytest.raises(ValueError, match="expected weights of a Swin, Swin V2"):
         unitrans.load({"conv1.weight": torch.zeros(3)})
     with pytest.raises(ValueError, match="there is no such file or folder"):
         unitrans.load(tmp_path / "nothing" / "here")
@@ -227,3 +229,80 @@ def test_a_run_with_another_image_size(tmp_path: Path) -> None:
     again = unitrans.load(weights, image_size=56)
     same(model, again)
     assert again.objective.options.mask_patch_size == 8
+
+
+SMALL_V2 = {"image_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+
+
+def v2_state(folder: Path) -> Any:
+    """The published names, with the table of coordinates that tells the window."""
+    model = randomised(models.Swinv2ForImageClassification(models.Swinv2Config(**SMALL_V2, num_labels=3)))
+    weights = export_weights(model, "official")
+    for stage in (0, 1):
+        weights[f"layers.{stage}.blocks.0.attn.relative_coords_table"] = log_spaced_offsets(
+            (4, 4), (0, 0)
+        ).view(1, 7, 7, 2)
+    return model, weights
+
+
+def v2_own(folder: Path) -> Any:
+    model = randomised(models.Swinv2ForImageClassification(models.Swinv2Config(**SMALL_V2, num_labels=3)))
+    model.save_pretrained(folder / "own")
+    return model, folder / "own"
+
+
+def v2_hf(folder: Path) -> Any:
+    hf = transformers.Swinv2ForImageClassification(transformers.Swinv2Config(**SMALL_V2, num_labels=3)).eval()
+    hf.save_pretrained(folder / "hf")
+    return unitrans.load(folder / "hf"), folder / "hf"
+
+
+def v2_run(folder: Path) -> Any:
+    config = models.Swinv2Config(**SMALL_V2)
+    objective = make_objective("mim", config, {"mask_patch_size": 8})
+    model = randomised(MaskedSignalModel.create(config, objective))
+    model.save_pretrained(folder / "run")
+    return model, folder / "run"
+
+
+@pytest.mark.parametrize("make", [v2_state, v2_own, v2_hf, v2_run])
+def test_position_biases_of_v2_stay_in_other_windows(make: Any, tmp_path: Path) -> None:
+    """The network is evaluated for the new window, offsets measured by the old one: shared offsets have their bias."""
+    model, place = make(tmp_path)
+    wider = unitrans.load(place, image_size=128, window_size=8)
+    old, new = (getattr(m, "swinv2", getattr(m, "encoder", getattr(m, "swin", None))) for m in (model, wider))
+    assert new.config.stage_windows == ((8, 8), (8, 8)) and list(new.config.pretrained_window_sizes) == [4, 4]
+    for stage in (0, 1):
+        a, b = (m.layers[stage].blocks[0].attn.position_bias() for m in (old, new))
+        a, b = a.view(-1, 4, 4, 4, 4), b.view(-1, 8, 8, 8, 8)
+        torch.testing.assert_close(b[:, :4, :4, :4, :4], a)
+        assert not torch.equal(b[:, 0, 0, 7], b[:, 0, 0, 3])
+    given = unitrans.load(place, image_size=128, window_size=8, pretrained_window_sizes=[8, 8])
+    encoder = getattr(given, "swinv2", getattr(given, "encoder", getattr(given, "swin", None)))
+    assert list(encoder.config.pretrained_window_sizes) == [8, 8]
+
+
+def test_folders_with_other_windows_and_classes(tmp_path: Path) -> None:
+    model = randomised(models.SwinForImageClassification(models.SwinConfig(**SWIN)))
+    model.save_pretrained(tmp_path / "own")
+    small = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 7, "image_size": 56}
+    hf = transformers.SwinForImageClassification(transformers.SwinConfig(**small, num_labels=5))
+    hf.save_pretrained(tmp_path / "hf")
+    state = unitrans.load(export_weights(model, "official"), image_size=112, window_size=14)
+    own = unitrans.load(tmp_path / "own", image_size=112, window_size=14)
+    same(state, own)
+    for folder in ("own", "hf"):
+        whole = unitrans.load(tmp_path / folder)
+        other = unitrans.load(tmp_path / folder, num_labels=7)
+        assert other.head.weight.shape == (7, 32) and torch.equal(
+            other.swin.norm.weight, whole.swin.norm.weight
+        )
+        chosen = unitrans.load(tmp_path / folder, class_map=[4, 0])
+        assert torch.equal(chosen.head.weight, whole.head.weight[[4, 0]])
+        table = "layers.0.blocks.0.attn.position_bias.relative_position_bias_table"
+        wider = unitrans.load(tmp_path / folder, image_size=112, window_size=14).swin.get_parameter(table)
+        torch.testing.assert_close(wider, resize_bias_table(whole.swin.get_parameter(table), 13, 27))
+    with pytest.raises(
+        ValueError, match="windowsize: expected a setting of unitrans-swin, got an unknown one"
+    ):
+        unitrans.load(tmp_path / "own", windowsize=3)

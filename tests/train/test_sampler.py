@@ -106,3 +106,43 @@ def test_generators_are_functions_of_their_names() -> None:
     assert draw(0, 0, "ab", "c") != draw(0, 0, "a", "bc")
     assert 0 <= derived_seed(0, "x") < 2**63
     assert derived_seed(0, "x", 1) != derived_seed(0, "x", 11)
+
+
+def test_balanced_epochs_share_among_classes() -> None:
+    classes = [0] * 3 + [1] * 40 + [2] * 17
+    sampler = UpdateSampler(60, per_device_batch_size=4, seed=3, classes=classes)
+    keys = [key for update in range(45) for key in sampler.global_batch(update)]  # three epochs
+    for epoch in range(3):
+        seen = Counter(classes[index] for _, index in keys[60 * epoch : 60 * epoch + 60])
+        assert seen == {0: 20, 1: 20, 2: 20}
+        assert (
+            max(Counter(index for _, index in keys[60 * epoch : 60 * epoch + 60] if classes[index]).values())
+            <= 2
+        )
+    assert len(set(keys)) == len(keys)  # what comes back is drawn anew
+    assert {index for _, index in keys if classes[index] == 0} == {0, 1, 2}
+    assert keys[:60] != [(turn - keys[0][0], index) for turn, index in keys[60:120]]
+
+
+@given(classes=st.lists(st.integers(0, 4), min_size=1, max_size=40), accumulation=small, world=small)
+@settings(max_examples=30, deadline=None)
+def test_balanced_order_is_a_function_of_seed_and_update(
+    classes: list[int], accumulation: int, world: int
+) -> None:
+    def make_balanced(seed: int, *cut: int) -> UpdateSampler:
+        return UpdateSampler(
+            len(classes), per_device_batch_size=cut[0], accumulation_steps=cut[1], world_size=cut[2], seed=seed,
+            classes=classes,
+        )  # fmt: skip
+
+    whole = make_balanced(1, 2 * accumulation * world, 1, 1)
+    parts = make_balanced(1, 2, accumulation, world)
+    expected = [whole.global_batch(update) for update in range(12)]
+    for update in (11, 3, 4, 0):  # in any order: nothing is replayed
+        cut = [key for rank in range(world) for micro in parts.micro_batches(update, rank) for key in micro]
+        assert sorted(cut) == sorted(expected[update])
+        assert make_balanced(1, 2, accumulation, world).global_batch(update) == expected[update]
+    counts = Counter(classes[index] for update in expected for _, index in update)
+    epochs = 12 * len(expected[0]) / len(classes)
+    share = len(classes) / len(set(classes))
+    assert all(abs(count - epochs * share) <= epochs + share + 1 for count in counts.values())

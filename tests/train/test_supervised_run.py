@@ -50,6 +50,7 @@ def test_a_run_with_mixed_batches_goes_on_bit_for_bit(
     monkeypatch.setattr(running, "report", lambda *_: None)
     settings = ("data.mixup=0.8", "data.cutmix=1.0", "data.rand_augment=5", "data.random_erase=0.5")
     settings += ("model.drop_path_rate=0.2", "train.gradient_accumulation_steps=2", "train.layer_decay=0.7")
+    settings += ("train.sampling=balanced",) if workers else ()
     whole = running.train(supervised(*settings), "whole")
     step = UnitransTrainer.training_step
 

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
             Path(options.output).expanduser(),
             batch_size=options.batch_size,
             column=options.column,
+            files=options.image_folder,
+            image_size=options.image_size,
             stdin=sys.stdin,
             say=lambda text: print(f"unitrans: {text}", file=sys.stderr),
         )

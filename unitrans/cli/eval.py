@@ -63,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     shared = {
         "batch_size": options.batch_size,
         "column": options.column,
+        "files": options.image_folder,
+        "image_size": options.image_size,
         "target": options.target,
         "say": print,
     }

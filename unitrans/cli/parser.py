@@ -71,5 +71,16 @@ def add_reading_flags(parser: Parser) -> None:
         help="the column with the files, SMILES or texts, where its name does not say so",
     )
     parser.add_argument(
+        "--image-folder",
+        metavar="DIR",
+        help="where files start that a table names (default: the folder of the table)",
+    )
+    parser.add_argument(
+        "--image-size",
+        metavar="N",
+        type=positive,
+        help="height and width of images in pixels (default: that of training); tables of positions are resized",
+    )
+    parser.add_argument(
         "--batch-size", metavar="N", type=positive, default=64, help="samples computed together (default: 64)"
     )

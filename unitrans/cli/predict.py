@@ -91,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
             options.output,
             batch_size=options.batch_size,
             column=options.column,
+            files=options.image_folder,
+            image_size=options.image_size,
             stdin=sys.stdin,
             stdout=sys.stdout,
             say=lambda text: print(f"unitrans: {text}", file=sys.stderr),

@@ -48,7 +48,9 @@ def make_parser() -> Parser:
             f"--data.{name}", metavar="PATH|NAME", help=f"the same for {name} in a run on several domains"
         )
     parser.add_argument(
-        "--target", metavar="COLUMN", help="graphs: what is predicted; several columns as a,b (data.target)"
+        "--target",
+        metavar="COLUMN",
+        help="the column with what is predicted, several as a,b (data.target of graphs, data.label_column of others)",
     )
     parser.add_argument(
         "--tokenizer",

@@ -80,6 +80,10 @@ class Source(Protocol):
         """The same as ``source[index]``."""
         ...
 
+    def class_numbers(self) -> Sequence[int]:
+        """The number of the class of every sample, where ``labels`` are classes. A stream leaves the method out."""
+        ...
+
     def name(self, index: int) -> str:
         """The id of the sample, readable or not; of a stream only of the sample loaded last."""
         ...
@@ -178,7 +182,8 @@ class Predicts(Protocol):
         self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
     ) -> Callable[[Mapping[str, Any]], Sample]:
         """A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
-        read. names: columns of the table. reading: what the source of the training data said. column: asked for."""
+        read. names: columns of the table. reading: what the source of the training data said, and "files", the folder
+        in which files start that rows name. column: asked for."""
         ...
 
     def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
@@ -186,9 +191,15 @@ class Predicts(Protocol):
         ...
 
     def labelled(
-        self, path: str, reading: Mapping[str, Any], labels: Labels | None
+        self,
+        path: str,
+        reading: Mapping[str, Any],
+        labels: Labels | None,
+        column: str | None,
+        target: str | None,
     ) -> Iterator[tuple[Sample | str, Any]]:
-        """Samples to judge a model on with their labels, or why there is none; names of classes without `labels`. A
+        """Samples to judge a model on with their labels, or why there is none; names of classes without `labels`.
+        column, target: columns of a table with the samples and with the labels (a,b), where they are asked for. A
         domain of which tables hold all there is leaves it out."""
         ...
 

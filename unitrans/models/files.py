@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from unitrans.models.bert import (
     BertForTokenClassification,
     BertModel,
 )
+from unitrans.models.classes import with_classes
 from unitrans.models.convert import LoadReport, export_tensors, layout_for, load_weights
 from unitrans.models.convert_config import config_from, config_to_hf
 from unitrans.models.convert_text_config import TEXT_FAMILIES
 from unitrans.models.gpt2 import Gpt2LMHeadModel, Gpt2Model
 from unitrans.models.swin import SwinForImageClassification, SwinModel
-from unitrans.models.swinv2 import Swinv2ForImageClassification, Swinv2Model
+from unitrans.models.swinv2 import Swinv2ForImageClassification, Swinv2Model, keep_measure
 from unitrans.models.vit import VitForImageClassification, VitModel
 
 WEIGHTS = "model.safetensors"
@@ -92,8 +93,17 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
 
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("model", "state_dict", "model_state_dict", "module")
+
+
+def _broken(file: Path, error: Exception) -> str:
+    """Why a file of weights cannot be read."""
+    if file.stat().st_size == 0:
+        return "it is empty"
+    kind = "safetensors" if file.suffix == ".safetensors" else "torch.save"
+    reason = " ".join(str(error).split()).partition(". ")[0][:120]
+    return f"it is no file of {kind}, or not wholly written or copied ({type(error).__name__}: {reason})"
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
@@ -104,9 +114,9 @@ def read_file(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it cannot be read, holds more than tensors, or no state dict.
     """
-    if file.suffix not in _SUFFIXES:
+    if file.suffix not in FILE_SUFFIXES:
         raise ValueError(
-            f"{file}: expected a file of weights ({', '.join(_SUFFIXES)}), got one of another kind"
+            f"{file}: expected a file of weights ({', '.join(FILE_SUFFIXES)}), got one of another kind"
         )
     try:
         if file.suffix == ".safetensors":
@@ -118,7 +128,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
             f'it, strip it once: torch.save(torch.load("{file.name}", weights_only=False)["model"], "weights.pth")'
         ) from None
     except Exception as error:  # whatever safetensors and torch raise for a broken file
-        raise ValueError(f"{file}: it cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"{file}: {_broken(file, error)}") from None
     while isinstance(stored, dict):
         inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), dict)), None)
         if inner is None:
@@ -135,12 +145,15 @@ def read_file(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_hf(folder: Path, *, strict: bool = True, **changes: Any) -> tuple[PreTrainedModel, LoadReport]:
+def load_hf(
+    folder: Path, *, strict: bool = True, class_map: Sequence[int] | None = None, **changes: Any
+) -> tuple[PreTrainedModel, LoadReport]:
     """The model of a folder of transformers as ours.
 
     Args:
         folder: with config.json and weights.
         strict: raise where the file lacks weights or has some that fit nothing.
+        class_map: see `with_classes`.
         changes: fields of our configuration that are set in the end.
 
     Raises:
@@ -159,8 +172,21 @@ def load_hf(folder: Path, *, strict: bool = True, **changes: Any) -> tuple[PreTr
     weights = read_weights(folder)
     if name in _LEFT_OUT:
         weights = {key: value for key, value in weights.items() if not key.startswith(_LEFT_OUT[name])}
-    model = CLASSES[name](config_from("hf5", theirs, **changes))
-    report = load_weights(model, weights, layout_of_names(weights, theirs["model_type"]), strict=strict)
+    if class_map is not None:
+        changes = {"num_labels": len(class_map)} | changes
+    config = config_from("hf5", theirs, **changes)
+    if "pretrained_window_sizes" not in changes:
+        keep_measure(config, config_from("hf5", theirs))
+    model, layout = CLASSES[name](config), layout_of_names(weights, theirs["model_type"])
+    fresh: set[str] = set()
+    if "num_labels" in changes:
+        weights, fresh = with_classes(model, weights, layout, class_map)
+    report = load_weights(model, weights, layout, strict=False)
+    report.missing = [key for key in report.missing if key not in fresh]
+    if strict and (report.missing or report.unexpected):
+        raise ValueError(
+            f"{folder}: weights that do not fit a {type(model).__name__} of its config.json\n{report}"
+        )
     return model.eval(), report
 
 

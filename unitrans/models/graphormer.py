@@ -331,7 +331,7 @@ class GraphormerModel(GraphormerPreTrainedModel):
         x = self.features(nodes, plans)
         return EncoderOutput(last_hidden_state=x, pooler_output=self.pool(x, plans))
 
-    def packed(self, nodes: Any, plans: GraphormerPlans | None) -> tuple[Tensor, GraphormerPlans]:
+    def packed(self, nodes: Any, plans: GraphormerPlans | None = None) -> tuple[Tensor, GraphormerPlans]:
         """What forward was given, as nodes and plans."""
         if plans is not None:
             return nodes, plans

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unitrans.models.convert_config import config_from, our_name
 from unitrans.models.layouts import LAYOUTS
+from unitrans.models.swinv2 import keep_measure
 
 #: Sizes at which the published Swins of a window were trained, where their weights do not tell.
 _TRAINED_AT = {7: 224, 8: 256, 12: 384, 16: 256, 24: 384}
@@ -49,17 +50,18 @@ class Recognised:
 _SAID = ("embed_dim", "depths", "depth", "window_size", "num_heads", "patch_size", "vocab_size")
 
 
-def recognise(weights: Mapping[str, Tensor], source: str = "auto") -> Recognised:
+def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "weights") -> Recognised:
     """Family, layout, kind and configuration of weights.
 
     Args:
         weights: a state dict of another code base.
         source: its layout, or "auto".
+        what: how errors name the weights.
 
     Raises:
         ValueError: weights of none of our models, or not of this layout.
     """
-    family, layout = _family_and_layout(set(weights), weights)
+    family, layout = _family_and_layout(set(weights), weights, what)
     if source != "auto":
         known = [name for kind, name in LAYOUTS if kind == family]
         if source not in known:
@@ -80,7 +82,7 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto") -> Recognised
     return Recognised(family, layout, kind, fields, untold, options)
 
 
-def _family_and_layout(names: set[str], weights: Mapping[str, Tensor]) -> tuple[str, str]:
+def _family_and_layout(names: set[str], weights: Mapping[str, Tensor], what: str) -> tuple[str, str]:
     def some(pattern: str) -> bool:
         return any(re.search(pattern, name) for name in names)
 
@@ -119,7 +121,7 @@ def _family_and_layout(names: set[str], weights: Mapping[str, Tensor]) -> tuple[
         return "vit", "official" if beit else "timm"
     shown = ", ".join(sorted(names)[:3]) or "none"
     raise ValueError(
-        f"weights: expected those of a Swin, Swin V2, ViT, MAE, BEiT, SimMIM, BERT, RoBERTa, GPT-2 or Graphormer, got "
+        f"{what}: expected weights of a Swin, Swin V2, ViT, MAE, BEiT, SimMIM, BERT, RoBERTa, GPT-2 or Graphormer, got "
         f"tensors of other names ({shown})"
     )
 
@@ -453,7 +455,11 @@ _CONFIGURED_AS = {("vit", "mae"): "timm", ("graphormer", "hf4"): "v2"}
 
 
 def configured(
-    found: Recognised, overrides: Mapping[str, Any], what: str, choices: Collection[str] = ()
+    found: Recognised,
+    overrides: Mapping[str, Any],
+    what: str,
+    choices: Collection[str] = (),
+    prefix: str = "",
 ) -> tuple[Any, dict[str, Any]]:
     """The configuration of a model for weights, and those overrides that belong to its objective.
 
@@ -462,6 +468,7 @@ def configured(
         overrides: settings by our names or by those of the code base.
         what: how errors name the weights.
         choices: names of options of the objective.
+        prefix: of our names where the user gives them.
 
     Raises:
         ValueError: a setting that the weights do not tell and that is not given, or an unknown one.
@@ -488,9 +495,14 @@ def configured(
     untold = [name for name in found.untold if name not in changes and name not in options]
     if untold:
         raise ValueError(
-            f"{what}: {found} whose weights do not tell {untold[0]}: give {untold[0]}= ({found.untold[untold[0]]})"
+            f"{what}: {found} whose weights do not tell {untold[0]}: give {prefix}{untold[0]}= "
+            f"({found.untold[untold[0]]})"
         )
     fields = found.fields | changes
     if found.kind not in ("classifier", "tokens"):
         fields.pop("num_labels", None)
-    return config_from(base, theirs, found.family, **fields), options
+    config = config_from(base, theirs, found.family, **fields)
+    if "pretrained_window_sizes" in found.fields and "pretrained_window_sizes" not in changes:
+        needed = {name: changes[name] for name in found.untold if name in changes}
+        keep_measure(config, config_from(base, {}, found.family, **(found.fields | needed)))
+    return config, options

@@ -52,6 +52,15 @@ class Swinv2Config(SwinConfig):
         sizes = [*given[: self.num_stages], *rest]
         return tuple(pair(size, "pretrained_window_sizes") for size in sizes)
 
+    @property
+    def measured_windows(self) -> list[int | list[int]]:
+        """Per stage the window by which offsets are measured, as `pretrained_window_sizes` takes it."""
+        sizes = (
+            trained if min(trained) > 0 else own
+            for own, trained in zip(self.stage_windows, self.trained_windows, strict=True)
+        )
+        return [height if height == width else [height, width] for height, width in sizes]
+
     def block_options(self, stage: int) -> dict[str, Any]:
         """What makes the blocks of a stage those of V2: arguments of `Block`, a bias module for each."""
         bias = LogSpacedPositionBias(
@@ -67,6 +76,15 @@ class Swinv2Config(SwinConfig):
     def merge_norm_last(self) -> bool:
         """Whether a merge projects before it normalises."""
         return True
+
+
+def keep_measure(config: Any, source: Any) -> None:
+    """Lets weights of Swin V2 that were trained as `source` measure offsets in `config` as they did there: the network
+    of position biases is evaluated again for other windows. Nothing for other models, and where it does not matter."""
+    if not isinstance(config, Swinv2Config) or not isinstance(source, Swinv2Config):
+        return
+    if config.measured_windows != source.measured_windows and config.num_stages == source.num_stages:
+        config.pretrained_window_sizes = source.measured_windows
 
 
 class Swinv2Model(SwinModel):

@@ -188,7 +188,7 @@ def class_figures(collected: dict[str, Tensor]) -> dict[str, float]:
     Args:
         collected: as `Classification.collect` gives it.
     """
-    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+    from sklearn.metrics import f1_score
 
     label = collected["label"].numpy()
     if "predicted" in collected:
@@ -200,16 +200,32 @@ def class_figures(collected: dict[str, Tensor]) -> dict[str, float]:
     if "score" not in collected:
         return result
     label, score = label.reshape(len(label), -1), collected["score"].numpy().reshape(len(label), -1)
-    pairs = []
+    ranked = [found for found in ranking_figures(score, label) if found is not None]
+    if ranked:  # none where the held-out samples give one answer only
+        areas, precisions = zip(*ranked, strict=True)
+        result |= {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
+    return result
+
+
+def ranking_figures(score: np.ndarray, label: np.ndarray) -> list[tuple[float, float] | None]:
+    """(area under the ROC curve, average precision) of every target; None where there is one answer only.
+
+    Args:
+        score: float [n, K], the greater the more likely yes. label: float [n, K], yes (1), no (0) or missing (NaN).
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    found: list[tuple[float, float] | None] = []
     for target in range(label.shape[1]):
         known = np.isfinite(label[:, target])
         truth, guess = label[known, target] > 0.5, score[known, target]
-        if truth.any() and not truth.all():
-            pairs.append((roc_auc_score(truth, guess), average_precision_score(truth, guess)))
-    if pairs:  # none where the held-out samples give one answer only
-        areas, precisions = zip(*pairs, strict=True)
-        result |= {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
-    return result
+        both = truth.any() and not truth.all()
+        found.append(
+            (float(roc_auc_score(truth, guess)), float(average_precision_score(truth, guess)))
+            if both
+            else None
+        )
+    return found
 
 
 def answer_figures(guess: np.ndarray, label: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The attention op, its plans and its backends (layer 3)."""
 
 from unitrans.ops.attention import attention, attention_qkvpacked
+from unitrans.ops.maps import AttentionMap, attention_maps
 from unitrans.ops.plan import Plan
 
-__all__ = ["Plan", "attention", "attention_qkvpacked"]
+__all__ = ["AttentionMap", "Plan", "attention", "attention_maps", "attention_qkvpacked"]

@@ -5,12 +5,17 @@ exported without custom operators. It spends G * N * Lq * Lk memory, which is wh
 Shape letters: G groups, N heads, D head_dim, Lq / Lk longest group, P plane entries, Tq / Tk stream rows.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unitrans.ops.philox import dropout_keep
 from unitrans.ops.plan import Plan
+
+#: Told the probabilities of every call (`unitrans.attention_maps`); None: nobody asks.
+observer: Callable[[Tensor, Tensor, Tensor, int, int], None] | None = None
 
 
 def _padded_groups(
@@ -110,6 +115,8 @@ def attention_reference(
     total = total.masked_fill(empty, 1.0)
     weights = weights / total
     lse_g = (peak + total.log()).masked_fill(empty, -torch.inf)[..., 0]
+    if observer is not None:
+        observer(weights, row_q, row_k, q.shape[0], k.shape[0])
     if dropout_p > 0:
         assert dropout_seed is not None
         keep = dropout_keep(dropout_seed, dropout_p, row_q, row_k, q.shape[1])

@@ -133,6 +133,12 @@ class _Ours(BaseModel):
         description="encoder: only the head is trained, on features that do not change (linear probing); the encoder "
         "computes without dropout.",
     )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="uniform: every training sample comes once an epoch. balanced: every class has the same share of "
+        "an epoch; samples of small classes come back, differently augmented each time, and of large ones a part is "
+        "left out. objective.class_weights is the other way to the same end.",
+    )
     ema_decay: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Keep an exponential moving average of the weights with this decay, (1 + update) / (10 + update) "

@@ -271,15 +271,13 @@ def resolve(
             "--data: name the data of every domain, as in --data.text FILE --data.vision FOLDER"
         )
     flags |= {} if data is None else {"data": {"path": data}}
-    for key, value in (("target", target), ("tokenizer", tokenizer)):
-        if value is not None:
-            flags["data"] = flags.get("data", {}) | {key: value}
+    if tokenizer is not None:
+        flags["data"] = flags.get("data", {}) | {"tokenizer": tokenizer}
     flags |= {} if init is None else {"train": {"init": init}}
     given = read_settings(settings)
     given_twice = (
         ("--data", "data", "path"),
         ("--objective", "objective", "name"),
-        ("--target", "data", "target"),
         ("--tokenizer", "data", "tokenizer"),
         ("--init", "train", "init"),
     )
@@ -295,6 +293,11 @@ def resolve(
     name = layers["domain"]
     with user_errors():
         chosen = get_domain(name)
+    if target is not None:
+        key = "target" if "target" in chosen.DataConfig.model_fields else "label_column"
+        if key in given.get("data", {}):
+            raise ConfigError(f"--target and data.{key}= are both given: leave one out")
+        layers = _merge(layers, {"data": {key: target}})
     objective_name = layers.get("objective", {}).get("name", getattr(chosen, "default_objective", "mim"))
     objective_class(objective_name, name)
     layers["domain"] = name = chosen.name
@@ -303,7 +306,10 @@ def resolve(
     if isinstance(start, str):
         from unitrans.train.init import model_settings
 
-        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}), name)})
+        data_section = _merge(defaults, layers).get("data", {})
+        field = chosen.DataConfig.model_fields.get("image_size")
+        size = data_section.get("image_size", None if field is None else field.default)
+        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}), name, size)})
     if hasattr(chosen, "settings"):
         with user_errors():
             defaults = _merge(defaults, chosen.settings(_merge(defaults, layers)))

@@ -99,7 +99,7 @@ def convert(
     )
     if name is None:
         raise ConfigError(f"--to hf: transformers has no {family} like a {type(written).__name__}")
-    save_hf(output, written, config, name)
+    save_hf(output, written, config, name, **_own_labels(written))
     return [
         *lines,
         *_tokenizer(path, output),
@@ -180,6 +180,21 @@ def _labels(labels: Any, objective: str) -> dict[str, Any]:
     if objective == "regression":
         fields["problem_type"] = "regression"
     return fields
+
+
+def _own_labels(model: Any) -> dict[str, Any]:
+    """The classes of a classifier that is no run, by the names that its configuration has for them."""
+    head = getattr(model, "head", None)
+    if "Classification" not in type(model).__name__ or head is None:
+        return {}
+    given = getattr(model.config, "id2label", None) or {}
+    count = int(model.config.num_labels)
+    names = {number: str(given.get(number, f"LABEL_{number}")) for number in range(count)}
+    return {
+        "id2label": {str(number): name for number, name in names.items()},
+        "label2id": {name: number for number, name in names.items()},
+        "num_labels": count,
+    }
 
 
 def _tokenizer(source: Path, output: Path) -> list[str]:

@@ -27,10 +27,11 @@ class Skipped:
 
 
 class CorruptedSamples(Dataset[Sample | Skipped]):
-    """Samples as the model sees them: read, augmented, corrupted. Indexed by (epoch, index).
+    """Samples as the model sees them: read, augmented, corrupted. Indexed by (turn, index).
 
-    All randomness comes from (seed, epoch, sample id); with epoch VALIDATION from (seed, sample id), and
-    without augmentation. The samples of a stream say themselves which epoch they belong to.
+    All randomness comes from (seed, turn, sample id), a turn being the epoch (see ``sampler.Key``); with turn
+    VALIDATION from (seed, sample id), and without augmentation. The samples of a stream say themselves which epoch they
+    belong to.
     """
 
     def __init__(self, source: Source, objective: Any, seed: int) -> None:

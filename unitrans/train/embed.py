@@ -25,6 +25,8 @@ def embed(
     column: str | None,
     stdin: TextIO,
     say: Callable[[str], None],
+    files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Writes the pooled vector of every row of the inputs, in their order.
 
@@ -34,6 +36,7 @@ def embed(
         output: .npy (float32 [n, C], rows of NaN where a sample cannot be read) or .parquet (the columns of the input,
             `embedding` and `error`).
         batch_size: rows that are computed together.
+        files, image_size: see `Trained`.
 
     Returns:
         How many rows have no embedding.
@@ -43,7 +46,9 @@ def embed(
     """
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"--output {output}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    trained = Trained(checkpoint)
+    trained = Trained(checkpoint, files=files, image_size=image_size)
+    for note in trained.notes:
+        say(note)
     width = int(trained.models[0].config.encoder_config.num_features)
     vectors: list[np.ndarray] = []
     records: list[dict[str, Any]] = []

@@ -15,7 +15,9 @@ import torch
 
 from unitrans.domains.base import Sample, nearest_name
 from unitrans.domains.intervals import bootstrap
+from unitrans.domains.labels import answers_of, cell_classes
 from unitrans.objectives.base import Labels, SignalOutput
+from unitrans.train.answers import answer_lines, overall, target_figures, write_answers
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.predict import Predictor, Trained
 from unitrans.train.rows import opened
@@ -35,9 +37,11 @@ def evaluate(
     column: str | None,
     target: str | None,
     say: Callable[[str], None],
+    files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
-    """Judges a model on labelled samples and writes eval.json, summary.txt and, for classes, classes.csv and
-    confusion.png. The same input gives the same files, but for the time taken.
+    """Judges a model on labelled samples and writes eval.json, summary.txt and, for classes and for several answers,
+    classes.csv, for classes confusion.png. The same input gives the same files, but for the time taken.
 
     Args:
         checkpoint: a run folder, a checkpoint, or the folder of an ensemble.
@@ -46,6 +50,7 @@ def evaluate(
         batch_size: samples that are computed together.
         column: with the inputs, of a table; see ``unitrans predict``.
         target: columns with the labels, as a,b; None: those of the training data, else one with a usual name.
+        files, image_size: see `Trained`.
 
     Returns:
         How many samples could not be judged.
@@ -53,7 +58,7 @@ def evaluate(
     Raises:
         ConfigError: no such checkpoint or data, or labels that the model does not know.
     """
-    predictor = Predictor(checkpoint)
+    predictor = Predictor(checkpoint, files=files, image_size=image_size)
     check_output(output)
     outputs: list[np.ndarray] = []
     truths: list[Any] = []
@@ -79,14 +84,18 @@ def evaluate(
         "data": data,
         "samples": len(truth),
         "skipped": len(skipped),
-        "figures": figures,
-        "intervals": {name: list(ends) for name, ends in intervals.items()},
+        "figures": overall(figures),
+        "intervals": {name: list(ends) for name, ends in overall(intervals).items()},
         "seconds": round(seconds, 3),
         "samples_per_second": round(len(truth) / seconds, 1),
     }
     output.mkdir(parents=True, exist_ok=True)
     if predictor.labels.kind == "class":
         result["classes"] = write_classes(output, predictor.labels.names, prediction, truth)
+    elif predictor.labels.kind == "multi":
+        result["classes"] = write_answers(
+            output, predictor.labels.names, prediction, truth, figures, intervals
+        )
     write_json(output / "eval.json", result)
     summary = _summary(result, predictor)
     write_text(output / "summary.txt", summary + "\n")
@@ -109,7 +118,7 @@ def labelled_rows(
     `labels` is None."""
     domain = trained.domain
     if hasattr(domain, "labelled"):
-        yield from domain.labelled(data, trained.reading, labels)
+        yield from domain.labelled(data, trained.reading, labels, column, target)
         return
     with opened(domain, trained.reading, [data], column, sys.stdin) as (table, read):
         names = _targets(trained.reading, labels, table.names, target)
@@ -117,7 +126,7 @@ def labelled_rows(
             try:
                 if isinstance(record, str):
                     raise ValueError(record)
-                yield {"id": str(number), **read(record)}, _truth(labels, record, names)
+                yield {"id": str(number), **read(record)}, _truth(labels, record, names, trained.reading)
             except ValueError as error:
                 yield f"row {number:,}: {' '.join(str(error).split())}", None
 
@@ -127,12 +136,15 @@ def _targets(
 ) -> list[str]:
     """The columns with the labels."""
     classes = labels is None or labels.kind == "class"
+    trained = reading.get("targets") or [n for n in reading.get("label_columns", ()) if n in names]
     if asked is not None:
         wanted = [name.strip() for name in asked.split(",")]
+    elif trained:
+        wanted = list(trained)
     elif labels is not None and not classes:
         wanted = list(labels.names)
     else:
-        wanted = reading.get("targets") or [next((n for n in _USUAL if n in names), _USUAL[0])]
+        wanted = [next((n for n in _USUAL if n in names), _USUAL[0])]
     for name in wanted:
         if name not in names:
             raise ConfigError(
@@ -140,12 +152,15 @@ def _targets(
                 f"--target{nearest_name(name, names)}"
             )
     expected = 1 if classes or labels is None else len(labels.names)
-    if len(wanted) != expected:
+    lists = labels is not None and labels.kind == "multi" and len(wanted) == 1  # of classes, in one column
+    if len(wanted) != expected and not lists:
         raise ConfigError(f"--target: expected {expected} column(s) with labels, got {len(wanted)}")
     return wanted
 
 
-def _truth(labels: Labels | None, record: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _truth(
+    labels: Labels | None, record: Mapping[str, Any], names: Sequence[str], reading: Mapping[str, Any]
+) -> Any:
     """The label of a row: the number (or name) of a class, or float [K], NaN where there is none."""
     if labels is None or labels.kind == "class":
         value = str(record.get(names[0]) or "")
@@ -157,7 +172,26 @@ def _truth(labels: Labels | None, record: Mapping[str, Any], names: Sequence[str
             raise ValueError(f"its class {value!r} is none of the model's ({', '.join(labels.names[:8])})")
         return labels.names.index(value)
     values = [record.get(name) for name in names]
+    if labels.kind == "multi":
+        return _answers(labels, values, reading.get("label_separator"))
     return np.array([float("nan") if value in (None, "") else float(str(value)) for value in values])
+
+
+def _answers(labels: Labels, values: Sequence[Any], separator: str | None) -> np.ndarray:
+    """float [K] from a cell for every target, or from one that lists classes."""
+    label: Any = values[0]
+    if isinstance(label, str) and separator is not None:
+        label = cell_classes(label, separator)
+    if not isinstance(label, list):
+        if label is None and separator is not None:
+            raise ValueError("it has no label")
+        if len(values) != len(labels.names):
+            raise ValueError(f"expected a list of classes, got {label!r}")
+        label = dict(zip(labels.names, values, strict=True))
+    answers = answers_of(label, labels.names)
+    if answers is None:
+        raise ValueError(f"one of its classes {label} is none of the model's ({', '.join(labels.names[:8])})")
+    return answers.astype(np.float64)
 
 
 def _joined(predictor: Predictor, outputs: np.ndarray) -> np.ndarray:
@@ -185,6 +219,8 @@ def _figures(
     collected = objective.collect({"labels": torch.from_numpy(truth)}, output)
     if labels.kind == "class":
         return ranked_figures(prediction, truth)
+    if labels.kind == "multi":
+        return target_figures(objective.figures(collected), prediction, truth)
     return objective.figures(collected), bootstrap(objective.figures, collected)
 
 
@@ -297,7 +333,9 @@ def _summary(result: Mapping[str, Any], predictor: Predictor) -> str:
     worst = sorted((row for row in result.get("classes", []) if row["samples"]), key=lambda row: row["f1"])[
         :3
     ]
-    if len(predictor.labels.names) > 2 and worst:
+    if predictor.labels.kind == "multi":
+        lines += answer_lines(result["classes"])
+    elif len(predictor.labels.names) > 2 and worst:
         shown = ", ".join(f"{row['class']} {row['f1']:.2f} of {row['samples']:,}" for row in worst)
         lines.append(f"  lowest F1 of a class: {shown}")
     lines.append(f"  {result['samples_per_second']:,.0f} samples a second, reading not counted")

@@ -26,13 +26,14 @@ from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init_foreign import FINAL_NORMS, WORD_ROWS, grown_rows, init_foreign, read_foreign
 from unitrans.train.init_joint import JointPart, is_joint, join_settings, leave_settings, left
+from unitrans.train.init_own import as_checkpoint, own_encoder
 from unitrans.train.parameters import parameters_of
 
 WEIGHTS = "model.safetensors"
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
 _FREE = {"in_chans", "image_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "architectures", "dtype"}
 _FREE |= {"transformers_version", "torch_dtype", "act_drop_rate", "embed_drop_rate"}
-_FREE |= {"fixed_positions", "init"}
+_FREE |= {"fixed_positions", "init", "pretrained_window_sizes"}
 
 
 def init_folder(name: str, flag: str = "--init") -> Path:
@@ -41,10 +42,16 @@ def init_folder(name: str, flag: str = "--init") -> Path:
     for folder in (root, root / "checkpoints" / "best", root / "checkpoints" / "latest"):
         if (folder / WEIGHTS).is_file():
             return folder.resolve()
-    what = "it holds no checkpoint" if root.is_dir() else "there is no such folder"
-    raise ConfigError(
-        f"{flag} {name}: {what}: name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
-    )
+    fix = f"name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
+    if root.is_file():
+        raise ConfigError(
+            f"{flag} {name}: it is a file, expected a run of this program: start one from these weights with unitrans "
+            f"train --init {name}, or {fix}"
+        )
+    if flag == "--init":
+        fix = f"name a file of weights, a folder of transformers, or {fix[5:]}"
+    what = "it holds no checkpoint" if root.is_dir() else "there is no such file or folder"
+    raise ConfigError(f"{flag} {name}: {what}: {fix}")
 
 
 # What a run takes from its own data and recipe, not from the model whose weights it starts with.
@@ -60,13 +67,16 @@ _OWN_SETTINGS |= {
 }
 
 
-def model_settings(name: str, given: Mapping[str, Any], domain: str) -> dict[str, Any]:
+def model_settings(
+    name: str, given: Mapping[str, Any], domain: str, image_size: Any = None
+) -> dict[str, Any]:
     """The ``model`` section that weights ask for; {} where they are none that can be read (`init_weights` says why).
 
     Args:
         name: as in `init_weights`.
         given: the section as far as the user has set it, for what weights do not tell.
         domain: of the run, or several with commas between.
+        image_size: of the data, which a model of images follows.
     """
     path, overrides = Path(name).expanduser(), {key: value for key, value in given.items() if key != "name"}
     with user_errors():
@@ -78,14 +88,18 @@ def model_settings(name: str, given: Mapping[str, Any], domain: str) -> dict[str
         if theirs is not None:
             config: Any = config_from("hf5", theirs).to_dict()
         else:
+            if "image_size" in foreign[1].untold and image_size is not None:
+                overrides.setdefault("image_size", image_size)
             with user_errors():
-                config = configured(foreign[1], overrides, f"--init {name}")[0].to_dict()
+                config = configured(foreign[1], overrides, f"--init {name}", prefix="model.")[0].to_dict()
     else:
         try:
             stored = json.loads((init_folder(name) / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        config = stored.get("encoder") if isinstance(stored, dict) else None
+        config = (
+            stored.get("encoder") if isinstance(stored, dict) and "encoder" in stored else own_encoder(stored)
+        )
     if not isinstance(config, dict):
         return {}
     if "," in domain:
@@ -96,6 +110,9 @@ def model_settings(name: str, given: Mapping[str, Any], domain: str) -> dict[str
     if model not in MODELS:
         return {}
     fields = parameters_of(MODELS[model][0]).model_fields
+    if model == "swinv2":  # position biases stay those of the weights whatever the windows become
+        source = MODELS[model][0](**{key: value for key, value in config.items() if key in fields})
+        config = config | {"pretrained_window_sizes": source.measured_windows}
     found = {"name": model} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
     # What has no class token cannot be pooled by it.
     return found | ({"pooling": "mean"} if found.get("cls_token") is False else {})
@@ -130,6 +147,8 @@ def init_weights(model: Any, name: str) -> list[str]:
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if own_encoder(stored) is not None:
+            stored, weights = as_checkpoint(stored, weights)
         encoder = dict(stored["encoder"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ConfigError(
@@ -163,7 +182,7 @@ def init_weights(model: Any, name: str) -> list[str]:
     notes += more
     own = {key: p for key, p in own.items() if key in weights or not key.startswith(FINAL_NORMS)}
     # What was pretrained by hiding parts of images is resized as SimMIM and BEiT do.
-    rule: ResizeRule = "geometric" if not stored.get("labels") else "bicubic"
+    rule: ResizeRule = stored.get("resize") or ("geometric" if not stored.get("labels") else "bicubic")
     fit = functools.partial(
         _fit, channels=channels, rule=rule, grid=getattr(config.encoder_config, "grid", None)
     )
@@ -249,14 +268,9 @@ def _other_units(there: dict[str, Any], here: Any) -> list[str]:
     if there.get("model_type") != "unitrans-swinv2" or here.model_type != "unitrans-swinv2":
         return []
 
-    def units(config: Any) -> list[tuple[int, int]]:
-        windows = zip(config.stage_windows, config.trained_windows, strict=True)
-        return [trained if min(trained) > 0 else size for size, trained in windows]
-
-    trained = units(type(here)(**{key: value for key, value in there.items() if key != "model_type"}))
-    if trained == units(here):
+    sizes = type(here)(**{key: value for key, value in there.items() if key != "model_type"}).measured_windows
+    if sizes == here.measured_windows:
         return []
-    sizes = [list(unit) if unit[0] != unit[1] else unit[0] for unit in trained]
     return [
         "the weights were trained with other windows: their position biases are kept with "
         f"model.pretrained_window_sizes={json.dumps(sizes, separators=(',', ':'))}"

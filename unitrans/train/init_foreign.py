@@ -39,7 +39,7 @@ def read_foreign(path: Path) -> tuple[dict[str, Tensor], Recognised] | None:
     if not path.is_file() and theirs is None:
         return None
     weights = read_file(path) if path.is_file() else read_weights(path)
-    found = recognise(weights)
+    found = recognise(weights, what=str(path))
     if theirs is not None:  # says more than the names can
         family = {"vit_mae": "vit"}.get(theirs["model_type"], theirs["model_type"])
         layout = layout_of_names(weights, theirs["model_type"])

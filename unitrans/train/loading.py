@@ -6,17 +6,23 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unitrans import models
-from unitrans.models.convert import LoadReport, encoder_prefix, layout_for, load_weights
+from unitrans.domains.base import nearest_name
+from unitrans.domains.tables import ask_hub
+from unitrans.models.classes import with_classes
+from unitrans.models.convert import LoadReport, encoder_prefix, load_weights
 from unitrans.models.convert_config import config_from
-from unitrans.models.files import load_hf, read_config, read_file, read_weights
+from unitrans.models.files import FILE_SUFFIXES, load_hf, read_config, read_file, read_weights
 from unitrans.models.recognise import configured, recognise
+from unitrans.models.resize import ResizeRule, fit_shape
+from unitrans.models.swinv2 import keep_measure
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.train.errors import ConfigError
 from unitrans.train.init import init_folder, init_weights
@@ -142,18 +148,30 @@ def from_hub(name: str) -> Path:
         ConfigError: no such name here or there, or the hub is out of reach.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HFValidationError
 
+    if name.startswith(("/", "./", "../", "~")) or Path(name).suffix in FILE_SUFFIXES:
+        raise ConfigError(f"{name}: there is no such file or folder{_beside(name)}")
     patterns = ["*.json", "*.txt", "*.safetensors", "pytorch_model*.bin", "tokenizer*", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=10))
     except HFValidationError:
         raise ConfigError(f"{name}: there is no such file or folder") from None
     except Exception as error:  # whatever requests, httpx and the hub raise
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(
-            f"{name}: there is no such file or folder, and the hub does not give a model of this name ({reason})"
-        ) from None
+        found, reason, _ = ask_hub(name, None, "model", ENDPOINT)
+        reason = reason if found is None else " ".join(str(error).split())[:160]
+        raise ConfigError(f"{name}: there is no such file or folder{_beside(name)}, and {reason}") from None
+
+
+def _beside(name: str) -> str:
+    """The nearest name there is where this one should be."""
+    path = Path(name).expanduser()
+    try:
+        others = [str(Path(name).with_name(entry.name)) for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""
+    return nearest_name(name, others)
 
 
 def load_run(folder: Path, overrides: Mapping[str, Any]) -> MaskedSignalModel:
@@ -167,19 +185,55 @@ def load_run(folder: Path, overrides: Mapping[str, Any]) -> MaskedSignalModel:
         raise ConfigError(
             f"{unknown[0]}: expected a setting of the encoder ({config.encoder_config.model_type}), got an unknown one"
         )
+    before = config.encoder_config
     config.encoder = {**(config.encoder or {}), **overrides}
+    if "pretrained_window_sizes" not in overrides:
+        changed = config.encoder_config
+        keep_measure(changed, before)
+        config.encoder = changed.to_dict()
     model = MaskedSignalModel(config)
     init_weights(model, str(folder))
     return model
 
 
-def _load_own(folder: Path, overrides: Mapping[str, Any]) -> PreTrainedModel:
-    """A model of this program that save_pretrained wrote."""
+def _load_own(folder: Path, overrides: dict[str, Any]) -> PreTrainedModel:
+    """A model of this program that save_pretrained wrote, with changed settings."""
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cls = getattr(models, str((stored.get("architectures") or [""])[0]), None)
     if cls is None:
         raise ConfigError(f"{folder}: its config.json names no architecture of this program")
-    return cls.from_pretrained(folder, **overrides)
+    whole = cls.from_pretrained(folder)
+    class_map = overrides.pop("class_map", None)
+    if class_map is not None:
+        overrides = {"num_labels": len(class_map)} | overrides
+    if not overrides:
+        return cast(PreTrainedModel, whole)
+    before = whole.config.to_dict()
+    for name in overrides:
+        if name not in before and name != "num_labels":
+            raise ConfigError(f"{name}: expected a setting of {before['model_type']}, got an unknown one")
+    if "num_labels" in overrides:
+        before = {key: value for key, value in before.items() if key not in ("id2label", "label2id")}
+    config = type(whole.config)(**(before | overrides))
+    if "pretrained_window_sizes" not in overrides:
+        keep_measure(config, whole.config)
+    model = cls(config)
+    weights, fresh = with_classes(model, dict(whole.named_parameters()), None, class_map)
+    # What was pretrained by hiding parts of images (ViT with relative positions) is resized as SimMIM and BEiT do.
+    rule: ResizeRule = "geometric" if config.model_type == "unitrans-vit" else "bicubic"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in fresh:
+                continue
+            fitted = (
+                fit_shape(name, weights[name], parameter.shape, rule, getattr(config, "grid", None))
+                if name in weights
+                else None
+            )
+            if fitted is None:
+                raise ConfigError(f"{folder}: its weights do not fit the changed settings, such as {name}")
+            parameter.copy_(fitted)
+    return cast(PreTrainedModel, model)
 
 
 def load_state(
@@ -196,7 +250,7 @@ def load_state(
 
     what: how errors name the weights. theirs: a config.json of transformers that came with them.
     """
-    found = recognise(weights, source)
+    found = recognise(weights, source, what)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides
     pretraining = _OBJECTIVES.get(found.kind)
@@ -207,32 +261,16 @@ def load_state(
         options = {name: value for name, value in overrides.items() if name in choices}
         changes = {name: value for name, value in overrides.items() if name not in choices}
         config = config_from("hf5", theirs, **changes)
+        if "pretrained_window_sizes" not in changes:
+            keep_measure(config, config_from("hf5", theirs))
     if pretraining is not None:
         objective = make_objective(pretraining, config, found.options | options)
         model: Any = MaskedSignalModel.create(config, objective)
     else:
         model = _CLASSES[found.family, found.kind](config)
-    fitting, fresh = _with_classes(model, dict(weights), found.layout, class_map)
+    fitting, fresh = with_classes(model, dict(weights), found.layout, class_map)
     report = load_weights(model, fitting, found.layout, strict=False)
     report.missing = [name for name in report.missing if name not in fresh]
     if strict and (report.missing or report.unexpected):
         raise ValueError(f"{what}: {found}, which the model made for it does not explain\n{report}")
     return model, report
-
-
-def _with_classes(
-    model: Any, weights: dict[str, Tensor], layout: str, class_map: Sequence[int] | None
-) -> tuple[dict[str, Tensor], set[str]]:
-    """The weights with the classifier that this model has, and its parameters that start afresh instead."""
-    own = dict(model.named_parameters())
-    table, fresh = layout_for(model, layout), set()
-    for name in list(weights):
-        target = table.ours(name).name
-        if target not in ("head.weight", "head.bias") or target not in own:
-            continue
-        if class_map is not None:
-            weights[name] = weights[name][list(class_map)]
-        if weights[name].shape != own[target].shape:
-            del weights[name]
-            fresh.add(target)
-    return weights, fresh

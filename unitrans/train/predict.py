@@ -21,6 +21,8 @@ from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_folder
+from unitrans.train.loading import load_run
+from unitrans.train.published import is_published, published
 from unitrans.train.rows import ReadRow, Record, opened, samples_of
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -30,14 +32,19 @@ class Trained:
     """One checkpoint, or the members of an ensemble, and the domain that reads samples for them.
 
     Args:
-        name: a run folder, a checkpoint, or the folder of an ensemble.
+        name: a run folder, a checkpoint, or the folder of an ensemble; weights of images of other origin too, which say
+            nothing about labels.
         complete: refuse an ensemble that is not trained to its end.
+        files: where files start that tables name; None: in the folder of the table.
+        image_size: height and width of images in pixels; None: that of training. Tables of positions are resized.
 
     Raises:
-        ConfigError: no such checkpoint, or one that does not say how samples are read.
+        ConfigError: no such checkpoint or folder, or one that does not say how samples are read.
     """
 
-    def __init__(self, name: str, *, complete: bool = True) -> None:
+    def __init__(
+        self, name: str, *, complete: bool = True, files: str | None = None, image_size: int | None = None
+    ) -> None:
         root = Path(name).expanduser()
         self.calibration: dict[str, Any] | None = None
         members = [name]
@@ -49,7 +56,13 @@ class Trained:
                 raise ConfigError(
                     f"--checkpoint {name}: this ensemble is not trained to its end: unitrans train --resume {name}"
                 )
-        self.models = [load_model(member) for member in members]
+        self.notes: list[str] = []  # what a person should know
+        if is_published(root):
+            model, note = published(name, image_size)
+            self.models: list[Any] = [model]
+            self.notes.append(note)
+        else:
+            self.models = [load_model(member) for member in members]
         stored = self.models[0].config.reading
         if stored is None:
             raise ConfigError(
@@ -62,9 +75,32 @@ class Trained:
                 f"them first: unitrans train --domain {names[0]} --init {name} ..."
             )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
-        self.reading: dict[str, Any] = stored | {"folder": str(init_folder(members[0], flag="--checkpoint"))}
+        held = root if self.notes else init_folder(members[0], flag="--checkpoint")
+        self.reading: dict[str, Any] = stored | {"folder": str(held)}
+        if files is not None:
+            if not Path(files).expanduser().is_dir():
+                raise ConfigError(f"--image-folder {files}: there is no such folder")
+            self.reading["files"] = str(Path(files).expanduser())
         with user_errors():
             self.domain: Any = get_domain(self.reading["domain"])
+        if image_size is not None:
+            self._see(image_size, [] if self.notes else members)
+
+    def _see(self, image_size: int, members: Sequence[str]) -> None:
+        """Reads images in another size, and makes the models of these runs again for it."""
+        if self.domain.name != "vision":
+            raise ConfigError(f"--image-size: expected a model of images, got one of {self.domain.name}")
+        patch = self.models[0].config.encoder_config.patch_size
+        if image_size % patch:
+            raise ConfigError(
+                f"--image-size: expected a multiple of the patch size {patch}, got {image_size}"
+            )
+        self.reading["image_size"] = image_size
+        for place, member in enumerate(members):
+            device = next(self.models[place].parameters()).device
+            with user_errors():
+                other = load_run(Path(member).expanduser(), {"image_size": image_size})
+            self.models[place] = other.eval().to(device)
 
     def batch(self, samples: Sequence[Sample]) -> Any:
         """Samples as a batch where the model is."""
@@ -88,9 +124,17 @@ class Predictor(Trained):
         ConfigError: a model that predicts none, too.
     """
 
-    def __init__(self, name: str, *, complete: bool = True) -> None:
-        super().__init__(name, complete=complete)
+    def __init__(
+        self, name: str, *, complete: bool = True, files: str | None = None, image_size: int | None = None
+    ) -> None:
+        super().__init__(name, complete=complete, files=files, image_size=image_size)
         config = self.models[0].config
+        if self.notes:
+            raise ConfigError(
+                f"--checkpoint {name}: weights of a {config.objective}, no run of this program, so that it does not "
+                f"know your classes: fine-tune it first with unitrans train --objective classification --init {name} "
+                "... (embed and eval --probe take it as it is)"
+            )
         if config.labels is None:
             raise ConfigError(
                 f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "
@@ -202,6 +246,8 @@ def predict(
     stdin: TextIO,
     stdout: TextIO,
     say: Callable[[str], None],
+    files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Predicts row by row, in their order, and writes the rows with the predictions as they come.
 
@@ -212,18 +258,19 @@ def predict(
         batch_size: rows that are read before they are predicted together.
         column: see ``Predicts.record_reader``.
         say: where a sentence goes.
+        files, image_size: see `Trained`.
 
     Returns:
         How many rows could not be predicted; their predictions are empty and their `error` says why.
     """
-    predictor = Predictor(checkpoint)
-    with ExitStack() as files:
-        table, read = files.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
+    predictor = Predictor(checkpoint, files=files, image_size=image_size)
+    with ExitStack() as stack:
+        table, read = stack.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
         try:
             out = (
                 stdout
                 if output is None
-                else files.enter_context(open(output, "w", encoding="utf-8", newline=""))
+                else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
             )
         except OSError as error:
             raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from None

@@ -31,6 +31,8 @@ def probe(
     column: str | None,
     target: str | None,
     say: Callable[[str], None],
+    files: str | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Fits a classifier on the encoder's vectors of labelled samples, judges it on others; writes as `evaluate` does.
 
@@ -39,7 +41,7 @@ def probe(
         method: "linear" (scikit-learn's logistic regression on standardised vectors, its strength chosen by 3-fold
             cross-validation on the samples of `fit`) or "knn" (20 neighbours by cosine, weighted by closeness).
         fit, data: labelled samples as in `evaluate`, to fit on and to judge on.
-        output, batch_size, column, target: as in `evaluate`.
+        output, batch_size, column, target, files, image_size: as in `evaluate`.
 
     Returns:
         How many samples could not be used.
@@ -50,7 +52,9 @@ def probe(
     if method not in PROBES:
         raise ConfigError(f"--probe {method}: expected one of {', '.join(PROBES)}")
     check_output(output)
-    trained = Trained(checkpoint)
+    trained = Trained(checkpoint, files=files, image_size=image_size)
+    for note in trained.notes:
+        say(note)
     with user_errors():
         x, y, names, skipped = _features(trained, fit, None, batch_size, column, target)
         unseen, truth, _, more = _features(trained, data, names, batch_size, column, target)

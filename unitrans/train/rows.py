@@ -104,7 +104,8 @@ def opened(
 
     Args:
         domain: of the checkpoint.
-        reading: of the checkpoint.
+        reading: of the checkpoint, with the folder of files as in ``Predicts.record_reader`` where it was asked for;
+            else that is the folder of the table.
         inputs: one table, "-" for stdin, or for a domain that lists them files and folders.
         column: see ``Predicts.record_reader``.
     """
@@ -114,7 +115,8 @@ def opened(
         listed = domain.listed(inputs) if hasattr(domain, "listed") and list(inputs) != ["-"] else None
     if listed is not None:
         table = Table(list(listed[0]), iter([dict(row) for row in listed]), "csv")
-        yield table, domain.record_reader(table.names, reading, column)
+        as_typed = {key: value for key, value in reading.items() if key != "files"}
+        yield table, domain.record_reader(table.names, as_typed, column)
         return
     if len(inputs) != 1:
         raise ConfigError(f"expected one table, got {len(inputs)} inputs ({', '.join(inputs[:3])})")
@@ -126,7 +128,8 @@ def opened(
     try:
         with user_errors():
             table = read_table(file, "standard input" if name == "-" else name, domain)
-            read = domain.record_reader(table.names, reading, column)
+            folder = {} if name == "-" else {"files": str(Path(name).expanduser().parent)}
+            read = domain.record_reader(table.names, {**folder, **reading}, column)
         yield table, read
     finally:
         if file is not stdin:

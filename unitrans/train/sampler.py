@@ -4,6 +4,9 @@ The samples form one endless stream, epoch after epoch, each epoch a permutation
 global batch of update u is the next ``global_batch_size`` entries, so nothing is dropped or repeated within an
 epoch, and an update may span two. The batch is cut by tokens into the same number of micro-batches on every rank.
 Nothing is replayed to start at update u, and the order does not depend on the number of processes.
+
+With ``classes`` an epoch is as long, but every class has the same share of it: samples of large classes are left out of
+an epoch by chance, those of small ones come back.
 """
 
 from __future__ import annotations
@@ -18,12 +21,51 @@ from torch.utils.data import Sampler
 
 from unitrans.train.random import derived_seed
 
-Key = tuple[int, int]  # (epoch, index of the sample)
+Key = tuple[
+    int, int
+]  # (turn, index of the sample); a turn is the epoch, or counts further where samples come back
 
 
 @lru_cache(maxsize=16)  # two epochs of a few domains
 def _permutation(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(derived_seed(seed, "order", epoch))).permutation(num_samples)
+
+
+class BalancedOrder:
+    """Epochs in which every class has the same number of places, one more for some where they do not come out even.
+
+    Args:
+        classes: of every sample, its number.
+        seed: what all choices follow from, with the number of the epoch.
+    """
+
+    def __init__(self, classes: Sequence[int], seed: int) -> None:
+        numbers = np.asarray(classes)
+        self.members = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+        self.size, self.seed = len(numbers), seed
+        #: No sample comes back more often than this in an epoch.
+        self.most = -(-(self.size // len(self.members) + 1) // min(map(len, self.members)))
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(turn, index) of every place of an epoch. No turn of a sample comes twice, in any epoch: what is drawn from
+        it (a crop, a mask) differs."""
+        if epoch not in self._kept:
+            rng = np.random.Generator(np.random.Philox(derived_seed(self.seed, "balanced", epoch)))
+            each, over = divmod(self.size, len(self.members))
+            more = set(rng.permutation(len(self.members))[:over].tolist())
+            turns, indices = [], []
+            for number, members in enumerate(self.members):
+                quota = each + (number in more)
+                passes = -(-quota // len(members))
+                drawn = np.concatenate([members] * (passes - 1) + [rng.permutation(members)])[:quota]
+                indices.append(drawn)
+                turns.append(np.arange(quota) // len(members) + epoch * self.most)
+            shuffled = rng.permutation(self.size)
+            # An update may span two epochs: the last one stays.
+            self._kept = {key: kept for key, kept in self._kept.items() if key == epoch - 1}
+            self._kept[epoch] = (np.concatenate(turns)[shuffled], np.concatenate(indices)[shuffled])
+        return self._kept[epoch]
 
 
 def cut_by_tokens(num_tokens: Sequence[int], parts: int) -> list[list[int]]:
@@ -49,6 +91,7 @@ class UpdateSampler:
 
     num_samples: size of the training set. num_tokens: tokens of each sample, None when all are equal. in_order: the
     training set is a stream: its samples are asked for as (0, 0), (0, 1), ... without end, and it shuffles them itself.
+    classes: the number of the class of every sample, where every class shall have the same share (``BalancedOrder``).
     """
 
     def __init__(
@@ -61,10 +104,12 @@ class UpdateSampler:
         seed: int = 0,
         num_tokens: Sequence[int] | None = None,
         in_order: bool = False,
+        classes: Sequence[int] | None = None,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the training set is empty: expected at least one sample")
         assert num_tokens is None or len(num_tokens) == num_samples
+        assert classes is None or (len(classes) == num_samples and not in_order)
         self.num_samples = num_samples
         self.accumulation_steps = accumulation_steps
         self.world_size = world_size
@@ -72,16 +117,21 @@ class UpdateSampler:
         self.seed = seed
         self.num_tokens = num_tokens
         self.in_order = in_order
+        self.balanced = None if classes is None else BalancedOrder(classes, seed)
 
     def global_batch(self, update: int) -> list[Key]:
-        """The keys (epoch, index) of update ``update`` (from 0), in stream order."""
+        """The keys (turn, index) of update ``update`` (from 0), in stream order."""
         first = update * self.global_batch_size
         if self.in_order:
             return [(0, position) for position in range(first, first + self.global_batch_size)]
         keys: list[Key] = []
         for position in range(first, first + self.global_batch_size):
             epoch, offset = divmod(position, self.num_samples)
-            keys.append((epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset])))
+            if self.balanced is None:
+                keys.append((epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset])))
+            else:
+                turns, indices = self.balanced.epoch(epoch)
+                keys.append((int(turns[offset]), int(indices[offset])))
         return keys
 
     def micro_batches(self, update: int, rank: int) -> list[list[Key]]:

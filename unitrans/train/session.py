@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -122,7 +122,7 @@ def open_session(config: RunConfig) -> Session:
             config.data_config(), model_config, train["seed"], config.objective_class().label_kinds
         )
         objective = config.make_objective(model_config, train_source.labels)
-        sampler = make_sampler(train_source, train)
+        sampler = make_sampler(config, train_source)
         max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
         reading = getattr(train_source, "reading", None)
@@ -139,18 +139,33 @@ def open_session(config: RunConfig) -> Session:
     )
 
 
-def make_sampler(source: Any, train: dict[str, Any]) -> UpdateSampler:
+def make_sampler(config: RunConfig, source: Source) -> UpdateSampler:
     """The samples of every update of a run on this source."""
+    train = config.train
     options = {
         "per_device_batch_size": train["per_device_train_batch_size"],
         "accumulation_steps": accumulation_steps(train, world_size()),
         "world_size": world_size(),
         "seed": train["seed"],
         "num_tokens": source.num_tokens,
+        "classes": _classes(config, source) if train["sampling"] == "balanced" else None,
     }
     if isinstance(source, JointSource):
         return JointSampler(source.sizes, source.mixing, **options)
     return UpdateSampler(len(source), in_order=source.in_order, **options)
+
+
+def _classes(config: RunConfig, source: Source) -> Sequence[int]:
+    """The class of every training sample. ConfigError where there is none, or where classes are balanced already."""
+    key = "train.sampling=balanced"
+    if source.labels is None or source.labels.kind != "class":
+        kind = "no labels" if source.labels is None else f"labels of kind {source.labels.kind}"
+        raise ConfigError(f"{key} needs one class for every sample, and these have {kind}: leave it out")
+    if source.in_order:
+        raise ConfigError(f"{key} and data.streaming exclude each other: a stream comes in its own order")
+    if config.objective.get("class_weights") == "balanced":
+        raise ConfigError(f"{key} and objective.class_weights=balanced do the same twice: leave one out")
+    return source.class_numbers()
 
 
 def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 from unitrans.domains.base import nearest_name
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
+from unitrans.domains.labels import cell_text
 from unitrans.objectives.base import LabelKind, Labels
 
-_MISSING = {"", "nan", "na", "n/a", "none", "null", "?", "-"}
 _MANY = 10  # at most so many different values are taken for classes where no target was named
 
 
@@ -48,7 +48,7 @@ def read_targets(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> Ta
             f"data.target: several targets are yes (1) or no (0) each, and {wrong!r} has other values; "
             "name one column of classes, or use --objective regression"
         )
-    text = [_text(value) for value in rows.columns[names[0]]]
+    text = [cell_text(value) for value in rows.columns[names[0]]]
     if _is_numeric(rows.columns[names[0]]) and any(not float(value).is_integer() for value in text if value):
         raise ValueError(
             f"data.target={names[0]!r} has fractions, which are no classes: use --objective regression, or name another"
@@ -84,11 +84,6 @@ def _names(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> list[str
     return candidates
 
 
-def _text(value: Any) -> str | None:
-    text = str(value).strip()
-    return None if text.lower() in _MISSING else text
-
-
 def _class_order(name: str) -> tuple[float, str]:
     """Numbers by their size, then words."""
     try:
@@ -101,7 +96,7 @@ def numbers(values: Sequence[Any], name: str) -> np.ndarray:
     """float [R], NaN where a cell is empty. ValueError names the first cell that is no finite number."""
     result = np.full(len(values), np.nan)
     for row, value in enumerate(values):
-        text = _text(value)
+        text = cell_text(value)
         if text is None:
             continue
         try:
@@ -134,7 +129,7 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 
 def _is_class(values: Sequence[Any]) -> bool:
-    found = {_text(value) for value in values} - {None}
+    found = {cell_text(value) for value in values} - {None}
     return 1 < len(found) <= _MANY
 
 

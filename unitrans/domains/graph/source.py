@@ -71,6 +71,11 @@ class GraphSource:
         sample: Sample = {"id": self.ids[index], "smiles": self.table.names[row], **self.table.graph(row)}
         return sample if self.values is None else sample | {"label": self.values[row]}
 
+    def class_numbers(self) -> list[int]:
+        """The class of every sample."""
+        assert self.values is not None
+        return [int(value) for value in self.values[self.rows]]
+
     def name(self, index: int) -> str:
         """The row of the data set."""
         return self.ids[index]

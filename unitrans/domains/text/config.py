@@ -45,6 +45,12 @@ class DataConfig(BaseModel):
         "a number. Several columns, as [toxic, rude]: yes (1), no (0) or empty for each, or several numbers. null: "
         "label, labels or target, where a label is asked.",
     )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What stands between classes in a cell of the label column where several may hold, as ';' in "
+        "'cat;dog'. An empty cell is a missing label; the separator alone says that none holds.",
+    )
     pattern: str | None = Field(
         None,
         min_length=1,
@@ -155,9 +161,19 @@ class DataConfig(BaseModel):
     @field_validator("label_column")
     @classmethod
     def _columns(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, str) and "," in value:  # --target a,b
+            value = [name.strip() for name in value.split(",")]
         if isinstance(value, list) and (not value or len(set(value)) < len(value)):
             raise ValueError(f"expected the names of different columns, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataConfig:
+        if isinstance(self.label_column, list) and self.label_separator is not None:
+            raise ValueError(
+                "data.label_separator is for one column of classes, and data.label_column names several: leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _streams(self) -> DataConfig:

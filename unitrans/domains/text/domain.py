@@ -84,7 +84,9 @@ class TextDomain:
         limit = min(
             data.max_length or model_config.max_position_embeddings, model_config.max_position_embeddings
         )
-        columns = (getattr(documents, "text", None), data.second_column)
+        label = getattr(documents, "label", None)
+        targets = [label] if isinstance(label, str) else list(label or ())
+        columns = (getattr(documents, "text", None), data.second_column, data.label_separator, targets)
         segments = model_config.type_vocab_size
         cutter = Cutter(tokenizer, limit, bool(model_config.causal), segments, labels, *columns)
         if data.streaming:

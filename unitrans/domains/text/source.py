@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from unitrans.domains.base import Sample
+from unitrans.domains.labels import answers_of, class_number
 from unitrans.domains.text.documents import Documents, all_documents
-from unitrans.domains.text.labels import Rule, answers_of, class_number, values_of
+from unitrans.domains.text.labels import Rule, values_of
 from unitrans.domains.text.reading import Document
 from unitrans.domains.text.tokenizer import Encoded, TextTokenizer
 from unitrans.objectives.base import Labels
@@ -26,7 +27,8 @@ class Cutter:
 
     limit: tokens of the longest sample, special ones included. causal: for a model that sees only what was before.
     segments: of the model, how many it tells apart (a second text is the second). labels: what is asked of every
-    document, None where the text is all there is. text_column, second_column: of the table the documents come from.
+    document, None where the text is all there is. text_column, second_column, label_separator: of the table the
+    documents come from. targets: its columns with labels.
     """
 
     tokenizer: TextTokenizer
@@ -36,6 +38,8 @@ class Cutter:
     labels: Labels | None = None
     text_column: str | None = None
     second_column: str | None = None
+    label_separator: str | None = None
+    targets: list[str] = field(default_factory=list)
     shortened: int = 0  # documents of which only the beginning is used
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class Cutter:
             "domain": "text",
             "text_column": self.text_column,
             "second_column": self.second_column,
+            "label_separator": self.label_separator,
+            "label_columns": self.targets,
             "segments": self.segments,
             "limit": self.limit,
             "causal": self.causal,
@@ -244,6 +250,10 @@ class TextSource:
     def skip(self, name: str, reason: str) -> None:
         """Records that ``name`` is left out."""
         self._skipped.setdefault(name, reason)
+
+    def class_numbers(self) -> list[int]:
+        """The class of every sample."""
+        return [int(target["label"]) for target in self.targets]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.labels import cell_classes
 from unitrans.domains.tables import choose_split, hub_builder, parquet_files, readable
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import COMPRESSIONS, Document, suffix_of, unusable
@@ -34,7 +35,8 @@ class TableRows:
 
     table: a datasets.Dataset or IterableDataset. label: the column (or columns) with labels, None where none is asked.
     words: whether the text column holds lists of words, and the label column a label for each. second: the column with
-    the other text of pairs. multi: whether a label says yes or no to several things.
+    the other text of pairs. multi: whether a label says yes or no to several things. separator: between classes in
+    a cell of the label column.
     """
 
     table: Any
@@ -45,6 +47,7 @@ class TableRows:
     words: bool = False
     second: str | None = None
     multi: bool = False
+    separator: str | None = None
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     label_names: list[str] | None = None
@@ -87,7 +90,8 @@ class TableRows:
         if self.label is None:
             return [None] * count
         if isinstance(self.label, str):
-            return batch[self.label]
+            cells = batch[self.label]
+            return cells if self.separator is None else [cell_classes(cell, self.separator) for cell in cells]
         rows = zip(*(batch[name] for name in self.label), strict=True)
         return [None if all(map(_is_empty, row)) else dict(zip(self.label, row, strict=True)) for row in rows]
 
@@ -227,10 +231,13 @@ def _rows(
         label = _label_column(features, asked, _TAGS if words else _LABELS, where)
     labels = [label] if isinstance(label, str) else label or []
     table = table.select_columns(list(dict.fromkeys([text, *([second] if second else []), *labels])))
-    several = not isinstance(label, str) or _is_list(features[label])
+    several = not isinstance(label, str) or _is_list(features[label]) or data.label_separator is not None
     names = _class_names(features[label]) if isinstance(label, str) else None
     multi = kind == "class" and several
-    return TableRows(table, split, splits, text, label, words, second, multi, label_names=names)
+    if data.label_separator is not None and (not multi or _is_list(features[labels[0]])):
+        raise ValueError("data.label_separator is for a column of classes in text (objective classification)")
+    separator = data.label_separator
+    return TableRows(table, split, splits, text, label, words, second, multi, separator, label_names=names)
 
 
 def _listed(features: Mapping[str, Any]) -> str:

@@ -205,7 +205,7 @@ def mix(
     two by chance where both are on.
 
     Args:
-        samples: image [C, H, W] of one size, label int.
+        samples: image [C, H, W] of one size, label int or float32 [K].
         num_classes: K.
         rng: what all choices are drawn from.
         mixup, cutmix: parameters of the Beta distribution of the factor; 0 is off.
@@ -216,9 +216,9 @@ def mix(
     cut = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
     factor = float(rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup))
     images = torch.stack([sample["image"] for sample in samples])
-    targets = torch.nn.functional.one_hot(
-        torch.tensor([int(sample["label"]) for sample in samples]), num_classes
-    ).float()
+    labels = torch.as_tensor(np.stack([np.asarray(sample["label"]) for sample in samples]))
+    # Answers [B, K] are targets as they are; one that is missing in either image is missing in the blend.
+    targets = labels.float() if labels.ndim == 2 else torch.nn.functional.one_hot(labels, num_classes).float()
     if cut:
         height, width = images.shape[-2:]
         h, w = int(height * math.sqrt(1 - factor)), int(width * math.sqrt(1 - factor))

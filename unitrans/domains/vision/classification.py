@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from unitrans.domains.base import Baseline, Sample
 from unitrans.domains.vision.pictures import rgb_picture
 from unitrans.domains.vision.source import VisionSource
 from unitrans.domains.vision.transforms import resize
+from unitrans.objectives.base import Labels
 
 MAX_TRAIN_IMAGES = 4000  # a support vector machine takes about a minute for them
 SIDE = 16  # pixels per side that the classifiers see
@@ -48,14 +50,40 @@ def baselines(train: VisionSource, held_out: VisionSource) -> list[Baseline]:
     return found
 
 
+def answer_baselines(train: VisionSource, held_out: VisionSource) -> list[Baseline]:
+    """Area under the ROC curve, the mean over the labels, of chance and of logistic regression on pixels at 16 x 16."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pixels, answers = _pixels(train, MAX_TRAIN_IMAGES)
+    unseen, truth = _pixels(held_out, None)
+    areas = []
+    for known, true in zip(answers.T, truth.T, strict=True) if len(truth) else ():
+        rows, judged = np.isfinite(known), np.isfinite(true)
+        if len(np.unique(true[judged])) < 2:
+            continue
+        if len(np.unique(known[rows])) < 2:
+            areas.append(0.5)  # the training images have one answer only
+            continue
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+        score = model.fit(pixels[rows], known[rows]).decision_function(unseen[judged])
+        areas.append(roc_auc_score(true[judged], score))
+    note = f"{len(answers):,} training images of at most {SIDE} x {SIDE} px"
+    area = float(np.mean(areas)) if areas else None
+    return [Baseline("chance", 0.5), Baseline("logistic regression on pixels", area, note)]
+
+
 def _pixels(source: VisionSource, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Values [n, C*16*16] and classes [n] of readable samples, at most ``limit`` evenly spaced ones."""
+    """Values [n, C*16*16] and classes [n] or answers [n, K] of readable samples, at most ``limit`` evenly spaced
+    ones."""
     values, classes = [], []
     for sample in source.readable(limit):
         image = source.unit_image(sample)
         size = (min(SIDE, image.shape[-2]), min(SIDE, image.shape[-1]))
         values.append(resize(image, size).flatten().numpy())
-        classes.append(int(sample["label"]))
+        classes.append(sample["label"])
     return np.array(values), np.array(classes)
 
 
@@ -63,7 +91,7 @@ def draw_predictions(
     path: Path,
     samples: Sequence[Sample],
     predictions: Sequence[torch.Tensor],
-    names: Sequence[str],
+    labels: Labels,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
@@ -71,6 +99,7 @@ def draw_predictions(
 
     samples: ``image`` normalised float [C, H, W], ``label``; predictions: logits [1, K] of each.
     """
+    caption = _answers_caption if labels.kind == "multi" else _class_caption
     columns = min(8, len(samples))
     rows = math.ceil(len(samples) / columns)
     figure = Figure(figsize=(1.5 * columns, 1.9 * rows), dpi=150, layout="constrained")
@@ -82,12 +111,25 @@ def draw_predictions(
     for axis, sample, logits in zip(axes.flat, samples, predictions, strict=False):
         picture = rgb_picture(sample["image"].float().cpu() * scale + shift)
         axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
-        chance, guess = logits[0].softmax(0).max(0)
-        right = int(guess) == int(sample["label"])
-        text = f"{names[int(guess)][:24]} ({float(chance):.0%})"
-        axis.set_title(
-            text if right else f"{text}\nis {names[int(sample['label'])][:24]}",
-            fontsize=7,
-            color="black" if right else "firebrick",
-        )
+        text, right = caption(logits[0], sample["label"], labels.names)
+        axis.set_title(text, fontsize=7, color="black" if right else "firebrick")
     figure.savefig(path)
+
+
+def _class_caption(logits: torch.Tensor, label: Any, names: Sequence[str]) -> tuple[str, bool]:
+    """The class an image was taken for, and the true one where it is another; whether it was right."""
+    chance, guess = logits.softmax(0).max(0)
+    text, right = f"{names[int(guess)][:24]} ({float(chance):.0%})", int(guess) == int(label)
+    return (text if right else f"{text}\nis {names[int(label)][:24]}"), right
+
+
+def _answers_caption(logits: torch.Tensor, label: Any, names: Sequence[str]) -> tuple[str, bool]:
+    """The labels an image was given, and the true ones where these are others; whether all that are known are right."""
+
+    def shown(chosen: np.ndarray) -> str:
+        found = [names[number][:16] for number in np.flatnonzero(chosen).tolist()]
+        return ", ".join(found[:2]) + (f" and {len(found) - 2} more" if len(found) > 2 else "") or "none"
+
+    said, true = (logits > 0).numpy(), np.asarray(label)
+    wrong = np.isfinite(true) & (said != (true > 0.5))
+    return (f"{shown(said)}\nis {shown(true == 1)}" if wrong.any() else shown(said)), not wrong.any()

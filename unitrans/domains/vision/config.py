@@ -22,21 +22,35 @@ class DataConfig(BaseModel):
     path: str = Field(
         "digits",
         min_length=1,
-        description="A folder of images (any depth, any size and mode); a data set saved by Hugging Face datasets; a "
-        "parquet file or a folder of them; the name of an embedded data set (digits); or a data set of the hub (NAME, "
-        "OWNER/NAME or OWNER/NAME:CONFIG). An embedded name wins over a folder of the same name (write ./digits for "
+        description="A folder of images (any depth, any size and mode); a table that lists them (.csv or .tsv, .gz "
+        "too: a column of files, and columns of labels); a data set saved by Hugging Face datasets; a parquet file or "
+        "a folder of them; the name of an embedded data set (digits); or a data set of the hub (NAME, OWNER/NAME or "
+        "OWNER/NAME:CONFIG). An embedded name wins over a folder of the same name (write ./digits for "
         "the folder), a folder over the hub.",
     )
     split: str | None = Field(
         None, description="Which split of a data set is trained on. null: train, or the only one."
     )
     image_column: str | None = Field(
-        None, description="The column with the images, where a data set has several. null: the only one."
-    )
-    label_column: str | None = Field(
         None,
-        description="Supervised training: the column with the class, where a data set has several. null: the only one "
-        "of type ClassLabel, or one named label. In a folder of images the first folder of a path names the class.",
+        description="The column with the images, where a data set has several, or with the files, in a table that "
+        "lists them. null: the only one, or one named image, path, file or filename.",
+    )
+    image_folder: str | None = Field(
+        None,
+        description="Where the files that a table names start. null: in the folder of the table.",
+    )
+    label_column: str | list[str] | None = Field(
+        None,
+        description="Supervised training: the column with the class. Several columns, as [cat, dog]: yes (1), no (0) "
+        "or empty (not known) for each. null: the only one of type ClassLabel, or one named label. In a folder of "
+        "images the first folder of a path names the class.",
+    )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What stands between classes in a cell of the label column where several may hold, as ';' in "
+        "'cat;dog'. An empty cell is a missing label; the separator alone says that none holds.",
     )
     revision: str | None = Field(
         None, description="Commit, tag or branch of a data set of the hub. null: its newest commit."
@@ -189,6 +203,23 @@ class DataConfig(BaseModel):
                 "null turns it off"
             )
         return value
+
+    @field_validator("label_column")
+    @classmethod
+    def _columns(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, str) and "," in value:  # --target a,b
+            value = [name.strip() for name in value.split(",")]
+        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+            raise ValueError(f"expected the names of different columns, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataConfig:
+        if isinstance(self.label_column, list) and self.label_separator is not None:
+            raise ValueError(
+                "data.label_separator is for one column of classes, and data.label_column names several: leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _per_channel(self) -> DataConfig:

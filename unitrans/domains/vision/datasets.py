@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.labels import cell_classes
 from unitrans.domains.tables import choose_split, hub_builder, is_table, parquet_builder, readable, unbroken
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.labels import class_name, label_column
@@ -245,10 +246,35 @@ def _reader(
 
 
 def _labels(table: Any, data: DataConfig, where: str) -> tuple[list[Any], list[str] | None]:
-    """The class of every row, by name where the table declares names, and those names."""
+    """The class of every row, by name where the table declares names, and those names; of several columns {column:
+    value}, of a column of lists the classes that hold."""
+    if isinstance(data.label_column, list):
+        for name in data.label_column:
+            if name not in table.features:
+                raise ValueError(
+                    f"data.label_column={name!r} is not a column of {where}: expected one of "
+                    f"{', '.join(table.features)}{nearest_name(name, table.features)}"
+                )
+        rows = zip(*(table.with_format(None)[name] for name in data.label_column), strict=True)
+        return [dict(zip(data.label_column, row, strict=True)) for row in rows], data.label_column
+    if (
+        data.label_column in table.features
+        and (inner := listed(table.features[data.label_column])) is not None
+    ):
+        names = getattr(inner, "names", None)
+        lists = table.with_format(None)[data.label_column]
+        return [None if one is None else [class_name(v, names) for v in one] for one in lists], names
+    if data.label_separator is not None:
+        column, _ = label_column(table.features, data.label_column, where)
+        return [cell_classes(cell, data.label_separator) for cell in table.with_format(None)[column]], None
     column, names = label_column(table.features, data.label_column, where)
     values = list(table.with_format(None)[column])
     return [class_name(value, names) for value in values], names
+
+
+def listed(feature: Any) -> Any:
+    """What a column of lists holds; None of another column."""
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
 def _paths(table: Any, column: str) -> Iterator[str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,14 @@ import numpy as np
 import torch
 
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
+from unitrans.domains.labels import check_answers
 from unitrans.domains.split import split
 from unitrans.domains.tables import SPLIT_WORDS
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import classification, config, unseen
 from unitrans.domains.vision.augment import check_augmentation
 from unitrans.domains.vision.datasets import TableReader
+from unitrans.domains.vision.listing import ListedReader
 from unitrans.domains.vision.pictures import draw_reconstructions
 from unitrans.domains.vision.source import (
     EMBEDDED,
@@ -60,6 +63,8 @@ class VisionDomain:
                 raise ValueError(
                     f"data.{name} is for supervised training, and no labels are learned: set it to 0"
                 )
+        if data.streaming and data.image_folder is not None:
+            raise ValueError("data.image_folder is for a table of files (.csv, .tsv), which is not streamed")
         if data.streaming:
             return _open_streaming(data, seed, labels)
         reader, notes, unreadable = open_reader(data.path, data, "data.path", labels)
@@ -68,6 +73,7 @@ class VisionDomain:
                 f"data.split={data.split} is for parquet files and data sets with splits, and {data.path!r} has none: "
                 "leave it out, or name a folder of its own as data.path"
             )
+        _check_columns(data, reader)
         everything: Sequence[int] = range(len(reader.ids))
         first_readable(reader, everything, "data.path", data.path)
         validation: VisionSource | None = None
@@ -80,8 +86,8 @@ class VisionDomain:
         else:
             train, validation = _open_validation(reader, data, data.validation, labels)
         train.notes[:0] = notes
-        for folder, reason in unreadable:
-            train.skip(folder + "/", f"folder cannot be listed: {reason}")
+        for name, reason in unreadable:
+            train.skip(name, reason)
         if labels:
             _set_labels(train, validation, data)
         train.set_normalization()
@@ -121,10 +127,15 @@ class VisionDomain:
         return unseen.image_reader(names, reading, column)
 
     def labelled(
-        self, path: str, reading: Mapping[str, Any], labels: Labels | None
+        self,
+        path: str,
+        reading: Mapping[str, Any],
+        labels: Labels | None,
+        column: str | None,
+        target: str | None,
     ) -> Iterator[tuple[Sample | str, Any]]:
         """See ``unitrans.domains.base.Predicts``: whatever data.path can be."""
-        source = unseen.labelled(path, reading, None if labels is None else labels.names)
+        source = unseen.labelled(path, reading, labels, column, target)
         assert source.labels is not None
         yield from ((f"{name}: {reason}", None) for name, reason in source.skipped)
         for index in range(len(source)):
@@ -162,7 +173,10 @@ class VisionDomain:
         """Simple predictors of the hidden pixels (``unitrans.domains.vision.baselines``) or of the class
         (``unitrans.domains.vision.classification``)."""
         if objective.label_kinds:
-            return classification.baselines(train_source, validation_source)
+            several = objective.labels.kind == "multi"
+            return (classification.answer_baselines if several else classification.baselines)(
+                train_source, validation_source
+            )
 
         def held_out() -> predictors.Masked:
             for index in range(len(validation_source)):
@@ -190,7 +204,7 @@ class VisionDomain:
         mean, std = source.mean, source.std
         if source.labels is not None:
             path = Path(directory) / "predictions.png"
-            classification.draw_predictions(path, samples, predictions, source.labels.names, mean, std)
+            classification.draw_predictions(path, samples, predictions, source.labels, mean, std)
         elif predictions[0].shape[1] != len(mean) * model_config.patch_size**2:
             return []  # tokens of a tokenizer that cannot be drawn
         else:
@@ -204,10 +218,19 @@ class VisionDomain:
             "Mean error (L1) per hidden pixel of the held-out images, on a scale from 0 (black) to 1 (white)"
         )
         if objective.label_kinds:
-            others = ", ".join(
-                f"{name} {metrics[name]:.4f}" for name in ("loss", "macro_f1", "roc_auc") if name in metrics
-            )
-            title = f"Accuracy on {metrics['samples']:,.0f} held-out images ({others})"
+            # Held-out images that give one answer only have no area: then the loss has to do.
+            shown = objective.headline if objective.headline in metrics else "loss"
+            names = [
+                n for n in ("loss", "accuracy", "macro_f1", "roc_auc", "average_precision") if n in metrics
+            ]
+            others = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name != shown)
+            titles = {
+                "roc_auc": "Area under the ROC curve, the mean over the labels,",
+                "accuracy": "Accuracy",
+            }
+            title = f"{titles.get(shown, 'Loss')} on {metrics['samples']:,.0f} held-out images ({others})"
+            beside = baselines if shown == objective.headline else []
+            return compare(title, metrics[shown], beside, greater_is_better=shown != "loss")
         return compare(
             title, metrics[objective.headline], baselines, greater_is_better=objective.greater_is_better
         )
@@ -235,8 +258,23 @@ def _check_model(data: config.DataConfig, model_config: Any) -> None:
         )
 
 
+def _check_columns(data: config.DataConfig, reader: Reader) -> None:
+    """ValueError for settings of tables where there is none."""
+    table = isinstance(reader, TableReader)
+    for name in ("image_column", "label_column", "label_separator", "image_folder"):
+        taken = isinstance(reader, ListedReader) or (table and name != "image_folder")
+        if getattr(data, name) is not None and not taken:
+            what = "a table of files (.csv, .tsv)" if name == "image_folder" else "a table"
+            raise ValueError(f"data.{name} is for {what}, and {data.path!r} is none: leave it out")
+
+
 def _set_labels(train: VisionSource, validation: VisionSource | None, data: config.DataConfig) -> None:
     """Gives the samples their classes: those that are declared, else those of all samples of the data set."""
+    if validation is not None and train.has_several != validation.has_several:
+        raise ValueError(
+            f"data.validation: {data.validation!r}: expected labels as in data.path, "
+            f"{'several classes' if train.has_several else 'one class'} for each image"
+        )
     names: Sequence[str] | None = train.reader.class_names
     if isinstance(train.reader, FolderReader):
         folders = {str(label).lower() for label in train.reader.labels or ()}
@@ -252,6 +290,8 @@ def _set_labels(train: VisionSource, validation: VisionSource | None, data: conf
         names = both.labels.names
     train.set_labels(names, f"data.path: {data.path!r}")
     assert train.labels is not None
+    if train.labels.kind == "multi":
+        check_answers(train.labels)
     if validation is not None:
         validation.set_labels(train.labels.names, f"data.validation: {data.validation!r}")
 
@@ -313,6 +353,10 @@ def _open_validation(
             prefix = _id_prefix(other, folder)
             chosen = [index for index in chosen if not reader.ids[index].startswith(prefix)]
             inside = len(reader.ids) - len(chosen)
+    if isinstance(reader, ListedReader) and isinstance(held_out, ListedReader | FolderReader):
+        judged = {os.path.realpath(file) for file in _files(held_out)}
+        chosen = [index for index, file in enumerate(reader.paths) if os.path.realpath(file) not in judged]
+        inside = len(reader.ids) - len(chosen)
     if not chosen:
         raise ValueError(
             f"data.validation={path!r} holds every image of {data.path!r}: nothing is left to train on; "
@@ -323,11 +367,16 @@ def _open_validation(
         VisionSource(held_out, range(len(held_out.ids)), data),
     )
     if inside:
-        train.notes.append(f"{inside:,} images of {path} lie inside {data.path}: held out, not trained on")
+        train.notes.append(f"{inside:,} images of {path} belong to {data.path} too: held out, not trained on")
     validation.notes += notes
     for name, reason in unreadable:
-        validation.skip(name + "/", f"folder cannot be listed: {reason}")
+        validation.skip(name, reason)
     return train, validation
+
+
+def _files(reader: ListedReader | FolderReader) -> list[Path]:
+    """Where its images are."""
+    return reader.paths if isinstance(reader, ListedReader) else [reader.root / path for path in reader.paths]
 
 
 def _id_prefix(inner: Path, outer: Path) -> str:

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from unitrans.domains.base import nearest_name
+from unitrans.domains.labels import answer_labels, answer_names, answers_of, class_number
 from unitrans.objectives.base import Labels
 
-_USUAL = ("label", "labels", "class", "target", "fine_label", "y")
+USUAL = ("label", "labels", "class", "target", "fine_label", "y")
 
 
 def label_column(features: Mapping[str, Any], asked: str | None, where: str) -> tuple[str, list[str] | None]:
@@ -31,11 +34,11 @@ def label_column(features: Mapping[str, Any], asked: str | None, where: str) -> 
             f"{where} has several columns of classes ({', '.join(declared)}): choose one with "
             f"data.label_column={declared[0]}"
         )
-    found = [asked] if asked is not None else declared or [name for name in _USUAL if name in features]
+    found = [asked] if asked is not None else declared or [name for name in USUAL if name in features]
     if not found:
         raise ValueError(
             f"{where} has no column of classes: expected one of type ClassLabel or one named "
-            f"{' or '.join(_USUAL)}, got {listed}; name it with data.label_column"
+            f"{' or '.join(USUAL)}, got {listed}; name it with data.label_column"
         )
     feature = features[found[0]]
     if isinstance(feature, datasets.ClassLabel):
@@ -97,6 +100,35 @@ def numbered(
                 f"{', '.join(list(names)[:10])}{', ...' if len(names) > 10 else ''}"
             )
     return [place[str(value)] for value in values], tuple(names)
+
+
+def answered(
+    values: Sequence[Any], ids: Sequence[str], names: Sequence[str] | None, where: str
+) -> tuple[list[np.ndarray], Labels]:
+    """Of every label float32 [K], yes (1), no (0) or missing (NaN) for each name, and what the labels mean.
+
+    Args:
+        values: of each sample {column: value}, or a list of the classes that hold.
+        ids, names, where: as for `numbered`.
+
+    Raises:
+        ValueError: a class that is not among the names, or a value that is neither yes nor no.
+    """
+    for name, value in zip(ids, values, strict=True):
+        if value is None:
+            raise ValueError(f"{where}: {name} has no labels: leave the image out, or write an empty list")
+    known = tuple(names) if names is not None else answer_names(values)
+    answers = []
+    for name, value in zip(ids, values, strict=True):
+        answer = answers_of(value, known)
+        if answer is None:
+            unknown = next(one for one in value if class_number(one, known) is None)
+            raise ValueError(
+                f"{where}: {name} has the class {str(unknown)!r}, which the training data do not have: expected some "
+                f"of {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+            )
+        answers.append(answer)
+    return answers, answer_labels(known, answers)
 
 
 def class_labels(names: Sequence[str], numbers: Sequence[int]) -> Labels:

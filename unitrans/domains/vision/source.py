@@ -18,7 +18,8 @@ from unitrans.domains.tables import is_table
 from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from unitrans.domains.vision.datasets import open_hub, open_table
-from unitrans.domains.vision.labels import class_labels, folder_label, numbered
+from unitrans.domains.vision.labels import answered, class_labels, folder_label, numbered
+from unitrans.domains.vision.listing import is_listing, open_listing
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, pages_of, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
 from unitrans.objectives.base import Labels
@@ -30,7 +31,8 @@ MAX_STATISTICS_IMAGES = 2000  # read to compute mean and std; their error is the
 class Reader(Protocol):
     """Names images and reads them; raises BrokenImageError for one that cannot be used.
 
-    labels: the class of every image (None: it has none), or None where classes are not known or were not asked for.
+    labels: the class of every image (None: it has none), or None where classes are not known or were not asked for. Of
+    several classes an image a list of those that hold, or {column: value}.
     class_names: the classes, where the data set declares them.
     """
 
@@ -110,7 +112,7 @@ class VisionSource:
         self.std = [1.0] * data.channels
         self.labels: Labels | None = None
         self.reading: dict[str, Any] | None = None  # of the training source; see `unseen.reading_of`
-        self._numbers: list[int] = []
+        self._numbers: list[Any] = []  # of every sample its class, or float32 [K] of answers
         self._skipped: dict[str, str] = {}
 
     @property
@@ -137,6 +139,10 @@ class VisionSource:
             return None
         sample = {"id": self.ids[index], "image": image}
         return sample | {"label": self._numbers[index]} if self._numbers else sample
+
+    def class_numbers(self) -> list[int]:
+        """The class of every sample."""
+        return list(self._numbers)
 
     def name(self, index: int) -> str:
         """The id of the sample, readable or not."""
@@ -182,12 +188,22 @@ class VisionSource:
         return image
 
     def set_labels(self, names: Sequence[str] | None, where: str) -> None:
-        """Gives every sample its class. names: the classes, None to find them. ValueError for a sample without one."""
+        """Gives every sample its class, or its answers. names: the classes, None to find them. ValueError for a sample
+        without any."""
         if self.reader.labels is None:
             raise ValueError(f"{where} has no classes")
         values = [self.reader.labels[index] for index in self.indices]
+        if self.has_several:
+            self._numbers, self.labels = answered(values, self.ids, names, where)
+            return
         self._numbers, found = numbered(values, self.ids, names, where)
         self.labels = class_labels(found, self._numbers)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether several classes may hold for one image."""
+        first = next((value for value in self.reader.labels or () if value is not None), None)
+        return isinstance(first, list | dict)
 
     def set_normalization(self, like: VisionSource | None = None) -> None:
         """Resolves data.mean and data.std into numbers, those of ``like`` or of this source's images."""
@@ -242,11 +258,11 @@ def _numbers(values: Sequence[float]) -> str:
 def open_reader(
     path: str, data: DataConfig, key: str, labels: bool = False
 ) -> tuple[Reader, list[str], list[tuple[str, str]]]:
-    """The reader of what ``path`` names, sentences to show, and (folder, reason) of what could not be listed.
+    """The reader of what ``path`` names, sentences to show, and (name, reason) of what is left out.
 
-    In this order: an embedded data set; a file or folder of this machine (a saved data set, images, parquet files); a
-    data set of the hub. ``key`` names the option in errors; labels: whether classes are wanted. ValueError in one
-    sentence if there is nothing to read."""
+    In this order: an embedded data set; a file or folder of this machine (a saved data set, images, parquet files, a
+    table that lists images); a data set of the hub. ``key`` names the option in errors; labels: whether classes are
+    wanted. ValueError in one sentence if there is nothing to read."""
     if path in EMBEDDED:
         images, values = EMBEDDED[path]()
         if images.shape[1] != data.channels and images.shape[1] != 1:
@@ -262,16 +278,21 @@ def open_reader(
             return *open_hub(path, data, key, EMBEDDED, labels), []
         if is_table(root):
             return *open_table(root, path, data, key, labels), []
+        if is_listing(root) and root.is_file():
+            listed, sentences = open_listing(root, data, key, labels)
+            return listed, sentences, listed.left_out
         if not root.is_dir():
             raise ValueError(
-                f"{key}: {path!r} is a file, expected a folder of images or a .parquet file: name the folder it is in"
+                f"{key}: {path!r} is a file, expected a folder of images, a table that lists them (.csv, .tsv) or a "
+                ".parquet file: name the folder it is in"
             )
         os.scandir(root).close()
     except OSError as error:
         raise ValueError(f"{key}: the folder {path!r} cannot be read: {error.strerror}") from None
     listing = find_images(root)
+    unlisted = [(f"{name}/", f"folder cannot be listed: {reason}") for name, reason in listing.unreadable]
     if not listing.ids and ".parquet" in listing.ignored:
-        return *open_table(root, path, data, key, labels), listing.unreadable
+        return *open_table(root, path, data, key, labels), unlisted
     if not listing.ids:
         raise ValueError(f"{key}: there is no image in {path!r}{_found_instead(listing.ignored)}")
     notes = []
@@ -282,7 +303,7 @@ def open_reader(
         notes.append(f"ignored {files} in {path}: {kinds}")
     notes += _unread_pages(root, listing.paths, data.channels)
     reader = FolderReader(root, listing.ids, listing.paths, data.channels, data.value_range)
-    return reader, notes, listing.unreadable
+    return reader, notes, unlisted
 
 
 def _unread_pages(root: Path, paths: Sequence[str], channels: int) -> list[str]:

@@ -252,6 +252,10 @@ def _open_rows(
     column = datasets.image_column(stream.features or {}, data.image_column, where)
     classes: tuple[str | None, list[str] | None] = (None, None)
     if labels:
+        if not isinstance(data.label_column, str | None) or data.label_separator is not None:
+            raise ValueError(
+                "data.streaming: a stream has one class for each image: leave data.streaming out for several labels"
+            )
         classes = label_column(stream.features or {}, data.label_column, where)
         if classes[1] is None:
             raise ValueError(

@@ -11,44 +11,60 @@ import torch
 
 from unitrans.domains.base import Sample
 from unitrans.domains.vision.config import DataConfig
+from unitrans.domains.vision.listing import FILE_COLUMNS
 from unitrans.domains.vision.reading import IMAGE_SUFFIXES, BrokenImageError, find_images, read_image
 from unitrans.domains.vision.source import ArrayReader, VisionSource, first_readable, open_reader
+from unitrans.objectives.base import Labels
 
 _KEPT = ("image_size", "channels", "value_range", "eval_crop", "eval_fit")
-_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
+_TABLES = ("image_column", "label_column", "label_separator")
 
 
 def reading_of(source: VisionSource) -> dict[str, Any]:
     """What a checkpoint has to know to read other images as these were read, as plain values."""
-    kept = source.data.model_dump(mode="json", include=set(_KEPT))
+    kept = source.data.model_dump(mode="json", include={*_KEPT, *_TABLES})
     return {"domain": "vision", **kept, "mean": list(source.mean), "std": list(source.std)}
 
 
-def data_config(reading: Mapping[str, Any], path: str = "images") -> DataConfig:
+def data_config(reading: Mapping[str, Any], path: str = "images", **others: Any) -> DataConfig:
     """The same as a configuration."""
-    keys = (*_KEPT, "mean", "std")
-    return DataConfig(path=path, validation="none", **{key: reading[key] for key in keys})
+    kept = {key: reading[key] for key in (*_KEPT, "mean", "std")}
+    return DataConfig(path=path, validation="none", **kept, **others)
 
 
-def labelled(path: str, reading: Mapping[str, Any], classes: Sequence[str] | None) -> VisionSource:
-    """Images with classes to judge a model on: what data.path can be.
+def labelled(
+    path: str, reading: Mapping[str, Any], labels: Labels | None, column: str | None, target: str | None
+) -> VisionSource:
+    """Images with labels to judge a model on: what data.path can be.
 
     Args:
         path: class folders, a table, a hub name or an embedded set.
-        reading: of the checkpoint.
-        classes: those of the model, in its order; None: those that are found.
+        reading: of the checkpoint; "files" says where files start that a table names.
+        labels: those of the model; None: classes that are found.
+        column, target: of a table, with the files and with the labels; None: named as in the training data.
 
     Raises:
-        ValueError: nothing there, or a class that the model does not have.
+        ValueError: nothing there, a class that the model does not have, or labels of another kind.
     """
-    data = data_config(reading, path)
+    columns = {key: reading.get(key) for key in _TABLES}  # checkpoints before these keys have none
+    columns |= {"image_column": column} if column is not None else {}
+    columns |= {"label_column": target} if target is not None else {}
+    data = data_config(reading, path, image_folder=reading.get("files"), **columns)
     reader, notes, unreadable = open_reader(path, data, "--data", True)
     first_readable(reader, range(len(reader.ids)), "--data", path)
     source = VisionSource(reader, range(len(reader.ids)), data)
     source.notes += notes
-    for folder, reason in unreadable:
-        source.skip(folder + "/", f"folder cannot be listed: {reason}")
-    source.set_labels(classes, f"--data {path!r}")
+    for name, reason in unreadable:
+        source.skip(name, reason)
+    several = labels is not None and labels.kind == "multi"
+    if source.has_several != several:
+        kinds = {True: "several classes", False: "one class"}
+        what = "a probe is fitted on" if labels is None else "the model knows"
+        raise ValueError(
+            f"--data {path!r} has {kinds[source.has_several]} for each image, {what} {kinds[several]}: name the column "
+            "(several as a,b) with --target"
+        )
+    source.set_labels(None if labels is None else labels.names, f"--data {path!r}")
     source.set_normalization()
     return source
 
@@ -89,12 +105,15 @@ def image_reader(
     Raises:
         ValueError: no column with file names; the function: a row without a readable image.
     """
-    found = [column] if column is not None else [name for name in _COLUMNS if name in names]
+    if column is None and reading.get("image_column") in names:
+        column = reading["image_column"]
+    found = [column] if column is not None else [name for name in FILE_COLUMNS if name in names]
     if not found or found[0] not in names:
         raise ValueError(
-            f"the table has no column of image files: expected {' or '.join(_COLUMNS[:3])}, or --column NAME; "
+            f"the table has no column of image files: expected {' or '.join(FILE_COLUMNS[:3])}, or --column NAME; "
             f"it has {', '.join(names)}"
         )
+    folder = Path(reading.get("files") or "")
     data = data_config(reading)
     source = VisionSource(ArrayReader([], torch.zeros(0), data.channels, None), [], data)
     source.set_normalization()
@@ -104,7 +123,7 @@ def image_reader(
         if not name:
             raise ValueError("the row names no file")
         try:
-            image = read_image(Path(name).expanduser(), data.channels, data.value_range)
+            image = read_image(folder / Path(name).expanduser(), data.channels, data.value_range)
         except BrokenImageError as error:
             raise ValueError(str(error)) from None
         return prepared(source, {"image": image})
