@@ -289,3 +289,11 @@ def test_what_is_kept_changes_no_token() -> None:
         ids = torch.tensor(text[: 3 + step][-12:])
         want = encoder.features(ids, encoder.config.plans([len(ids)]))[-1]
         torch.testing.assert_close(row, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pre_norm_bert_ends_in_a_norm_and_has_no_names_elsewhere() -> None:
+    model = BertModel(BertConfig(vocab_size=20, embed_dim=16, depth=2, num_heads=2, norm="pre")).eval()
+    rows = model(torch.arange(6), plans=model.config.plans([6])).last_hidden_state
+    torch.testing.assert_close(rows.mean(1), torch.zeros(6), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="transformers has no bert with norm=pre"):
+        _ = model.config.layout_family

@@ -62,8 +62,8 @@ def test_shipped_configurations_are_complete(name: str) -> None:
         "value": Labels("value", ("x",), mean=(0.0,), std=(1.0,)),
     }
     wanted = config.objective_class().label_kinds
-    if config.domain == "text":  # in a run it is the tokenizer's
-        config.model["mask_token_id"] = 4
+    if "text" in config.domain:  # in a run it is the tokenizer's
+        (config.model if config.domain == "text" else config.model["text"])["mask_token_id"] = 4
     config.make_objective(config.model_config(), kinds[wanted[0]] if wanted else None)
 
 
@@ -149,7 +149,7 @@ WRONG = [
     (["model.embed_dims=8"], "did you mean 'model.embed_dim'"),
     (
         ["model.name=swim"],
-        "unknown model 'swim': expected one of bert, gpt2, graphormer, swin, swinv2, vit; did you mean 'swin'",
+        "unknown model 'swim': expected one of bert, gpt2, graphormer, joint, swin, swinv2, vit; did you mean 'swin'",
     ),
     (["model.name=3"], "model.name: expected the name of a model, got 3"),
     (["objective.mask_ratio=2"], "objective.mask_ratio: expected a value less than 1, got 2"),

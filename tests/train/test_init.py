@@ -225,7 +225,7 @@ def test_folders_that_convert_wrote(tmp_path: Path, kind: str) -> None:
         model = SwinForImageClassification(config) if kind == "classifier" else SwinModel(config)
         objective = make_objective("mim", config, {"mask_patch_size": 4})
     model.save_pretrained(tmp_path / "ours")
-    settings = model_settings(str(tmp_path / "ours"), {})
+    settings = model_settings(str(tmp_path / "ours"), {}, "vision")
     assert settings["name"] == ("bert" if kind == "mlm" else "swin") and settings["embed_dim"] == 8
     fresh = MaskedSignalModel.create(config, objective)
     notes = init_weights(fresh, str(tmp_path / "ours"))

@@ -275,3 +275,20 @@ def test_a_stream_in_two_processes(tiny: Callable[..., RunConfig], workdir: Path
         assert seen("cut", rank) == [row for row in rows if row[0] >= 4]
     assert_same_rows(Path("two"), Path("cut"), 0)
     assert_same_weights(Path("two"), Path("cut"), 0, relative=False)
+
+
+def test_several_domains_in_two_processes(workdir: Path) -> None:
+    """Of four samples one is a graph, so that one of the processes has none."""
+    Path("corpus.txt").write_text("\n".join(f"the old cat saw {n} dogs" for n in range(40)))
+    Path("molecules.csv").write_text("\n".join(["smiles", *("C" * n + "O" for n in range(1, 21))]))
+    settings = ["data.text.document=line", "data.text.vocab_size=300", "data.mixing={text: 3, graph: 1}"]
+    settings += ["model.embed_dim=16", "model.depth=1", "model.num_heads=2", "train.max_steps=3"]
+    # The epsilon keeps Adam from dividing rounding by rounding.
+    settings += ["train.eval_steps=3", "train.save_steps=3", "train.adam_epsilon=1e-4", *SETTINGS]
+    files = ["--data.text", "corpus.txt", "--data.graph", "molecules.csv"]
+    for name, processes, size in (("one", 1, 4), ("two", 2, 2)):
+        batch = f"train.per_device_train_batch_size={size}"
+        command = ["train", "--domain", "text,graph", *files, *settings, batch, "--output", name]
+        launch(COMMAND, processes, *command)
+    assert_same_rows(Path("one"), Path("two"), 1e-5)
+    assert_same_weights(Path("one"), Path("two"), 1e-5, relative=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ examples:
   unitrans train --data photos train.max_steps=3        a quick look at your own images
   unitrans train --data photos --dry-run                what a whole run would cost
   unitrans train --data photos model.embed_dim=128 train.learning_rate=1e-3
+  unitrans train --domain vision,text,graph             three kinds of signal in one batch, one trunk
   unitrans train --print-config --data photos > my.yaml
   unitrans train --config my.yaml                       the settings of a file
   unitrans train --config runs/vision-mim-1/config.yaml the same run again
@@ -29,7 +31,9 @@ def make_parser() -> Parser:
     """The flags of ``unitrans train``."""
     parser = Parser("train", "Train a model by hiding part of each sample and predicting it.", _EPILOG)
     parser.add_argument(
-        "--domain", metavar="NAME", help="what kind of data: vision (the default), text or graph"
+        "--domain",
+        metavar="NAME[,NAME]",
+        help="what kind of data: vision (the default), text or graph; several of them in one batch with commas between",
     )
     parser.add_argument(
         "--objective", metavar="NAME", help="what is hidden and predicted, as mim, mlm, clm, classification"
@@ -39,6 +43,10 @@ def make_parser() -> Parser:
         metavar="PATH|NAME",
         help="a folder, a parquet file, a saved data set, a hub name, or an embedded set: digits (the default)",
     )
+    for name in ("vision", "text", "graph"):
+        parser.add_argument(
+            f"--data.{name}", metavar="PATH|NAME", help=f"the same for {name} in a run on several domains"
+        )
     parser.add_argument(
         "--target",
         metavar="COLUMN",
@@ -83,14 +91,15 @@ def make_parser() -> Parser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    for flag in ("data", "config", "output"):
+    for flag in ("data", "data.vision", "data.text", "data.graph", "config", "output"):
         if getattr(options, flag) == "":
             raise UsageError(f"--{flag} is empty: give it a value or leave it out")
     if options.resume is None:
         return
     if "=" in options.resume:
         options.settings.insert(0, options.resume)
-    for flag in ("domain", "objective", "data", "target", "tokenizer", "config", "init", "output"):
+    parts = ("data.vision", "data.text", "data.graph")
+    for flag in ("domain", "objective", "data", *parts, "target", "tokenizer", "config", "init", "output"):
         if getattr(options, flag) is not None:
             raise UsageError(
                 f"--resume goes on with the run as it was: leave --{flag} out, or start a new run"
@@ -141,6 +150,8 @@ def _run(options: argparse.Namespace) -> None:
         run = find_run(options.resume)
         resume_ensemble(run) if is_ensemble(run) else resume(str(run))
         return
+    parts = {name: getattr(options, f"data.{name}") for name in ("vision", "text", "graph")}
+    settings = [f"data.{name}.path={json.dumps(path)}" for name, path in parts.items() if path is not None]
     config = resolve(
         domain=options.domain,
         objective=options.objective,
@@ -149,7 +160,7 @@ def _run(options: argparse.Namespace) -> None:
         init=options.init,
         target=options.target,
         tokenizer=options.tokenizer,
-        settings=options.settings,
+        settings=[*settings, *options.settings],
     )
     if options.print_config:
         print(config.to_yaml(), end="")

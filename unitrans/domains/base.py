@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -250,8 +250,28 @@ def nearest_name(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def get_domain_names() -> tuple[str, ...]:
+    """The names of all domains, in the order that batches of several have them."""
+    return tuple(_DOMAINS)
+
+
+def domain_names(name: str) -> tuple[str, ...]:
+    """The names in ``vision,text`` in the order that batches have them. ValueError for a name that occurs twice."""
+    names = [one.strip() for one in name.split(",")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"domain: expected different names with commas between, got {name!r}")
+    known = list(_DOMAINS)
+    return tuple(sorted(names, key=lambda one: known.index(one) if one in known else len(known)))
+
+
 def get_domain(name: str) -> Domain:
-    """The domain called ``name``; ValueError names the valid ones. Imports only that domain's libraries."""
+    """The domain called ``name``, or several with commas between; ValueError names the valid ones. Imports only the
+    libraries of these."""
+    if "," in name:
+        from unitrans.domains.joint import JointDomain
+
+        names = domain_names(name)
+        return cast(Domain, JointDomain({one: get_domain(one) for one in names}))
     if name not in _DOMAINS:
         valid = ", ".join(sorted(_DOMAINS))
         raise ValueError(f"unknown domain {name!r}: expected one of {valid}{nearest_name(name, _DOMAINS)}")

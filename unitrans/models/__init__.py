@@ -22,6 +22,7 @@ from unitrans.models.bert import (
 )
 from unitrans.models.gpt2 import Gpt2Config, Gpt2LMHeadModel, Gpt2Model
 from unitrans.models.graphormer import Graphormer, GraphormerConfig, GraphormerModel
+from unitrans.models.joint import JointConfig, JointModel
 from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
 from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
@@ -34,6 +35,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "swinv2": (Swinv2Config, Swinv2Model),
     "vit": (VitConfig, VitModel),
     "graphormer": (GraphormerConfig, GraphormerModel),
+    "joint": (JointConfig, JointModel),
 }
 
 for _config, _model in MODELS.values():
@@ -64,6 +66,8 @@ __all__ = [
     "Gpt2Config",
     "Gpt2LMHeadModel",
     "Gpt2Model",
+    "JointConfig",
+    "JointModel",
     "SwinBackbone",
     "SwinConfig",
     "SwinForImageClassification",

@@ -13,7 +13,15 @@ from transformers import PreTrainedModel
 
 from unitrans.models.bert import IGNORED, encoded
 from unitrans.models.images import EncoderOutput
-from unitrans.models.text import TextConfig, TextEncoder, TextPlans, TextPooling, padded_like
+from unitrans.models.text import (
+    TextConfig,
+    TextEncoder,
+    TextNorm,
+    TextPlans,
+    TextPooling,
+    check_norm,
+    padded_like,
+)
 from unitrans.nn import Activation
 from unitrans.nn.block import KeyValues
 
@@ -23,19 +31,20 @@ class Gpt2Config(TextConfig):
 
     model_type = "unitrans-gpt2"
     causal = True
-    norm = "pre"
 
     vocab_size: int = 50257
     max_position_embeddings: int = 1024
     type_vocab_size: int = 0
     activation: Activation = "gelu_tanh"
     pooling: TextPooling = "last"
+    norm: TextNorm = "pre"
     layer_norm_eps: float = 1e-5
     pad_token_id: int | None = None
 
     @property
     def layout_family(self) -> str:
-        """Whose names the weights have in transformers."""
+        """Whose names the weights have in transformers. ValueError for a model that it cannot hold."""
+        check_norm(self, "pre")
         return "gpt2"
 
 

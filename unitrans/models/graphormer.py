@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
+from unitrans.models.blocks import Stream, through_blocks
 from unitrans.models.graphormer_plans import (
     GraphormerPlans,
     check_values,
@@ -283,21 +284,29 @@ class GraphormerModel(GraphormerPreTrainedModel):
 
     def encode(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
         """Embedded rows [T', C] through all blocks and the final norm -> [T', C]."""
-        return self.norm(self.encode_blocks(x, plans)[-1])
+        return self.leave(self.encode_blocks(x, plans)[-1])
 
     def encode_blocks(self, x: Tensor, plans: GraphormerPlans) -> list[Tensor]:
         """Embedded rows [T', C] -> the rows behind every block."""
+        return through_blocks(self.blocks, self.enter(x, plans))
+
+    def enter(self, x: Tensor, plans: GraphormerPlans) -> Stream:
+        """Embedded rows [T', C] in front of the blocks, with the bias of pairs."""
         groups = plans.groups if plans.visible_groups is None else plans.visible_groups
-        bias, rows = self.bias(plans), []
-        for block in self.blocks:
-            x = block(x, groups, bias)
-            rows.append(x)
-        return rows
+        return Stream(x, groups, self.bias(plans))
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Rows [T', C] behind the blocks -> rows [T', C] behind the final norm where there is one."""
+        return self.norm(x)
 
     def features(self, nodes: Tensor, plans: GraphormerPlans, perturbation: Tensor | None = None) -> Tensor:
         """nodes int64 [T, F] -> last rows [T', C], or those that the plans keep; perturbation as in `embed_nodes`."""
+        return self.encode(self.embed_kept(nodes, plans, perturbation), plans)
+
+    def embed_kept(self, nodes: Tensor, plans: GraphormerPlans, perturbation: Tensor | None = None) -> Tensor:
+        """As `embed`: the rows that the plans keep."""
         x = self.embed(nodes, plans, perturbation)
-        return self.encode(x if plans.visible is None else gather_rows(x, plans.visible), plans)
+        return x if plans.visible is None else gather_rows(x, plans.visible)
 
     def pool(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
         """Last rows [T', C] -> [B, C]: the graph tokens, through the transform of the head where there is one."""

@@ -351,6 +351,10 @@ class SwinModel(SwinPreTrainedModel):
         """The same: all rows are those of patches."""
         return self.encode(x, plans)
 
+    def token_rows(self, x: Tensor, plans: SwinPlans) -> Tensor:
+        """Last rows [T_last, C] -> those of patches: all of them."""
+        return x
+
     def encode_stages(self, x: Tensor, plans: SwinPlans) -> list[Tensor]:
         """Embedded rows [T, C] -> the rows [T_s, C_s] of every stage, before its merge and without final norm."""
         if self.absolute_pos_embed is not None:

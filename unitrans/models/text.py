@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from unitrans.models.blocks import Stream, through_blocks
 from unitrans.models.images import EncoderOutput, check_sizes, mean_per_sample
 from unitrans.models.text_plans import TextPlans
 from unitrans.nn import Activation, Block, TokenEmbed
-from unitrans.nn.block import KeyValues, NormPlacement
+from unitrans.nn.block import KeyValues
 
 TextPooling = Literal["mean", "first", "last", "pooler"]
 PositionInit = Literal["normal", "sinusoidal"]
+TextNorm = Literal["post", "pre"]
 
 
 class TextConfig(PreTrainedConfig):
@@ -35,6 +37,7 @@ class TextConfig(PreTrainedConfig):
         attn_drop_rate: dropout of attention weights.
         pooling: one vector for a document: the mean of its rows, its first or last row, or pooler: a layer with
             tanh on the first (BERT).
+        norm: where the LayerNorms of the blocks stand: post (BERT) or pre (GPT-2), which has a final norm.
         layer_norm_eps: of all LayerNorms.
         initializer_range: deviation of fresh weights; narrow models learn faster with more, about dim ** -0.5.
         position_init: fresh position embeddings: normal as the others, or sinusoidal (Vaswani et al. 2017, section
@@ -44,7 +47,6 @@ class TextConfig(PreTrainedConfig):
     """
 
     causal: ClassVar[bool] = False
-    norm: ClassVar[NormPlacement] = "post"
 
     vocab_size: int = 30522
     embed_dim: int = 768
@@ -58,6 +60,7 @@ class TextConfig(PreTrainedConfig):
     drop_rate: float = 0.1
     attn_drop_rate: float = 0.1
     pooling: TextPooling = "mean"
+    norm: TextNorm = "post"
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     position_init: PositionInit = "normal"
@@ -81,6 +84,7 @@ class TextConfig(PreTrainedConfig):
         for name, kind in (
             ("activation", Activation),
             ("pooling", TextPooling),
+            ("norm", TextNorm),
             ("position_init", PositionInit),
         ):
             if getattr(self, name) not in get_args(kind):
@@ -108,6 +112,15 @@ class TextConfig(PreTrainedConfig):
                 f"{self.max_position_embeddings} tokens, got one of {longest}; cut it into chunks"
             )
         return TextPlans.from_lengths(lengths, causal=self.causal)
+
+
+def check_norm(config: TextConfig, published: TextNorm) -> None:
+    """ValueError for a model whose norms do not stand where the published one has them."""
+    if config.norm != published:
+        raise ValueError(
+            f"model.norm: transformers has no {config.model_type.removeprefix('unitrans-')} with norm={config.norm}, "
+            f"so its weights have no names there; expected {published}"
+        )
 
 
 class PackedText(NamedTuple):
@@ -239,24 +252,32 @@ class TextEncoder(PreTrainedModel):
 
     def encode(self, x: Tensor, plans: TextPlans) -> Tensor:
         """Embedded rows [T, C] through all blocks -> [T, C]."""
-        return self.norm(self.encode_blocks(x, plans)[-1])
+        return self.leave(self.encode_blocks(x, plans)[-1])
 
     def encode_blocks(
         self, x: Tensor, plans: TextPlans, past: Sequence[KeyValues] | None = None
     ) -> list[Tensor]:
         """Embedded rows [T, C] -> the rows [T, C] behind every block; past: of every block, see `Attention`."""
-        rows = []
-        for number, block in enumerate(self.blocks):
-            x = block(x, plans.groups, past=None if past is None else past[number])
-            rows.append(x)
-        return rows
+        return through_blocks(self.blocks, self.enter(x, plans), past)
+
+    def enter(self, x: Tensor, plans: TextPlans) -> Stream:
+        """Embedded rows [T, C] in front of the blocks."""
+        return Stream(x, plans.groups)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Rows [T, C] behind the blocks -> rows [T, C] behind the final norm, which pre-norm models have."""
+        return self.norm(x)
 
     def features(self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None) -> Tensor:
         """Tokens int64 [T] of whole documents -> last rows [T, C], or those that the plans keep."""
+        return self.encode(self.embed_kept(input_ids, plans, token_type_ids), plans)
+
+    def embed_kept(self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None) -> Tensor:
+        """As `embed`, of whole documents: rows of the tokens that the plans keep."""
         if plans.visible is not None:
             input_ids = input_ids[plans.visible.index]
             token_type_ids = None if token_type_ids is None else token_type_ids[plans.visible.index]
-        return self.encode(self.embed(input_ids, plans, token_type_ids), plans)
+        return self.embed(input_ids, plans, token_type_ids)
 
     def pool(self, x: Tensor, plans: TextPlans) -> Tensor:
         """Rows [T, C] -> [B, C] by `config.pooling`."""

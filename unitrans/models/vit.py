@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
+from unitrans.models.blocks import Stream, through_blocks
 from unitrans.models.images import (
     EncoderOutput,
     HasImageEncoder,
@@ -314,10 +315,14 @@ class VitModel(VitPreTrainedModel):
 
     def encode_rows(self, x: Tensor, plans: VitPlans) -> Tensor:
         """Embedded rows [T, C] through all blocks and the final norm -> [T', C], class tokens included."""
-        return self.norm(self.encode_blocks(x, plans)[-1])
+        return self.leave(self.encode_blocks(x, plans)[-1])
 
     def encode_blocks(self, x: Tensor, plans: VitPlans) -> list[Tensor]:
         """Embedded rows [T, C] -> the rows [T', C] behind every block, class tokens included."""
+        return through_blocks(self.blocks, self.enter(x, plans))
+
+    def enter(self, x: Tensor, plans: VitPlans) -> Stream:
+        """Embedded rows [T, C] -> rows [T', C] in front of the blocks: class tokens and positions added."""
         if self.cls_token is not None:
             assert plans.tokens is not None, "plans of a configuration with cls_token have a place for it"
             added = plans.tokens.index < 0
@@ -326,11 +331,11 @@ class VitModel(VitPreTrainedModel):
             x = x + F.embedding(plans.place, self.pos_embed[0])
         x = self.pos_drop(x)
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
-        num_samples, rows = plans.token_counts.shape[0], []
-        for block in self.blocks:
-            x = block(x, plans.groups, bias, sample_index=plans.sample_index, num_samples=num_samples)
-            rows.append(x)
-        return rows
+        return Stream(x, plans.groups, bias, plans.sample_index, plans.token_counts.shape[0])
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Rows [T', C] behind the blocks -> rows [T', C] behind the norm of rows."""
+        return self.norm(x)
 
     def token_rows(self, x: Tensor, plans: VitPlans) -> Tensor:
         """Rows [T', C] -> those of the tokens that were given [T, C], here patches."""

@@ -83,6 +83,7 @@ class Objective:
     Attributes:
         name: as on the command line.
         domains: names of the domains it is made for.
+        joint: whether it is for several of them in one batch; False: for one at a time.
         label_kinds: the kinds of labels it learns from, () for none.
         shows: what it predicts where it learns from no labels: hidden pixels, tokens of patches, tokens of text, nodes
             of graphs, features of a teacher, or something else.
@@ -99,13 +100,14 @@ class Objective:
 
     name: ClassVar[str]
     domains: ClassVar[tuple[str, ...]]
+    joint: ClassVar[bool] = False
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ()
     shows: ClassVar[Shows] = "other"
     decays_tokens: ClassVar[bool] = False
     needs_fit: ClassVar[bool] = False
     beside: ClassVar[Mapping[str, str]] = {}
     Options: ClassVar[type[pydantic.BaseModel]]
-    metric_names: ClassVar[tuple[str, ...]] = ()
+    metric_names: tuple[str, ...] = ()
     headline: str = "loss"
     greater_is_better: bool = False
     best: str = "loss"

@@ -4,13 +4,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitrans.models.bert import IGNORED
 from unitrans.objectives.base import Labels, SignalOutput
-from unitrans.objectives.mlm import TokenObjective, token_output
+from unitrans.objectives.mlm import TokenObjective, label_count, predicted_rows, token_output
 
 
 class ClmOptions(pydantic.BaseModel):
@@ -62,10 +61,29 @@ class ClmHead(nn.Module):
         predicted: Tensor | None = None,
     ) -> SignalOutput:
         """As `MlmHead.forward`; labels int64 [T] are the tokens that follow (not shifted here)."""
-        rows = encoder.features(input_ids, plans)
-        if predicted is None:
-            every = torch.arange(len(input_ids), device=rows.device)
-            predicted = every if labels is None else (labels != IGNORED).nonzero().squeeze(1)
+        rows = encoder.encode(self.enter(encoder, input_ids, plans), plans)
+        return self.leave(encoder, rows, input_ids, plans, labels, predicted)
+
+    def enter(self, encoder: Any, input_ids: Tensor, plans: Any) -> Tensor:
+        """Rows [T, C] for the encoder."""
+        return encoder.embed_kept(input_ids, plans)
+
+    @staticmethod
+    def count(labels: Tensor | None = None, predicted: Tensor | None = None) -> int:
+        """num_targets of a batch, before anything is computed."""
+        return label_count(labels, predicted)
+
+    def leave(
+        self,
+        encoder: Any,
+        rows: Tensor,
+        input_ids: Tensor,
+        plans: Any,
+        labels: Tensor | None = None,
+        predicted: Tensor | None = None,
+    ) -> SignalOutput:
+        """What is predicted from the encoder's last rows [T, C], and the loss."""
+        predicted = predicted_rows(input_ids, labels) if predicted is None else predicted
         logits = F.linear(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
         targets = None if labels is None else labels.index_select(0, predicted)
         return token_output(logits, targets, predicted, len(input_ids), with_candidates=not self.training)

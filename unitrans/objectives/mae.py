@@ -128,8 +128,23 @@ class MaeHead(nn.Module):
             loss_sum: sum of squared errors over hidden values, of normalised ones with norm_pix_loss; num_targets: how
             many values those are; prediction: [T, in_chans*p*p] in the units and order of patches.
         """
+        rows = encoder.encode_rows(self.enter(encoder, patches, plans), plans)
+        return self.leave(encoder, rows, patches, plans, mask)
+
+    def enter(self, encoder: Any, patches: Tensor, plans: Any) -> Tensor:
+        """Rows [T, C] of the visible patches for the encoder."""
+        return encoder.embed(encoder.visible(patches, plans))
+
+    @staticmethod
+    def count(patches: Tensor, mask: Tensor | None = None) -> int:
+        """num_targets of a batch, before anything is computed."""
+        return 0 if mask is None else int(mask.sum()) * patches.shape[1]
+
+    def leave(
+        self, encoder: Any, rows: Tensor, patches: Tensor, plans: Any, mask: Tensor | None = None
+    ) -> SignalOutput:
+        """What is predicted from the encoder's last rows [T', C], and the loss; see `forward`."""
         mask = no_mask(patches) if mask is None else mask
-        rows = encoder.encode_rows(encoder.embed(encoder.visible(patches, plans)), plans)
         prediction = self.in_our_order(self.decoder(rows, plans.whole))
         target, shown = patches, prediction
         if self.norm_pix_loss:

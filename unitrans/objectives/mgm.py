@@ -184,10 +184,32 @@ class CategoryHead(nn.Module):
             many there are; prediction: int64 [T], the most likely first feature of every node.
         """
         rows = (
-            encoder.features(nodes, plans)
+            encoder.encode(self.enter(encoder, nodes, plans), plans)
             if self.decoder is None or plans.visible is None
             else self.decoder(encoder, nodes, plans)
         )
+        return self.leave(encoder, rows, plans, mask, node_labels, edge_ends, edge_labels)
+
+    def enter(self, encoder: Any, nodes: Tensor, plans: Any) -> Tensor:
+        """Rows [T', C] for the encoder; see `forward`."""
+        return encoder.embed_kept(nodes, plans)
+
+    @staticmethod
+    def count(mask: Tensor | None = None, edge_labels: Tensor | None = None) -> int:
+        """num_targets of a batch, before anything is computed."""
+        return 0 if mask is None or edge_labels is None else int(mask.sum()) + edge_labels.shape[0]
+
+    def leave(
+        self,
+        encoder: Any,
+        rows: Tensor,
+        plans: Any,
+        mask: Tensor | None = None,
+        node_labels: Tensor | None = None,
+        edge_ends: Tensor | None = None,
+        edge_labels: Tensor | None = None,
+    ) -> SignalOutput:
+        """What is predicted from last rows [T', C] of whole graphs, and the loss; see `forward`."""
         rows = encoder.pooler(encoder.rows_of_nodes(rows, plans))
         logits = self.node_out(rows).float()
         prediction = logits[:, : self.node_categories[0]].argmax(1)

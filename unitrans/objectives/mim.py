@@ -244,7 +244,7 @@ class PixelHead(nn.Module):
         """Hide, encode, predict.
 
         Args:
-            encoder: has embed(patches) and encode(rows, plans); its plans have `cover`.
+            encoder: has embed(patches), encode_rows(rows, plans) and token_rows(rows, plans); its plans have `cover`.
             patches: [T, in_chans*p*p], normalised pixels.
             plans: the encoder's plans of the batch.
             mask: bool [T], True = hidden and predicted; None hides nothing (and sums nothing).
@@ -253,18 +253,34 @@ class PixelHead(nn.Module):
             loss_sum: sum of absolute errors over hidden values; num_targets: how many values those are;
             prediction: [T, in_chans*p*p] in the order of patches.
         """
+        rows = encoder.encode_rows(self.enter(encoder, patches, plans, mask), plans)
+        return self.leave(encoder, rows, patches, plans, mask)
+
+    def enter(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> Tensor:
+        """Rows [T, C] for the encoder: embedded patches, hidden ones replaced; see `forward`."""
+        x = encoder.embed(encoder.visible(patches, plans))
+        if self.mask_token is None or mask is None:
+            return x
+        return torch.where(mask[:, None], self.mask_token.to(x.dtype), x)
+
+    def leave(
+        self, encoder: Any, rows: Tensor, patches: Tensor, plans: Any, mask: Tensor | None = None
+    ) -> SignalOutput:
+        """What is predicted from the encoder's last rows [T', C], and the loss; see `forward`."""
         mask = no_mask(patches) if mask is None else mask
-        prediction = self.predict(encoder, patches, plans, mask)
+        prediction = self.predict(encoder, rows, plans)
         return masked_l1(prediction, patches, mask, prediction)
 
-    def predict(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor) -> Tensor:
+    @staticmethod
+    def count(patches: Tensor, mask: Tensor | None = None) -> int:
+        """num_targets of a batch, before anything is computed."""
+        return 0 if mask is None else int(mask.sum()) * patches.shape[1]
+
+    def predict(self, encoder: Any, rows: Tensor, plans: Any) -> Tensor:
         """What the decoder says for every input patch, [T, in_chans*p*p]."""
-        x = encoder.embed(encoder.visible(patches, plans))
-        if self.mask_token is not None:
-            x = torch.where(mask[:, None], self.mask_token.to(x.dtype), x)
         if isinstance(self.decoder, BlockDecoder):
-            return self.per_patch(self.decoder(encoder.encode_rows(x, plans), plans.whole), plans)
-        return self.per_patch(self.decoder(encoder.encode(x, plans)), plans)
+            return self.per_patch(self.decoder(rows, plans.whole), plans)
+        return self.per_patch(self.decoder(encoder.token_rows(rows, plans)), plans)
 
     def per_patch(self, squares: Tensor, plans: Any) -> Tensor:
         """Decoded squares [T_last, in_chans*s*s] of s = total_stride pixels -> input patches [T, in_chans*p*p]."""
@@ -313,11 +329,24 @@ class NormalizedPixelHead(PixelHead):
         loss_sum is in units of the normalised target. prediction is in units of `patches`: what the decoder
         says times the deviation plus the mean of the true image.
         """
+        rows = encoder.encode_rows(self.enter(encoder, patches, plans, mask), plans)
+        return self.leave(encoder, rows, patches, plans, mask, grids)
+
+    def leave(
+        self,
+        encoder: Any,
+        rows: Tensor,
+        patches: Tensor,
+        plans: Any,
+        mask: Tensor | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
+    ) -> SignalOutput:
+        """As `PixelHead.leave`; see `forward`."""
         if grids is None:
             raise ValueError("grids: norm_target needs (h, w) of every image in patches, got none")
         mask = no_mask(patches) if mask is None else mask
         mean, deviation = self.statistics(patches, grids)
-        prediction = self.predict(encoder, patches, plans, mask)
+        prediction = self.predict(encoder, rows, plans)
         return masked_l1(prediction, (patches - mean) / deviation, mask, prediction * deviation + mean)
 
     def statistics(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:

@@ -222,15 +222,50 @@ class MlmHead(MaskedLMHead):
             loss_sum: summed cross-entropy in nats; num_targets: P; prediction: int64 [T, CANDIDATES] in eval mode,
             the likeliest tokens (-100 in rows that are not predicted).
         """
-        rows = encoder.features(input_ids, plans, token_type_ids)
+        rows = encoder.encode(self.enter(encoder, input_ids, plans, token_type_ids), plans)
+        return self.leave(encoder, rows, input_ids, plans, labels, predicted)
+
+    def enter(
+        self, encoder: Any, input_ids: Tensor, plans: Any, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Rows [T, C] for the encoder; see `forward`."""
+        return encoder.embed_kept(input_ids, plans, token_type_ids)
+
+    def leave(
+        self,
+        encoder: Any,
+        rows: Tensor,
+        input_ids: Tensor,
+        plans: Any,
+        labels: Tensor | None = None,
+        predicted: Tensor | None = None,
+    ) -> SignalOutput:
+        """What is predicted from the encoder's last rows [T, C], and the loss; see `forward`."""
         if self.decoder is not None and plans.whole is not None:
             rows = self.decoder(rows, plans.whole)
-        if predicted is None:
-            every = torch.arange(len(input_ids), device=rows.device)
-            predicted = every if labels is None else (labels != IGNORED).nonzero().squeeze(1)
+        predicted = predicted_rows(input_ids, labels) if predicted is None else predicted
         logits = self.scores(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
         targets = None if labels is None else labels.index_select(0, predicted)
         return token_output(logits, targets, predicted, len(input_ids), with_candidates=not self.training)
+
+    @staticmethod
+    def count(labels: Tensor | None = None, predicted: Tensor | None = None) -> int:
+        """num_targets of a batch, before anything is computed."""
+        return label_count(labels, predicted)
+
+
+def predicted_rows(input_ids: Tensor, labels: Tensor | None) -> Tensor:
+    """int64 [P], the rows whose label is not -100; all without labels."""
+    if labels is None:
+        return torch.arange(len(input_ids), device=input_ids.device)
+    return (labels != IGNORED).nonzero().squeeze(1)
+
+
+def label_count(labels: Tensor | None, predicted: Tensor | None) -> int:
+    """How many tokens are predicted and have a label."""
+    if labels is None:
+        return 0
+    return int((labels != IGNORED).sum()) if predicted is None else len(predicted)
 
 
 def token_output(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -105,7 +106,17 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
         part, _, rest = name.partition(".")
         if part == "encoder":
             return int(self.encoder.layer_id(rest))
-        return 0 if rest == "mask_token" else self.num_layers - 1
+        return 0 if rest.rpartition(".")[2] == "mask_token" and "decoder" not in rest else self.num_layers - 1
+
+    def num_tokens(self, batch: Mapping[str, Any]) -> int:
+        """Rows of the input of a batch, in all domains."""
+        if self.objective.joint:
+            return sum(
+                len(batch[name][part.input_names[0]])
+                for name, part in self.encoder.parts.items()
+                if name in batch
+            )
+        return len(batch[self.main_input_name])
 
     def freeze_encoder(self) -> None:
         """Trains the head alone. ValueError where the head has nothing to train, or needs an encoder that learns."""

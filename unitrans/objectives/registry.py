@@ -11,6 +11,7 @@ from unitrans.objectives.mae import MaskedAutoencoder
 from unitrans.objectives.mgm import MaskedGraphModeling
 from unitrans.objectives.mim import MaskedImageModeling
 from unitrans.objectives.mlm import MaskedLanguageModeling
+from unitrans.objectives.msm import MaskedSignalModeling
 from unitrans.objectives.supervised import Classification, Regression
 from unitrans.objectives.tokens import TokenClassification
 
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         DiscreteTargets,
         TeacherFeatures,
         MaskedLanguageModeling,
+        MaskedSignalModeling,
         CausalLanguageModeling,
         MaskedGraphModeling,
         Classification,

@@ -79,7 +79,7 @@ def model_card(session: Session, run: Path | None, step: int) -> str:
         "",
         "## Data",
         "",
-        f"{config.data['path']}: {len(source):,} training samples, {held_out}.",
+        f"{config.data_name}: {len(source):,} training samples, {held_out}.",
         "",
         *notes,
         "",

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unitrans.domains.base import Domain, get_domain, nearest_name
+from pydantic import BaseModel
+
+from unitrans.domains.base import Domain, domain_names, get_domain, get_domain_names, nearest_name
 from unitrans.train.arguments import train_config_class
 from unitrans.train.errors import ConfigError, user_errors
-from unitrans.train.parameters import parameters_of, unknown_key, validate
+from unitrans.train.parameters import nested, unknown_key, validate
+from unitrans.train.sections import model_class, objective_class, section_classes
 from unitrans.train.yaml12 import dump_value, load
 
 SECTIONS = ("data", "model", "objective", "train")
@@ -47,11 +50,23 @@ class RunConfig:
 
     def model_config(self) -> Any:
         """The model's own configuration object. ValueError where its values do not go together."""
-        return _model_class(self.model["name"])(**_without_name(self.model))
+        fields = _without_name(self.model)
+        if "," in self.domain:
+            for name in domain_names(self.domain):
+                part = _without_name(fields[name])
+                fields[name] = part | {"model_type": "unitrans-" + self.model[name]["name"]}
+        return model_class(self.model["name"])(**fields)
 
     def objective_class(self) -> Any:
         """The class of the objective."""
-        return _objective_class(self.objective["name"], self.domain)
+        return objective_class(self.objective["name"], self.domain)
+
+    @property
+    def data_name(self) -> str:
+        """What is read, in words."""
+        if "," in self.domain:
+            return ", ".join(f"{name} {self.data[name]['path']}" for name in domain_names(self.domain))
+        return str(self.data["path"])
 
     def make_objective(self, model_config: Any, labels: Any = None) -> Any:
         """The objective for this encoder and these labels. ValueError where they do not fit."""
@@ -66,23 +81,25 @@ class RunConfig:
     def to_yaml(self) -> str:
         """The whole configuration as YAML, every key explained; ``--config`` takes it back."""
         lines = [*_comment("Which domain reads the data."), f"domain: {dump_value(self.domain)}"]
+        classes = section_classes(self.domain, self.to_dict())
         for section in SECTIONS:
             lines += ["", *_comment(_ABOUT[section]), f"{section}:"]
-            explained = self._explanations(section)
-            for key, value in getattr(self, section).items():
-                lines += [*_comment(explained[key], "  "), f"  {key}: {dump_value(value)}"]
+            lines += _explained(classes[section], getattr(self, section), "  ")
         return "\n".join(lines) + "\n"
 
-    def _explanations(self, section: str) -> dict[str, str]:
-        classes: dict[str, type] = {
-            "data": self.get_domain().DataConfig,
-            "model": _model_class(self.model["name"]),
-            "objective": self.objective_class().Options,
-            "train": train_config_class(),
-        }
-        fields = parameters_of(classes[section]).model_fields
-        texts = {name: field.description or "(not described)" for name, field in fields.items()}
-        return texts | {"name": f"Which {section}; the other keys of this section belong to it."}
+
+def _explained(cls: type[BaseModel], values: dict[str, Any], indent: str) -> list[str]:
+    """Lines of YAML, every key with its description in front."""
+    lines = []
+    for key, value in values.items():
+        field = cls.model_fields[key]
+        lines += _comment(field.description or "(not described)", indent)
+        inner = nested(field)
+        if inner is None:
+            lines.append(f"{indent}{key}: {dump_value(value)}")
+        else:
+            lines += [f"{indent}{key}:", *_explained(inner, value, indent + "  ")]
+    return lines
 
 
 def _comment(text: str, indent: str = "") -> list[str]:
@@ -93,29 +110,6 @@ def _comment(text: str, indent: str = "") -> list[str]:
 
 def _without_name(section: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key != "name"}
-
-
-def _model_class(name: str) -> type:
-    from unitrans.models import MODELS
-
-    if name not in MODELS:
-        names = ", ".join(sorted(MODELS))
-        raise ConfigError(f"unknown model {name!r}: expected one of {names}{nearest_name(name, MODELS)}")
-    return MODELS[name][0]
-
-
-def _objective_class(name: Any, domain: str) -> Any:
-    from unitrans.objectives import get_objective
-
-    if not isinstance(name, str):
-        raise ConfigError(f"objective.name: expected a name, got {dump_value(name)}")
-    with user_errors():
-        cls = get_objective(name)
-    if domain not in cls.domains:
-        raise ConfigError(
-            f"objective {name} is not for the domain {domain}: it is for {', '.join(cls.domains)}"
-        )
-    return cls
 
 
 def configs_folder() -> Path:
@@ -272,6 +266,10 @@ def resolve(
     """
     flags: dict[str, Any] = {} if domain is None else {"domain": domain}
     flags |= {} if objective is None else {"objective": {"name": objective}}
+    if data is not None and "," in (domain or ""):
+        raise ConfigError(
+            "--data: name the data of every domain, as in --data.text FILE --data.vision FOLDER"
+        )
     flags |= {} if data is None else {"data": {"path": data}}
     if tokenizer is not None:
         flags["data"] = flags.get("data", {}) | {"tokenizer": tokenizer}
@@ -286,7 +284,11 @@ def resolve(
     for flag, section, key in given_twice:
         if key in flags.get(section, {}) and key in given.get(section, {}):
             raise ConfigError(f"{flag} and {section}.{key}= are both given: leave one out")
-    layers = _merge(read_file(config) if config is not None else {}, _merge(flags, given))
+    file = read_file(config) if config is not None else {}
+    if "," in file.get("domain", "") and "," in (domain or ""):
+        with user_errors():
+            file = _of_domains(file, domain_names(str(domain)))
+    layers = _merge(file, _merge(flags, given))
     layers.setdefault("domain", "vision")
     name = layers["domain"]
     with user_errors():
@@ -297,7 +299,8 @@ def resolve(
             raise ConfigError(f"--target and data.{key}= are both given: leave one out")
         layers = _merge(layers, {"data": {key: target}})
     objective_name = layers.get("objective", {}).get("name", getattr(chosen, "default_objective", "mim"))
-    _objective_class(objective_name, name)
+    objective_class(objective_name, name)
+    layers["domain"] = name = chosen.name
     defaults = _defaults(name, objective_name, layers)
     start = layers.get("train", {}).get("init")
     if isinstance(start, str):
@@ -306,7 +309,7 @@ def resolve(
         data_section = _merge(defaults, layers).get("data", {})
         field = chosen.DataConfig.model_fields.get("image_size")
         size = data_section.get("image_size", None if field is None else field.default)
-        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}), size)})
+        defaults = _merge(defaults, {"model": model_settings(start, layers.get("model", {}), name, size)})
     if hasattr(chosen, "settings"):
         with user_errors():
             defaults = _merge(defaults, chosen.settings(_merge(defaults, layers)))
@@ -316,37 +319,58 @@ def resolve(
 
 
 def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, Any]:
-    path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
     folder = configs_folder()
+    if "," in domain:
+        return _of_domains(read_file(str(folder / f"joint-{objective}.yaml")), domain_names(domain))
+    path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
     for file in (folder / f"{domain}-{objective}-{path}.yaml", folder / f"{domain}-{objective}.yaml"):
         if file.parent == folder and file.is_file():
             return read_file(str(file))
     return {}
 
 
+def _of_domains(layer: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A configuration for all domains without those that a run does not have."""
+    others = {name for name in get_domain_names() if name not in names}
+
+    def kept(value: Any) -> Any:
+        return {k: kept(v) for k, v in value.items() if k not in others} if isinstance(value, dict) else value
+
+    return {"domain": ",".join(names)} | {section: kept(layer.get(section, {})) for section in SECTIONS}
+
+
 def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
-    data = validate(domain.DataConfig, layers.get("data", {}), "data")
-    model = dict(layers.get("model", {}))
-    if not isinstance(model.get("name"), str):
+    model, several = dict(layers.get("model", {})), "," in name
+    if not several and not isinstance(model.get("name"), str):
         raise ConfigError(f"model.name: expected the name of a model, got {dump_value(model.get('name'))}")
-    model_class = _model_class(model["name"])
-    for parameter, key in _FOLLOWS.items():
-        if (
-            parameter in parameters_of(model_class).model_fields
-            and key in data
-            and model.get(parameter) is None
-        ):
-            model[parameter] = data[key]
-    objective = dict(layers.get("objective", {}))
+    if not several and model["name"] == "joint":
+        raise ConfigError(f"model.name: joint is for several domains, such as vision,text, got {name}")
+    classes = section_classes(name, layers)
+    data = validate(classes["data"], layers.get("data", {}), "data")
+    if several:
+        for one in domain_names(name):
+            inner = nested(classes["model"].model_fields[one])
+            assert inner is not None
+            model[one] = _following(inner, dict(model.get(one) or {}), data[one])
+            data[one] = absolute_paths(data[one], get_domain(one).embedded)
+    else:
+        model = _following(classes["model"], model, data)
+        data = absolute_paths(data, domain.embedded)
     sections = {
-        "model": {"name": model["name"]} | validate(model_class, _without_name(model), "model"),
-        "objective": {"name": objective["name"]}
-        | validate(_objective_class(objective["name"], name).Options, _without_name(objective), "objective"),
-        "train": validate(train_config_class(), layers.get("train", {}), "train"),
+        "model": validate(classes["model"], model, "model"),
+        "objective": validate(classes["objective"], dict(layers.get("objective", {})), "objective"),
+        "train": validate(classes["train"], layers.get("train", {}), "train"),
     }
     check_schedule(sections["train"])
     sections["train"] = absolute_paths(sections["train"], (), ("init",))
-    return RunConfig(domain=name, data=absolute_paths(data, domain.embedded), **sections)
+    return RunConfig(domain=name, data=data, **sections)
+
+
+def _following(cls: type[BaseModel], model: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """A ``model`` section with what it takes from the data."""
+    followed = {key: data[source] for key, source in _FOLLOWS.items() if source in data}
+    missing = {k: v for k, v in followed.items() if k in cls.model_fields and model.get(k) is None}
+    return model | missing
 
 
 def check_schedule(train: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
     held_out = "nothing held out" if validation is None else f"{len(validation):,} held out"
     model, objective = config.model["name"], config.objective["name"]
     say(f"unitrans {unitrans.__version__}: {model} on {config.domain}, objective {objective}")
-    say(f"  data        {config.data['path']}: {len(session.train_source):,} training samples, {held_out}")
+    say(f"  data        {config.data_name}: {len(session.train_source):,} training samples, {held_out}")
     for source in (session.train_source, validation):
         if source is not None:
             skipped = [f"skipped {name}: {reason}" for name, reason in source.skipped]
@@ -72,13 +72,14 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
 
 def tokens_per_sample(session: Session) -> int:
     """Tokens of a sample on average where that is known, else those of the first that can be read."""
-    if session.train_source.num_tokens is not None:
-        return round(sum(session.train_source.num_tokens) / len(session.train_source.num_tokens))
+    known = session.sampler.tokens_per_sample
+    if known is not None:
+        return round(known)
     data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)
     for index in range(len(data)):
         batch = collate([data[VALIDATION, index]])
         if batch.get("sample_ids"):
-            return len(batch[session.model.main_input_name])
+            return session.model.num_tokens(batch)
     raise ConfigError(f"data.path: none of the {len(data):,} training samples can be read")
 
 

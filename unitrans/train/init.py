@@ -13,16 +13,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unitrans.domains.base import domain_names
 from unitrans.models import MODELS
 from unitrans.models.channels import average_channels, inflate_channels
 from unitrans.models.convert import blocks_sharing
 from unitrans.models.convert_config import config_from
 from unitrans.models.files import read_config
+from unitrans.models.joint import PARTS
 from unitrans.models.recognise import configured
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init_foreign import FINAL_NORMS, WORD_ROWS, grown_rows, init_foreign, read_foreign
+from unitrans.train.init_joint import JointPart, is_joint, join_settings, leave_settings, left
 from unitrans.train.init_own import as_checkpoint, own_encoder
 from unitrans.train.parameters import parameters_of
 
@@ -64,17 +67,22 @@ _OWN_SETTINGS |= {
 }
 
 
-def model_settings(name: str, given: Mapping[str, Any], image_size: Any = None) -> dict[str, Any]:
+def model_settings(
+    name: str, given: Mapping[str, Any], domain: str, image_size: Any = None
+) -> dict[str, Any]:
     """The ``model`` section that weights ask for; {} where they are none that can be read (`init_weights` says why).
 
     Args:
         name: as in `init_weights`.
         given: the section as far as the user has set it, for what weights do not tell.
+        domain: of the run, or several with commas between.
         image_size: of the data, which a model of images follows.
     """
     path, overrides = Path(name).expanduser(), {key: value for key, value in given.items() if key != "name"}
     with user_errors():
         foreign = read_foreign(path)
+    if foreign is not None and "," in domain:
+        raise ConfigError(f"--init {name}: for several domains expected a run or checkpoint of this program")
     if foreign is not None:
         theirs = read_config(path)
         if theirs is not None:
@@ -94,6 +102,10 @@ def model_settings(name: str, given: Mapping[str, Any], image_size: Any = None) 
         )
     if not isinstance(config, dict):
         return {}
+    if "," in domain:
+        own = {key: value for key, value in config.items() if key not in _OWN_SETTINGS}
+        return _joint_settings(join_settings(own, domain_names(domain), f"--init {name}"))
+    config = leave_settings(config, domain, f"--init {name}")
     model = str(config.get("model_type")).removeprefix("unitrans-")
     if model not in MODELS:
         return {}
@@ -101,7 +113,21 @@ def model_settings(name: str, given: Mapping[str, Any], image_size: Any = None) 
     if model == "swinv2":  # position biases stay those of the weights whatever the windows become
         source = MODELS[model][0](**{key: value for key, value in config.items() if key in fields})
         config = config | {"pretrained_window_sizes": source.measured_windows}
-    return {"name": model} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
+    found = {"name": model} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
+    # What has no class token cannot be pooled by it.
+    return found | ({"pooling": "mean"} if found.get("cls_token") is False else {})
+
+
+def _joint_settings(section: dict[str, Any]) -> dict[str, Any]:
+    """A section of a joint model without what a run takes from its own data and recipe."""
+    for name in PARTS.keys() & section.keys():
+        fields = parameters_of(MODELS[section[name]["name"]][0]).model_fields
+        section[name] = {
+            key: value
+            for key, value in section[name].items()
+            if key == "name" or (key in fields and key not in _OWN_SETTINGS)
+        }
+    return section
 
 
 def init_weights(model: Any, name: str) -> list[str]:
@@ -129,6 +155,16 @@ def init_weights(model: Any, name: str) -> list[str]:
             f"--init {name}: {folder} is not a checkpoint of this program ({' '.join(str(error).split())[:200]})"
         ) from None
     config = model.config
+    if is_joint(config.encoder) and not is_joint(encoder):
+        part = JointPart(model, encoder, f"--init {name}")
+        rest = ", ".join(other for other in model.encoder.parts if other != part.domain)
+        return [
+            *init_weights(part, name),
+            f"they are for {part.domain} and the blocks; {rest} start afresh",
+        ]
+    if is_joint(encoder) and not is_joint(config.encoder):
+        stored, weights = left(stored, weights, config.encoder, f"--init {name}")
+        encoder = dict(stored["encoder"])
     here = config.to_dict()
     channels = (encoder.get("in_chans", 3), config.encoder.get("in_chans", 3))
     # A decoder of Blocks starts afresh with other channels; one linear layer is adapted.

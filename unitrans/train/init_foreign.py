@@ -55,7 +55,8 @@ def init_foreign(model: Any, name: str, weights: dict[str, Tensor], found: Recog
     """
     where = f"--init {name}"
     config = model.config.encoder_config
-    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
+    with user_errors():
+        family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
     if _SAME_MODEL.get(family, family) != _SAME_MODEL.get(found.family, found.family):
         raise ConfigError(
             f"{where} holds {found}, and this model is a {family}: leave the model.* keys out, they follow from the "

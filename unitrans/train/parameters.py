@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from unitrans.domains.base import nearest_name
 from unitrans.train.errors import ConfigError
@@ -73,15 +74,27 @@ def validate(cls: type, values: dict[str, Any], section: str) -> dict[str, Any]:
     ConfigError in one sentence: name, what was expected, what came, a value that would do.
     """
     model = parameters_of(cls)
+    values = dict(values)
+    for name, field in model.model_fields.items():
+        inner, given = nested(field), values.get(name)
+        if inner is not None and (given is None or isinstance(given, dict)):
+            values[name] = validate(inner, given or {}, f"{section}.{name}")
     try:
         return _plain(model.model_validate(values).model_dump())
     except ValidationError as error:
         raise ConfigError(_sentence(error, model, section, values)) from None
 
 
+def nested(field: FieldInfo) -> type[BaseModel] | None:
+    """The pydantic model of a section inside a section; None for any other field."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        first = {"name": value["name"]} if "name" in value else {}
+        return {key: _plain(item) for key, item in (first | value).items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 from transformers.utils import logging as transformers_logging
 
-from unitrans.domains.base import Sample, get_domain
+from unitrans.domains.base import Sample, get_domain, get_domain_names
 from unitrans.objectives import MaskedSignalModel
 from unitrans.objectives.base import Labels
 from unitrans.train import checkpoint as ckpt
@@ -67,6 +67,12 @@ class Trained:
         if stored is None:
             raise ConfigError(
                 f"--checkpoint {name}: it does not say how samples are read, as only checkpoints of unitrans train do"
+            )
+        if "domain" not in stored:
+            names = [name for name in get_domain_names() if name in stored]
+            raise ConfigError(
+                f"--checkpoint {name}: it is a model of several domains ({', '.join(names)}); fine-tune it on one of "
+                f"them first: unitrans train --domain {names[0]} --init {name} ..."
             )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
         held = root if self.notes else init_folder(members[0], flag="--checkpoint")

@@ -54,12 +54,20 @@ def report(
             "\nNothing was held out (data.validation=none), so there is no figure for samples it has not seen."
         )
     for part in judged:
-        figures = _compare(session, part, say)
-        drawn, details = _details(session, run, part, say)
-        files += drawn
-        result |= figures | details if part.name == "validation" else {part.name: figures | details}
+        found: dict[str, Any] = {}
+        for view, own in _by_domain(session, part):
+            if own is not part:
+                say(f"\n{view.domain.name}:")
+            figures = _compare(view, own, say)
+            drawn, details = _details(view, run, own, say)
+            files += drawn
+            found |= figures | details if own is part else {view.domain.name: figures | details}
+        if "loss" not in found:  # of several domains
+            found["loss"] = part.metrics["eval_loss"]
+        result |= found if part.name == "validation" else {part.name: found}
     write_json(run / SUMMARY_FILE, result)
-    files += _pictures(session, trainer, run)
+    for view in session.by_domain().values():
+        files += _pictures(view, trainer, run)
     draw_curves(run / "curves.png", read_metrics(run / METRICS_FILE))
     names = ", ".join(path.name for path in [*files, run / "curves.png"])
     weights = "best" if trainer.state.best_global_step else "latest"
@@ -75,6 +83,26 @@ def report(
     width = max(map(len, commands))
     for command, text in commands.items():
         say(f"  {command:<{width}}  # {text}")
+
+
+def _by_domain(session: Session, part: Judged) -> list[tuple[Session, Judged]]:
+    """A run of several domains and what it reached, domain by domain; of one domain, as they are."""
+    views = session.by_domain()
+    if not session.objective.joint:
+        return [(session, part)]
+    found = []
+    for name, view in views.items():
+        source = part.source.sources.get(name)
+        if source is None:
+            continue
+        start, own = f"eval_{name}_", f"{name}.own."
+        metrics = {
+            "eval_" + key.removeprefix(start): v for key, v in part.metrics.items() if key.startswith(start)
+        }
+        metrics["eval_samples"] = len(source)
+        collected = {key.removeprefix(own): v for key, v in part.collected.items() if key.startswith(own)}
+        found.append((view, Judged(part.name, source, metrics, collected)))
+    return found
 
 
 def _details(
@@ -137,7 +165,7 @@ def _summary(session: Session, figures: dict[str, Any], baselines: list[Baseline
 
 @torch.no_grad()
 def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Path]:
-    """What was hidden and predicted, for held-out samples (training samples when none is held out).
+    """What was hidden and predicted, for held-out samples of a domain (training samples when none is held out).
 
     They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
     """
@@ -146,6 +174,7 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
     source = session.validation_source or session.train_source
     data, collate = session.data(source), trainer.data_collator.for_validation()
     trainer.model.eval()
+    domain: str = session.domain.name
     samples, predictions = [], []
     last = min(len(data), PICTURES) if source.in_order else len(data)
     for start, stop in pairwise(last * part // PICTURES for part in range(PICTURES + 1)):
@@ -154,6 +183,7 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
         )
         for sample in islice(readable, 1):
             samples.append(sample)
-            _, output = trainer.run_model(trainer.model, collate([sample]))
+            _, output = trainer.run_model(trainer.model, collate([sample | {"domain": domain}]))
+            output = output if output.get("parts") is None else output["parts"][domain]
             predictions.append(output["prediction"].float().cpu())
     return session.domain.report(run, source, samples, predictions, session.objective, session.model_config)

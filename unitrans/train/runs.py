@@ -24,6 +24,7 @@ def create_run_folder(output: str | None, domain: str, objective: str) -> Path:
 
     ConfigError when it cannot be made.
     """
+    domain = domain.replace(",", "-")
     try:
         return (
             _next_folder(f"{domain}-{objective}")

@@ -12,8 +12,9 @@ an epoch by chance, those of small ones come back.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -25,7 +26,7 @@ Key = tuple[
 ]  # (turn, index of the sample); a turn is the epoch, or counts further where samples come back
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # two epochs of a few domains
 def _permutation(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(derived_seed(seed, "order", epoch))).permutation(num_samples)
 
@@ -140,6 +141,11 @@ class UpdateSampler:
         parts = cut_by_tokens(sizes, self.accumulation_steps * self.world_size)
         return [[keys[position] for position in part] for part in parts[rank :: self.world_size]]
 
+    @property
+    def tokens_per_sample(self) -> float | None:
+        """Mean over the samples; None where it is not known before they are read."""
+        return None if self.num_tokens is None else sum(self.num_tokens) / len(self.num_tokens)
+
     def updates_per_epoch(self) -> float:
         """Updates in which every sample is seen once on average."""
         return self.num_samples / self.global_batch_size
@@ -147,6 +153,59 @@ class UpdateSampler:
     def epoch_at(self, update: int) -> float:
         """Epochs completed after ``update`` updates."""
         return update * self.global_batch_size / self.num_samples
+
+
+def apportion(total: int, parts: Mapping[str, float]) -> dict[str, int]:
+    """``total`` in whole numbers as the parts say, largest remainders rounded up. ValueError where one gets none."""
+    whole = sum(parts.values())
+    exact = {name: total * part / whole for name, part in parts.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    left = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in left[: total - sum(counts.values())]:
+        counts[name] += 1
+    none = [name for name, count in counts.items() if not count]
+    if none:
+        raise ValueError(
+            f"data.mixing: an update of {total} samples has none of {', '.join(none)}: raise its part or "
+            "train.per_device_train_batch_size"
+        )
+    return counts
+
+
+class JointSampler(UpdateSampler):
+    """The same for several domains, whose samples lie one domain after the other: every update has the same number of
+    each, in the order in which a run on that domain alone would see them.
+
+    sizes: samples of every domain. mixing: parts of an update. Others as in ``UpdateSampler``.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], mixing: Mapping[str, float], **options: Any) -> None:
+        super().__init__(sum(sizes.values()), **options)
+        self.counts = apportion(self.global_batch_size, {name: mixing[name] for name in sizes})
+        self._parts, start = [], 0
+        for name, size in sizes.items():
+            part = UpdateSampler(size, per_device_batch_size=self.counts[name], seed=self.seed)
+            self._parts.append((start, part))
+            start += size
+
+    def global_batch(self, update: int) -> list[Key]:
+        """The keys of update ``update``, domain by domain."""
+        return [
+            (epoch, start + index)
+            for start, part in self._parts
+            for epoch, index in part.global_batch(update)
+        ]
+
+    @property
+    def tokens_per_sample(self) -> float | None:
+        """Mean over an update, not over the data set."""
+        if self.num_tokens is None:
+            return None
+        total = 0.0
+        for start, part in self._parts:
+            own = self.num_tokens[start : start + part.num_samples]
+            total += sum(own) / len(own) * part.global_batch_size
+        return total / self.global_batch_size
 
 
 class MicroBatches(Sampler[list[Key]]):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
+from unitrans.domains.joint import JointDomain, JointSource
 from unitrans.objectives import MaskedSignalModel
 from unitrans.train.card import model_card
 from unitrans.train.config import RunConfig
@@ -22,7 +23,7 @@ from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_weights
 from unitrans.train.processes import world_size
 from unitrans.train.random import derived_seed
-from unitrans.train.sampler import UpdateSampler
+from unitrans.train.sampler import JointSampler, UpdateSampler
 from unitrans.train.schedule import Schedule
 from unitrans.train.trainer import UnitransTrainer
 
@@ -89,6 +90,23 @@ class Session:
             gamma=kwargs.get("gamma", 0.1),
         )
 
+    def by_domain(self) -> dict[str, Session]:
+        """The same run as each of its domains sees it, by name; of one domain, itself."""
+        if not isinstance(self.domain, JointDomain):
+            return {self.domain.name: self}
+        held_out: Any = self.validation_source
+        return {
+            name: replace(
+                self,
+                domain=domain,
+                model_config=self.model_config.parts[name],
+                objective=self.objective.parts[name],
+                train_source=cast(JointSource, self.train_source).sources[name],
+                validation_source=None if held_out is None else held_out.sources.get(name),
+            )
+            for name, domain in self.domain.domains.items()
+        }
+
     def data(self, source: Source) -> CorruptedSamples:
         """A source as the model sees it."""
         return CorruptedSamples(source, self.objective, self.settings["seed"])
@@ -104,16 +122,7 @@ def open_session(config: RunConfig) -> Session:
             config.data_config(), model_config, train["seed"], config.objective_class().label_kinds
         )
         objective = config.make_objective(model_config, train_source.labels)
-        sampler = UpdateSampler(
-            len(train_source),
-            per_device_batch_size=train["per_device_train_batch_size"],
-            accumulation_steps=accumulation_steps(train, world_size()),
-            world_size=world_size(),
-            seed=train["seed"],
-            num_tokens=train_source.num_tokens,
-            in_order=train_source.in_order,
-            classes=_classes(config, train_source) if train["sampling"] == "balanced" else None,
-        )
+        sampler = make_sampler(config, train_source)
         max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
         reading = getattr(train_source, "reading", None)
@@ -128,6 +137,22 @@ def open_session(config: RunConfig) -> Session:
     return Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
+
+
+def make_sampler(config: RunConfig, source: Source) -> UpdateSampler:
+    """The samples of every update of a run on this source."""
+    train = config.train
+    options = {
+        "per_device_batch_size": train["per_device_train_batch_size"],
+        "accumulation_steps": accumulation_steps(train, world_size()),
+        "world_size": world_size(),
+        "seed": train["seed"],
+        "num_tokens": source.num_tokens,
+        "classes": _classes(config, source) if train["sampling"] == "balanced" else None,
+    }
+    if isinstance(source, JointSource):
+        return JointSampler(source.sizes, source.mixing, **options)
+    return UpdateSampler(len(source), in_order=source.in_order, **options)
 
 
 def _classes(config: RunConfig, source: Source) -> Sequence[int]:

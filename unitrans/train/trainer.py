@@ -86,7 +86,7 @@ class UnitransTrainer(Saving, Trainer):
         validation_data: CorruptedSamples | None,
         collate: Collate,
         run: Path | None = None,
-        scale: Tensor | None = None,
+        scale: Any = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         had_use_cache = hasattr(getattr(model, "config", None), "use_cache")
@@ -182,6 +182,27 @@ class UnitransTrainer(Saving, Trainer):
         self._sums: list[tuple[Tensor, list[str]]] = []
         self._targets: list[Tensor] = []
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        """The micro-batches of an update. With several domains each is told what a target of a domain counts, for
+        which the targets of all of them, in all processes, are counted first."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        objective, head = self.model.objective, self.model.head
+        if not objective.joint:
+            return batches, items
+        counts = torch.tensor(
+            [list(head.count(batch).values()) for batch in batches], dtype=torch.int64, device=device
+        ).sum(0)
+        if self.args.world_size > 1:
+            dist.all_reduce(counts)
+        weights = objective.target_weights(dict(zip(objective.parts, counts.tolist(), strict=True)))
+        for batch in batches:
+            batch["target_weights"] = {
+                d: torch.tensor(w, dtype=torch.float32, device=device) for d, w in weights.items()
+            }
+        return batches, items
+
     def training_step(
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -195,7 +216,7 @@ class UnitransTrainer(Saving, Trainer):
         ids = inputs.get("sample_ids", [])
         if ids:
             tensors, output = self.run_model(model, inputs)
-            self.tokens_seen += len(tensors[self._main_input()])
+            self.tokens_seen += self.model.num_tokens(tensors)
             loss_sum, targets = output["loss_sum"], output["num_targets"]
         else:  # nothing in it can be read: a zero that keeps processes in step
             for sample in inputs["skipped"]:
@@ -213,6 +234,10 @@ class UnitransTrainer(Saving, Trainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         return self._finish_update()
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """As transformers estimates them; none where it does not find its one tensor of inputs."""
+        return 0 if self.model.objective.joint else int(super().floating_point_ops(inputs))
 
     def _finish_update(self) -> Tensor:
         """Divides the gradients by the number of targets of all micro-batches and processes; returns the loss."""
@@ -366,7 +391,10 @@ class UnitransTrainer(Saving, Trainer):
             metrics[f"eval_{name}"] = total / max(count, 1)
         self.collected = {}
         if collected:
-            self.collected = {key: torch.cat([batch[key] for batch in collected]) for key in collected[0]}
+            keys = dict.fromkeys(key for batch in collected for key in batch)
+            self.collected = {
+                key: torch.cat([batch[key] for batch in collected if key in batch]) for key in keys
+            }
             figures = self.model.objective.figures(self.collected)
             metrics |= {f"eval_{name}": value for name, value in figures.items()}
         return metrics | {"eval_samples": int(samples), "eval_seconds": round(time.perf_counter() - start, 3)}
@@ -390,9 +418,6 @@ class UnitransTrainer(Saving, Trainer):
         return torch.cat(
             [first, *(metrics[name].double().to(first.device) for name in objective.metric_names)]
         )
-
-    def _main_input(self) -> str:
-        return str(self.model.main_input_name)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if not metrics:  # interrupted: to be done first when the run goes on

@@ -13,6 +13,7 @@ from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.tokenizer import has_tokenizer, load_tokenizer
 from unitrans.models.convert_config import config_from
 from unitrans.models.convert_text_config import TEXT_FAMILIES
+from unitrans.models.joint import domain_of, part_of
 from unitrans.models.text import TextConfig
 
 _FIELDS = [f.name for f in dataclasses.fields(TextConfig) if f.name in TextConfig.__annotations__]
@@ -56,8 +57,10 @@ def _of_folder(name: str) -> dict[str, Any]:
         if stored.get("model_type") in TEXT_FAMILIES:
             config = config_from("hf5", stored).to_dict()
         elif isinstance(stored.get("encoder"), dict):
-            config = stored["encoder"]
+            config = part_of(stored["encoder"], "text") or {}
         else:
+            return {}
+        if domain_of(config) != "text":
             return {}
         layer: dict[str, Any] = {"model": _section(config)}
         holder = next(
