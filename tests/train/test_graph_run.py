@@ -314,7 +314,7 @@ def test_standard_input(trained, monkeypatch, capsys, lines, kind) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", "absent", "x.csv"], "--checkpoint absent: there is no such folder"),
+        (["--checkpoint", "absent", "x.csv"], "--checkpoint absent: there is no such file or folder"),
         (["x.csv"], "required: --checkpoint"),
         (["--checkpoint", "absent", "--batch-size", "0"], "--batch-size: expected at least 1"),
     ],
