@@ -59,7 +59,7 @@ def interleave(
     """Seconds per call of every run, one figure per round.
 
     Args:
-        runs: what to time, in order.
+        runs: what to time, in order; each has run before, so that it is warm.
         seconds: wall time to spend on all, after warming up.
         sample: least seconds of one figure; fast runs are called several times for it.
         rounds: least number of rounds, whatever they take.
@@ -72,7 +72,6 @@ def interleave(
 
     calls = {}
     for name, run in runs.items():
-        run()
         once = timed(run, 1, time.perf_counter)
         if once < sample:
             once = min(once, timed(run, 1, time.perf_counter))
