@@ -216,10 +216,8 @@ def environment() -> dict[str, Any]:
 
 def _command() -> str:
     program = Path(sys.argv[0])
-    if program.suffix == ".py":
-        name = f"python -m {program.parent.name}.{program.stem}"
-    else:
-        name = program.name
+    module = f"python -m {program.parent.name}.{program.stem}"
+    name = module if program.suffix == ".py" else program.name
     return shlex.join([*name.split(), *sys.argv[1:]])
 
 
