@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from benchmarks.timm_import import import_timm
 
@@ -54,11 +55,16 @@ class Model:
     """
 
     title: str
-    build: Callable[[Size, torch.dtype, str], dict[str, Callable[[], Contender]]]
+    build: Callable[[Size, torch.dtype, str, str], dict[str, Callable[[], Contender]]]
     compiled: tuple[str, ...]
     full: Size
     quick: Size
     unit: str = "images"
+
+
+def on(device: str, values: Any) -> Any:
+    """The same with all tensors on a device; plans are trees of tensors too."""
+    return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, values)
 
 
 def _images(size: Size, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -84,7 +90,7 @@ def _timm(name: str, fused: bool, **options: Any) -> nn.Module:
     return model
 
 
-def swin(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Contender]]:
+def swin(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[str, Callable[[], Contender]]:
     """Swin-T 224."""
     import transformers
 
@@ -111,10 +117,10 @@ def swin(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Co
         "transformers eager": lambda: theirs("eager"),
     }
     images, labels = _images(size, 224, dtype)
-    return {k: partial(_classifier, make, images, labels, what) for k, make in makers.items()}
+    return {k: partial(_classifier, make, *on(device, (images, labels)), what) for k, make in makers.items()}
 
 
-def swinv2(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Contender]]:
+def swinv2(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[str, Callable[[], Contender]]:
     """SwinV2-T 256; timm has no fused path for it."""
     import transformers
 
@@ -138,10 +144,10 @@ def swinv2(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], 
         "transformers eager": theirs,
     }
     images, labels = _images(size, 256, dtype)
-    return {k: partial(_classifier, make, images, labels, what) for k, make in makers.items()}
+    return {k: partial(_classifier, make, *on(device, (images, labels)), what) for k, make in makers.items()}
 
 
-def vit(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Contender]]:
+def vit(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[str, Callable[[], Contender]]:
     """ViT-S/16 224."""
     import transformers
 
@@ -169,7 +175,7 @@ def vit(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Con
         "transformers eager": lambda: theirs("eager"),
     }
     images, labels = _images(size, 224, dtype)
-    return {k: partial(_classifier, make, images, labels, what) for k, make in makers.items()}
+    return {k: partial(_classifier, make, *on(device, (images, labels)), what) for k, make in makers.items()}
 
 
 def _texts(size: Size, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -178,7 +184,7 @@ def _texts(size: Size, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
     return texts_of(0, lengths_of(0, size.batch), vocab_size)
 
 
-def bert(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Contender]]:
+def bert(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[str, Callable[[], Contender]]:
     """BERT-base: last rows for inference, masked language modelling as a step. Ours packed, theirs padded."""
     import transformers
 
@@ -194,6 +200,7 @@ def bert(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Co
     kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
     ids, labels = (torch.cat(column) for column in zip(*texts, strict=True))
     plans = config.plans([len(x) for x, _ in texts])
+    batch, kept, ids, labels, plans = on(device, (batch, kept, ids, labels, plans))
 
     def ours() -> Contender:
         if what == INFERENCE:
@@ -219,7 +226,7 @@ def bert(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Co
     }
 
 
-def gpt2(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Contender]]:
+def gpt2(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[str, Callable[[], Contender]]:
     """GPT-2: last rows for inference, the next token as a step. Ours packed, theirs padded."""
     import transformers
 
@@ -236,6 +243,7 @@ def gpt2(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Co
     kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
     ids = torch.cat([x for x, _ in texts])
     plans = config.plans([len(x) for x, _ in texts])
+    batch, kept, ids, plans = on(device, (batch, kept, ids, plans))
 
     def ours() -> Contender:
         if what == INFERENCE:
@@ -259,7 +267,7 @@ def gpt2(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Co
     }
 
 
-def graphormer(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[[], Contender]]:
+def graphormer(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[str, Callable[[], Contender]]:
     """Graphormer slim on graphs of the shape of ZINC's molecules; the other side is the published padded formula."""
     from benchmarks.graph import packed, zinc_like
     from benchmarks.graph_padded import PaddedGraphormer, collate, preprocess
@@ -274,6 +282,7 @@ def graphormer(size: Size, dtype: torch.dtype, what: str) -> dict[str, Callable[
     batch = collate(items)
     if dtype != torch.float32:
         batch["attn_bias"] = batch["attn_bias"].to(dtype)
+    nodes, plans, batch = on(device, (nodes, plans, batch))
 
     def loss(output: Tensor) -> Tensor:
         return output if what == INFERENCE else output.float().abs().sum()

@@ -30,12 +30,17 @@ GOALS = {
 
 
 def _step(
-    make: Callable[[], Contender], what: str, *, compiled: bool = False, attention: bool = True
+    make: Callable[[], Contender],
+    what: str,
+    device: str = "cpu",
+    *,
+    compiled: bool = False,
+    attention: bool = True,
 ) -> Callable[[], object]:
     """One figure's worth of work: the output, or a loss and all gradients (no optimizer)."""
     torch.manual_seed(0)
     net, call = make()
-    net.train(what == TRAINING)
+    net.to(device).train(what == TRAINING)
     run = torch.compile(net) if compiled else net
 
     def infer() -> Tensor:
@@ -55,7 +60,14 @@ def _left_out(reason: str) -> Callable[[], object]:
 
 
 def sides_of(
-    model: Model, size: Size, dtype: torch.dtype, what: str, *, compiled: str, only: list[str] | None = None
+    model: Model,
+    size: Size,
+    dtype: torch.dtype,
+    what: str,
+    *,
+    compiled: str,
+    only: list[str] | None = None,
+    device: str = "cpu",
 ) -> Sides:
     """One model and all its peers.
 
@@ -64,21 +76,21 @@ def sides_of(
             none (then the named ones are rows that say so).
         only: parts of the names of peers.
     """
-    makers = model.build(size, dtype, what)
+    makers = model.build(size, dtype, what, device)
     peers: dict[str, tuple[str, Make]] = {}
     for name, make in makers.items():
         if name != "unitrans":
-            peers[name] = ("model", partial(_step, make, what, attention=name != CEILING))
+            peers[name] = ("model", partial(_step, make, what, device, attention=name != CEILING))
     for name in [n for n in makers if n != CEILING]:
         if compiled == "all" or name in (*model.compiled, "unitrans"):
-            run: Make = partial(_step, makers[name], what, compiled=True)
+            run: Make = partial(_step, makers[name], what, device, compiled=True)
             reason = "left out: compiling takes a minute"
             peers[f"{name} compiled"] = ("model", partial(_left_out, reason) if compiled == "none" else run)
     if only is not None:
         peers = {name: peer for name, peer in peers.items() if any(o in name for o in only)}
     return Sides(
         str(size),
-        {"model": partial(_step, makers["unitrans"], what)},
+        {"model": partial(_step, makers["unitrans"], what, device)},
         peers,
         items=size.batch,
         unit=model.unit,
@@ -95,16 +107,17 @@ def measure(
     *,
     compiled: str = "none",
     only: list[str] | None = None,
+    device: str = "cpu",
 ) -> list[rows.Row]:
     """All contenders in one dtype, interleaved; a row against ours for each."""
-    sides = sides_of(model, size, dtype, what, compiled=compiled, only=only)
+    sides = sides_of(model, size, dtype, what, compiled=compiled, only=only, device=device)
     name = str(dtype).removeprefix("torch.")
-    return compare(("models", model.title, what), sides, effort, dtype=name)
+    return compare(("models", model.title, what), sides, effort, dtype=name, device=device)
 
 
 def profile(model: Model, dtype: torch.dtype, what: str, batch: int) -> str:
     """Where the time of one step of ours goes, operator by operator, largest first: shares of the whole."""
-    step = _step(model.build(Size(batch), dtype, what)["unitrans"], what)
+    step = _step(model.build(Size(batch), dtype, what, "cpu")["unitrans"], what)
     step()
     with torch.profiler.profile() as profiler:
         step()

@@ -1,7 +1,7 @@
 """Whole pretraining steps of every objective beside what transformers has for it: samples a second.
 
-A step masks and packs the samples, runs forward and backward and updates the weights with AdamW, on either side. Images
-are noise of 192 or 224 px; texts are the language reference of Python, molecules the NCI ones of RDKit, both packed with
+A step masks and packs the samples, runs forward and backward and updates the weights with AdamW, on either side.
+Images are noise of 192 or 224 px; texts are the language reference of Python, molecules the NCI ones of RDKit, both with
 the settings of their default runs. The published side gets padded batches with the same tokens hidden.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.compare import Make, Sides
+from benchmarks.contenders import on
 from benchmarks.timm_import import Unavailable
 
 Loss = Callable[[int], Tensor]
@@ -33,6 +34,7 @@ class Scale:
     graphs: int
     blocks: int
     width: int
+    device: str = "cpu"
 
 
 FULL, QUICK = Scale(4, 32, 64, 4, 256), Scale(2, 16, 16, 1, 128)
@@ -45,18 +47,19 @@ class Signal:
     model: Any
     samples: Callable[[int], list[dict[str, Any]]]
     collate: Callable[[list[dict[str, Any]]], Any]
+    device: str = "cpu"
 
     def loss(self, step: int) -> Tensor:
         batch = self.collate(self.samples(step))
         keys = self.model.batch_keys()
-        output = self.model(**{key: batch[key] for key in keys if key in batch})
+        output = self.model(**on(self.device, {key: batch[key] for key in keys if key in batch}))
         loss: Tensor = output.loss_sum / output.num_targets
         return loss
 
 
-def training(model: nn.Module, loss: Loss) -> Callable[[], float]:
+def training(model: nn.Module, loss: Loss, device: str = "cpu") -> Callable[[], float]:
     """A function that takes one training step."""
-    model.train()
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
     after, number = getattr(model, "after_update", None), 0
 
@@ -99,9 +102,10 @@ def image_signal(name: str, config: Any, images: Tensor, **options: Any) -> Sign
     return Signal(model, samples, lambda found: domain.collate(found, config))
 
 
-def _ours(make: Callable[[], Signal]) -> Callable[[], object]:
+def _ours(make: Callable[[], Signal], device: str) -> Callable[[], object]:
     signal = make()
-    return training(signal.model, signal.loss)
+    signal.device = device
+    return training(signal.model, signal.loss, device)
 
 
 def mim(scale: Scale, visible: bool) -> Sides:
@@ -128,15 +132,15 @@ def mim(scale: Scale, visible: bool) -> Sides:
                 unit_mask((48, 48), 8, 0.6, np.random.default_rng((step, i))) for i in range(len(images))
             ]
             hidden = torch.from_numpy(np.stack(masks)).flatten(1)
-            value: Tensor = model(images, bool_masked_pos=hidden).loss
+            value: Tensor = model(*on(scale.device, (images, hidden))).loss
             return value
 
-        return training(model, loss)
+        return training(model, loss, scale.device)
 
     peers: dict[str, tuple[str, Make]] = {"transformers": ("model", theirs)}
     if visible:
-        peers["unitrans all tokens"] = ("model", lambda: _ours(lambda: ours("all")))
-    mine = partial(_ours, partial(ours, "visible" if visible else "all"))
+        peers["unitrans all tokens"] = ("model", lambda: _ours(lambda: ours("all"), scale.device))
+    mine = partial(_ours, partial(ours, "visible" if visible else "all"), scale.device)
     shape = f"Swin-T, {sizes['depths'][0]} blocks a stage, 192 px, batch {scale.images}"
     return Sides(shape, {"model": mine}, peers, scale.images, "images")
 
@@ -173,10 +177,13 @@ def mae(scale: Scale) -> Sides:
             decoder_intermediate_size=768,
         )  # fmt: skip
         model = transformers.ViTMAEForPreTraining(config)
-        return training(model, lambda step: model(images).loss)
+        pictures = on(scale.device, images)
+        return training(model, lambda step: model(pictures).loss, scale.device)
 
     peers: dict[str, tuple[str, Make]] = {"transformers": ("model", theirs)}
-    return Sides(_vit_shape(scale), {"model": partial(_ours, ours)}, peers, scale.images, "images")
+    return Sides(
+        _vit_shape(scale), {"model": partial(_ours, ours, scale.device)}, peers, scale.images, "images"
+    )
 
 
 def _random_tokens(patches: Tensor, grids: Sequence[Any]) -> Tensor:
@@ -212,13 +219,15 @@ def beit(scale: Scale) -> Sides:
             ]
             hidden = torch.from_numpy(np.stack(masks)).flatten(1)
             labels = torch.arange(int(hidden.sum())) % 8192
-            value: Tensor = model(images, bool_masked_pos=hidden, labels=labels).loss
+            value: Tensor = model(*on(scale.device, (images, hidden, labels))).loss
             return value
 
-        return training(model, loss)
+        return training(model, loss, scale.device)
 
     peers: dict[str, tuple[str, Make]] = {"transformers": ("model", theirs)}
-    return Sides(_vit_shape(scale), {"model": partial(_ours, ours)}, peers, scale.images, "images")
+    return Sides(
+        _vit_shape(scale), {"model": partial(_ours, ours, scale.device)}, peers, scale.images, "images"
+    )
 
 
 def _none(reason: str) -> Callable[[], object]:
@@ -234,7 +243,9 @@ def data2vec(scale: Scale) -> Sides:
 
     reason = "transformers has Data2Vec's encoders, but neither its teacher nor its loss"
     peers: dict[str, tuple[str, Make]] = {"transformers": ("model", partial(_none, reason))}
-    return Sides(_vit_shape(scale), {"model": partial(_ours, ours)}, peers, scale.images, "images")
+    return Sides(
+        _vit_shape(scale), {"model": partial(_ours, ours, scale.device)}, peers, scale.images, "images"
+    )
 
 
 # -- texts, graphs, all together: the embedded data
@@ -293,22 +304,22 @@ def text(scale: Scale, objective: str) -> Sides:
         def loss(step: int) -> Tensor:
             found = source.samples(step)
             ids = [torch.as_tensor(np.asarray(s["input_ids"])).long() for s in found]
+            labels = ids
             if objective == "mlm":
                 labels = [torch.as_tensor(np.asarray(s["labels"])).long() for s in found]
-            else:
-                labels = ids
             batch = padded(list(zip(ids, labels, strict=True)))
             real = torch.arange(batch["input_ids"].shape[1]) < torch.tensor([len(x) for x in ids])[:, None]
             batch["attention_mask"] = real.long()
             batch["labels"] = torch.where(real, batch["labels"], IGNORED)
-            value: Tensor = model(**batch).loss
+            value: Tensor = model(**on(scale.device, batch)).loss
             return value
 
-        return training(model, loss)
+        return training(model, loss, scale.device)
 
     peers: dict[str, tuple[str, Make]] = {"transformers padded": ("model", theirs)}
-    shape = f"{'BERT' if objective == 'mlm' else 'GPT-2'}, width {scale.width}, {scale.blocks} blocks, batch {scale.texts}"
-    return Sides(shape, {"model": partial(_ours, make)}, peers, scale.texts, "texts")
+    title = "BERT" if objective == "mlm" else "GPT-2"
+    shape = f"{title}, width {scale.width}, {scale.blocks} blocks, batch {scale.texts}"
+    return Sides(shape, {"model": partial(_ours, make, scale.device)}, peers, scale.texts, "texts")
 
 
 class _PaddedNodes(nn.Module):
@@ -348,11 +359,12 @@ def mgm(scale: Scale) -> Sides:
             at[row, : len(sample["mask"])] = torch.from_numpy(np.asarray(sample["mask"]))
         hidden = [np.asarray(s["node_labels"])[np.asarray(s["mask"])] for s in found]
         labels = torch.from_numpy(np.concatenate(hidden)).long()
-        return training(model, lambda step: model(batch, at, labels))
+        batch, at, labels = on(scale.device, (batch, at, labels))
+        return training(model, lambda step: model(batch, at, labels), scale.device)
 
     peers: dict[str, tuple[str, Make]] = {"padded formula": ("model", theirs)}
     shape = f"Graphormer, width 80, {3 * scale.blocks} blocks, batch {scale.graphs}"
-    return Sides(shape, {"model": partial(_ours, make)}, peers, scale.graphs, "molecules")
+    return Sides(shape, {"model": partial(_ours, make, scale.device)}, peers, scale.graphs, "molecules")
 
 
 def msm(scale: Scale) -> Sides:
@@ -363,7 +375,7 @@ def msm(scale: Scale) -> Sides:
     peers: dict[str, tuple[str, Make]] = {"none": ("model", partial(_none, reason))}
     return Sides(
         f"joint trunk, width 64, 4 blocks, batch {batch}",
-        {"model": partial(_ours, make)},
+        {"model": partial(_ours, make, scale.device)},
         peers,
         batch,
         "samples",

@@ -12,7 +12,6 @@ import csv
 import hashlib
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,12 +23,28 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.rows import Curve, Row
-from benchmarks.timing import Ratio
+from benchmarks.timing import Ratio, clock
 
-PACKAGES = ("asyncio", "email", "logging", "xml", "multiprocessing", "importlib", "unittest", "http", "urllib")
+PACKAGES = (
+    "asyncio",
+    "email",
+    "logging",
+    "xml",
+    "multiprocessing",
+    "importlib",
+    "unittest",
+    "http",
+    "urllib",
+)
 EVALUATIONS = 6
 PRETRAINED, SCRATCH = "pretrained", "from scratch"
-_TEXT = ["data.document=line", "data.vocab_size=2000", "data.max_length=64", "model.embed_dim=64", "model.depth=2"]
+_TEXT = [
+    "data.document=line",
+    "data.vocab_size=2000",
+    "data.max_length=64",
+    "model.embed_dim=64",
+    "model.depth=2",
+]
 _TEXT += ["model.num_heads=4", "model.max_position_embeddings=64", "model.initializer_range=0.1"]
 _TEXT += ["model.position_init=sinusoidal", "model.type_vocab_size=0"]
 
@@ -68,7 +83,9 @@ def docstrings() -> list[tuple[str, str]]:
     for package in PACKAGES:
         for file in sorted((root / package).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                text = " ".join((ast.get_docstring(node) or "").split()) if isinstance(node, documented) else ""
+                text = (
+                    " ".join((ast.get_docstring(node) or "").split()) if isinstance(node, documented) else ""
+                )
                 if len(text) >= 40 and package not in text.lower():
                     found.setdefault(text[:400], package)
     return list(found.items())
@@ -165,6 +182,11 @@ TASKS = (DIGITS, DOCSTRINGS, MOLECULES)
 # -- training for a time
 
 
+def _now() -> float:
+    """Processor time of one thread; wall time where several, or a GPU, are at work."""
+    return clock()()
+
+
 def _updates(task: Task, objective: str, settings: list[str], init: Path | None, seconds: float) -> int:
     """How many updates of this run take so long, by its first few."""
     from benchmarks.objectives import Signal, training
@@ -177,13 +199,14 @@ def _updates(task: Task, objective: str, settings: list[str], init: Path | None,
     def samples(number: int) -> list[Any]:
         return [data[number, (number * batch + i) % len(data)] for i in range(batch)]
 
-    step = training(session.model, Signal(session.model, samples, collate).loss)
+    device = "cpu" if session.settings["use_cpu"] or not torch.cuda.is_available() else "cuda"
+    step = training(session.model, Signal(session.model, samples, collate, device).loss, device)
     step()
     times = []
     for _ in range(6):
-        begin = time.process_time()
+        begin = _now()
         step()
-        times.append(time.process_time() - begin)
+        times.append(_now() - begin)
     return max(EVALUATIONS, int(seconds / float(np.median(times))))
 
 
@@ -195,7 +218,7 @@ def run(
 
     updates = _updates(task, objective, settings, init, seconds)
     judged = objective == task.objective
-    settings = [*settings, f"train.max_steps={updates}", f"train.eval_steps={max(1, updates // EVALUATIONS)}"]
+    settings = [*settings, f"train.max_steps={updates}", f"train.eval_steps={-(-updates // EVALUATIONS)}"]
     settings += ["train.save_steps=1000000", "train.logging_steps=1000000"]
     session = _session(task, objective, settings, init)
     folder.mkdir(parents=True)
@@ -205,22 +228,22 @@ def run(
     if not judged:
         session.validation_source = None
     trainer = make_trainer(session, folder, folder)
-    clock, curve = _Clock(), []
-    trainer.add_callback(clock)
+    watch, curve = _Clock(), []
+    trainer.add_callback(watch)
     judge = trainer.judge
 
     def recorded(*args: Any) -> dict[str, float]:
-        stop = time.process_time()
+        stop = _now()
         found: dict[str, float] = judge(*args)
         if task.figure in found:
-            curve.append((stop - clock.begin, task.error[1](found[task.figure])))
-        clock.begin += time.process_time() - stop  # evaluation does not count
+            curve.append((stop - watch.begin, task.error[1](found[task.figure])))
+        watch.begin += _now() - stop  # evaluation does not count
         return found
 
     trainer.judge = recorded  # type: ignore[method-assign]
     trainer.train()
     if not judged:
-        return [(clock.end - clock.begin, float("nan"))]
+        return [(watch.end - watch.begin, float("nan"))]
     if not curve:
         raise RuntimeError(f"{task.name}: no evaluation has {task.figure}")
     return curve
@@ -233,19 +256,19 @@ class _Clock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self.begin = time.process_time()
+            self.begin = _now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.end = time.process_time()
+        self.end = _now()
 
 
-def measure(task: Task, seconds: float, seeds: Sequence[int]) -> tuple[list[Row], Curve]:
+def measure(task: Task, seconds: float, seeds: Sequence[int], device: str = "cpu") -> tuple[list[Row], Curve]:
     """Both arms for so many processor seconds each, for every seed; rows against training from scratch, and against
     scikit-learn."""
     arms: dict[str, list[list[tuple[float, float]]]] = {PRETRAINED: [], SCRATCH: []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        shared = task.settings(folder)
+        shared = [*task.settings(folder), f"train.use_cpu={str(device == 'cpu').lower()}"]
         baseline = _baseline(task, folder)
         for seed in seeds:
             seeded = [*shared, f"train.seed={seed}"]
@@ -280,17 +303,17 @@ def _rows(
 ) -> list[Row]:
     last = {arm: [curve[-1][1] for curve in curves] for arm, curves in arms.items()}
     taken = {arm: float(np.median([curve[-1][0] for curve in curves])) for arm, curves in arms.items()}
-    shape, what = f"{len(last[SCRATCH])} seeds", f"error after {seconds:g} s"
     theirs = {
         "unitrans from scratch": (last[SCRATCH], taken[SCRATCH]),
         f"scikit-learn: {baseline[0]}": ([baseline[1]] * len(last[SCRATCH]), 0.0),
     }
-    return [
-        Row(
-            task.name, shape, "float32", torch.get_num_threads(), what, f"{task.pretraining} {PRETRAINED}", peer,
-            suite="quality", ratio=Ratio.of(errors, [max(e, 1e-9) for e in last[PRETRAINED]]),
-            seconds=taken[PRETRAINED], peer_seconds=time_, metric=task.error[0],
-            score=float(np.mean(last[PRETRAINED])), peer_score=float(np.mean(errors)),
-        )  # fmt: skip
-        for peer, (errors, time_) in theirs.items()
-    ]
+    rows = []
+    for peer, (errors, peer_seconds) in theirs.items():
+        row = Row(task.name, f"{len(errors)} seeds", "float32", torch.get_num_threads(), f"after {seconds:g} s",
+                  f"{task.pretraining} {PRETRAINED}", peer, suite="quality", metric=task.error[0])  # fmt: skip
+        row.seconds, row.peer_seconds = taken[PRETRAINED], peer_seconds
+        row.score, row.peer_score = float(np.mean(last[PRETRAINED])), float(np.mean(errors))
+        if min(*errors, *last[PRETRAINED]) > 0:
+            row.ratio = Ratio.of(errors, last[PRETRAINED])
+        rows.append(row)
+    return rows

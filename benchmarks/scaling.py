@@ -1,4 +1,4 @@
-"""How the time of the op grows with batch, length, window and threads; and how near it is to what the machine can do."""
+"""How the time of the op grows with batch, length, window and threads, and how near it is to the machine's limits."""
 
 from __future__ import annotations
 
