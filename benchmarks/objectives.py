@@ -1,8 +1,8 @@
 """Whole pretraining steps of every objective beside what transformers has for it: samples a second.
 
 A step masks and packs the samples, runs forward and backward and updates the weights with AdamW, on either side.
-Images are noise of 192 or 224 px; texts are the language reference of Python, molecules the NCI ones of RDKit, both with
-the settings of their default runs. The published side gets padded batches with the same tokens hidden.
+Images are noise of 192 or 224 px; texts are the language reference of Python, molecules the NCI ones of RDKit, both
+with the settings of their default runs. The published side gets padded batches with the same tokens hidden.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ reaches on the same ones. Time is that of the processor in training, evaluation 
 from __future__ import annotations
 
 import ast
+import copy
 import csv
 import hashlib
 import sysconfig
@@ -187,20 +188,20 @@ def _now() -> float:
     return clock()()
 
 
-def _updates(task: Task, objective: str, settings: list[str], init: Path | None, seconds: float) -> int:
-    """How many updates of this run take so long, by its first few."""
+def _updates(session: Any, seconds: float) -> int:
+    """How many updates of this run take so long, by a few of a copy of its model."""
     from benchmarks.objectives import Signal, training
     from unitrans.train.data import Collate
 
-    session = _session(task, objective, [*settings, "train.max_steps=10"], init)
     data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)
     batch = session.settings["per_device_train_batch_size"]
 
     def samples(number: int) -> list[Any]:
         return [data[number, (number * batch + i) % len(data)] for i in range(batch)]
 
+    model = copy.deepcopy(session.model)
     device = "cpu" if session.settings["use_cpu"] or not torch.cuda.is_available() else "cuda"
-    step = training(session.model, Signal(session.model, samples, collate, device).loss, device)
+    step = training(model, Signal(model, samples, collate, device).loss, device)
     step()
     times = []
     for _ in range(6):
@@ -216,11 +217,11 @@ def run(
     """Trains for about so long; (processor seconds in training, error) of every evaluation, none of pretraining."""
     from unitrans.train.session import make_trainer
 
-    updates = _updates(task, objective, settings, init, seconds)
     judged = objective == task.objective
-    settings = [*settings, f"train.max_steps={updates}", f"train.eval_steps={-(-updates // EVALUATIONS)}"]
-    settings += ["train.save_steps=1000000", "train.logging_steps=1000000"]
-    session = _session(task, objective, settings, init)
+    session = _session(task, objective, [*settings, "train.max_steps=10"], init)
+    session.max_steps = _updates(session, seconds)
+    every = -(-session.max_steps // EVALUATIONS)
+    session.settings.update(eval_steps=every, save_steps=10**6, logging_steps=10**6)
     folder.mkdir(parents=True)
     if hasattr(session.domain, "keep"):
         session.domain.keep(folder, session.train_source)

@@ -228,6 +228,12 @@ def cell_text(row: Row) -> str:
     return f"{row.ratio.median:.2f} ({row.ratio.low:.2f}-{row.ratio.high:.2f})"
 
 
+def exponent_text(series: Series, side: str) -> str:
+    """The exponent, and its standard error where more than two points tell one."""
+    error = f" ± {series.error[side]:.2f}" if len(series.x) > 2 else ""
+    return f"{series.exponent[side]:.2f}{error}"
+
+
 def best_of(rows: Iterable[Row]) -> dict[tuple[object, ...], Row]:
     """Of every cell the row of the fastest peer that was measured."""
     best: dict[tuple[object, ...], Row] = {}
@@ -324,7 +330,7 @@ def _rest(results: Results) -> list[str]:
             (
                 *(s.name, s.quantity, s.fixed, side, ", ".join(f"{x:g}" for x in s.x)),
                 ", ".join(f"{v * 1e3:.2f}" for v in s.seconds[side]),
-                f"{s.exponent[side]:.2f} +- {s.error[side]:.2f}",
+                exponent_text(s, side),
             )
             for s in results.series
             for side in s.seconds

@@ -137,6 +137,7 @@ def run(
     results.head["device"] = options.device
     for number, entry in enumerate(wanted, 1):
         say(f"{number}/{len(wanted)}  {entry.suite}: {entry.name}")
+        start = time.process_time()
         try:
             found = entry.measure(options)
         except Exception as error:
@@ -145,6 +146,7 @@ def run(
             found = Found([Row(entry.name, "", "", threads, "", "", "", suite=entry.suite, reason=reason)])
         for row in found.rows:
             say(rows.line(row))
+        say(f"    {time.process_time() - start:.0f} s of the processor")
         results.rows += found.rows
         results.series += found.series
         results.curves += found.curves

@@ -14,6 +14,7 @@ from benchmarks.rows import (
     Row,
     best_of,
     cell_text,
+    exponent_text,
     head_line,
     markdown,
     row_table,
@@ -91,10 +92,12 @@ def _summary(results: Results) -> list[str]:
 
 def _suite(suite: str, rows: Sequence[Row], results: Results) -> list[str]:
     parts: list[str] = [_ABOUT.get(suite, "")]
+    bars: list[Html] = []
     for what in dict.fromkeys(row.what for row in rows if not row.metric):
         for dtype in dict.fromkeys(row.dtype for row in rows if row.what == what):
             found = [row for row in rows if row.what == what and row.dtype == dtype and not row.metric]
-            parts += _bars(found, f"{what}, {dtype}")
+            bars += _bars(found, f"{what}, {dtype}")
+    parts += [side_by_side(bars)] if bars else []
     if suite == "attention":
         parts += _scaling(results)
     if suite == "quality":
@@ -128,7 +131,7 @@ def _scaling(results: Results) -> list[Html]:
         charts.lines(
             [
                 charts.Line(
-                    f"{side}, exponent {s.exponent[side]:.2f} ± {s.error[side]:.2f}",
+                    f"{side}, exponent {exponent_text(s, side)}",
                     s.x,
                     [v * 1e3 for v in values],
                 )

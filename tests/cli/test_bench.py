@@ -40,7 +40,10 @@ def tiny(options: suites.Options) -> suites.Found:
     }
     sides = Sides("32x32", {"op": lambda: product(32)}, peers, items=32, unit="rows")
     rows = compare(("attention", "products", "forward"), sides, Effort(0.05, 3, 0.001), device=options.device)
-    series = Series("batch", "images", "maps", [1, 2], {"unitrans": [1.0, 2.0]}, {"unitrans": 1.0}, {"unitrans": 0.0})  # fmt: skip
+    side = {"unitrans": 1.0}
+    series = Series(
+        "batch", "images", "maps", [1, 2, 4], {"unitrans": [1.0, 2.0, 4.0]}, side, {"unitrans": 0.0}
+    )
     roof = Roofline(70.0, 20.0, [("products", "forward", 5.0, 50.0)])
     return suites.Found(rows, [series], roof)
 
