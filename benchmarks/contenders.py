@@ -297,12 +297,12 @@ def graphormer(size: Size, dtype: torch.dtype, what: str, device: str) -> dict[s
 
 
 MODELS = {
-    "swin": Model("Swin-T 224", swin, ("timm fused",), Size(4, side=224), Size(1, 1, side=224)),
-    "swinv2": Model("SwinV2-T 256", swinv2, ("timm off",), Size(4, side=256), Size(1, 1, side=256)),
-    "vit": Model("ViT-S/16 224", vit, ("timm fused",), Size(8), Size(2, 2)),
+    "swin": Model("Swin-T 224", swin, ("timm fused",), Size(4, 2, side=224), Size(1, 1, side=224)),
+    "swinv2": Model("SwinV2-T 256", swinv2, ("timm off",), Size(4, 2, side=256), Size(1, 1, side=256)),
+    "vit": Model("ViT-S/16 224", vit, ("timm fused",), Size(4, 4), Size(2, 2)),
     "bert": Model("BERT-base", bert, ("transformers sdpa",), Size(4, 4), Size(4, 1, 256), "texts"),
     "gpt2": Model("GPT-2", gpt2, ("transformers sdpa",), Size(4, 4), Size(2, 1, 256), "texts"),
     "graphormer": Model(
-        "Graphormer slim", graphormer, ("padded formula",), Size(64), Size(32, 2), "molecules"
+        "Graphormer slim", graphormer, ("padded formula",), Size(64, 4), Size(32, 2), "molecules"
     ),
 }

@@ -150,8 +150,11 @@ class Results:
         """These results with everything that was measured again replaced; the head is the new one."""
         done, fresh = {row.key for row in new.rows}, {s.name for s in new.series}
         drawn = {curve.name for curve in new.curves}
+        head = dict(new.head)
+        if self.head and "the last of several" not in head["command"]:
+            head["command"] += "    # the last of several runs, added up"
         return Results(
-            new.head,
+            head,
             [r for r in self.rows if r.key not in done] + new.rows,
             [s for s in self.series if s.name not in fresh] + new.series,
             new.roofline or self.roofline,
@@ -375,11 +378,9 @@ def finish(
     """Print the goals; write the report where --write or --add-to ask for it. The exit status."""
     head = {"title": title, **environment()}
     results = Results(head, rows)
-    if arguments.add_to is not None:
-        head["command"] += "    # the last of several runs: rows were added with --add-to"
-        if arguments.add_to.exists():
-            results = Results.read(arguments.add_to).updated(results)
-    summary = goals(results.rows)
+    if arguments.add_to is not None and arguments.add_to.exists():
+        results = Results.read(arguments.add_to).updated(results)
+    head, summary = results.head, goals(results.rows)
     for goal in summary:
         figure = "-" if goal.figure is None else f"{goal.figure:.2f}"
         print(f"{goal.text:60} aimed at {goal.target:.2f}  measured {figure:>5}  {goal.verdict}{goal.detail}")

@@ -67,18 +67,14 @@ def _roofline(options: Options) -> Found:
     return Found(roofline=scaling.roofline(options.quick, Effort(0.4 if options.quick else 2.0, 3)))
 
 
-def _model(name: str, options: Options) -> Found:
+def _model(name: str, what: str, options: Options) -> Found:
     from benchmarks import contenders, models
 
     model = contenders.MODELS[name]
     size = model.quick if options.quick else model.full
     effort = Effort(0.2, 1, 0.0) if options.quick else Effort(2.0, 3, 0.0)
-    found = []
-    for what in (contenders.INFERENCE, contenders.TRAINING):
-        compiled = "none" if options.quick else "named"
-        found += models.measure(
-            model, size, torch.float32, what, effort, compiled=compiled, device=options.device
-        )
+    compiled = "none" if options.quick else "named"
+    found = models.measure(model, size, torch.float32, what, effort, compiled=compiled, device=options.device)
     return Found(found)
 
 
@@ -112,7 +108,7 @@ def _quality(name: str, options: Options) -> Found:
 def entries(options: Options) -> list[Entry]:
     """Everything, in order. A GPU has no scaling over threads and no measured roof here: those are of the CPU."""
     from benchmarks.cases import CASES, quick_cases
-    from benchmarks.contenders import MODELS
+    from benchmarks.contenders import INFERENCE, MODELS, TRAINING
     from benchmarks.inputs import INPUTS
     from benchmarks.objectives import OBJECTIVES
     from benchmarks.quality import TASKS
@@ -123,7 +119,10 @@ def entries(options: Options) -> list[Entry]:
     found += [] if options.quick else [Entry("attention", n, partial(_op, n, bf16)) for n in few]
     if options.device == "cpu":
         found += [Entry("attention", "scaling", _scaling), Entry("attention", "roofline", _roofline)]
-    found += [Entry("models", name, partial(_model, name)) for name in MODELS]
+    for name in MODELS:
+        found += [
+            Entry("models", f"{name}, {what}", partial(_model, name, what)) for what in (INFERENCE, TRAINING)
+        ]
     found += [Entry("pretrain", name, partial(_objective, name)) for name in OBJECTIVES]
     found += [Entry("pretrain", name, partial(_input, name)) for name in INPUTS]
     return found + [Entry("quality", task.name, partial(_quality, task.name)) for task in TASKS]
