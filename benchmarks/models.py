@@ -84,7 +84,7 @@ def sides_of(
     for name in [n for n in makers if n != CEILING]:
         if compiled == "all" or name in (*model.compiled, "unitrans"):
             run: Make = partial(_step, makers[name], what, device, compiled=True)
-            reason = "left out: compiling takes a minute"
+            reason = "left out, as compiling takes minutes: unitrans bench --suite models --compile"
             peers[f"{name} compiled"] = ("model", partial(_left_out, reason) if compiled == "none" else run)
     if only is not None:
         peers = {name: peer for name, peer in peers.items() if any(o in name for o in only)}

@@ -22,6 +22,7 @@ class Options:
 
     device: str = "cpu"
     quick: bool = False
+    compiled: bool = False  # training steps too: minutes a model
 
 
 @dataclass
@@ -73,7 +74,8 @@ def _model(name: str, what: str, options: Options) -> Found:
     model = contenders.MODELS[name]
     size = model.quick if options.quick else model.full
     effort = Effort(0.2, 1, 0.0) if options.quick else Effort(2.0, 3, 0.0)
-    compiled = "none" if options.quick else "named"
+    short = options.quick or (what == contenders.TRAINING and not options.compiled)
+    compiled = "none" if short else "named"
     found = models.measure(model, size, torch.float32, what, effort, compiled=compiled, device=options.device)
     return Found(found)
 
@@ -100,7 +102,7 @@ def _quality(name: str, options: Options) -> Found:
     from benchmarks import quality
 
     task = next(task for task in quality.TASKS if task.name == name)
-    seconds, seeds = (2.0, (0,)) if options.quick else (12.0, (0, 1, 2))
+    seconds, seeds = (2.0, (0,)) if options.quick else (8.0, (0, 1))
     found, curve = quality.measure(task, seconds, seeds, options.device)
     return Found(found, curves=[curve])
 

@@ -73,7 +73,7 @@ def interleave(
 
     calls = {}
     for name, run in runs.items():
-        once = timed(run, 1, time.perf_counter)
+        once = timed(run, 1, time.perf_counter) if sample else 1.0
         if once < sample:
             once = min(once, timed(run, 1, time.perf_counter))
         calls[name] = max(1, round(sample / max(once, 1e-7)))

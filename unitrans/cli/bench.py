@@ -26,6 +26,9 @@ def make_parser() -> Parser:
     parser.add_argument("--suite", metavar="NAME", default="all", help=f"{', '.join(SUITES)} (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, nothing compiled")
+    parser.add_argument(
+        "--compile", action="store_true", help="training steps under torch.compile too: minutes a model"
+    )
     parser.add_argument("--case", metavar="NAME", help="only what begins so")
     parser.add_argument("--threads", metavar="N", type=positive, default=1, help="of a CPU (default: 1)")
     parser.add_argument(
@@ -41,6 +44,8 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code. 1: one of our own cases failed."""
     options = make_parser().parse(list(arguments))
+    if options.quick and options.compile:
+        raise UsageError("--quick and --compile exclude each other: leave one out")
     if options.suite not in SUITES:
         expected = ", ".join(SUITES)
         raise UsageError(
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no GPU; leave it out")
     torch.set_num_threads(options.threads)
-    chosen = suites.Options(options.device, options.quick)
+    chosen = suites.Options(options.device, options.quick, options.compile)
     wanted = list(suites.chosen(options.suite, chosen, options.case))
     if not wanted:
         names = [entry.name for entry in suites.chosen(options.suite, chosen)]
