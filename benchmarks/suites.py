@@ -85,7 +85,7 @@ def _objective(name: str, options: Options) -> Found:
 
     scale = objectives.QUICK if options.quick else objectives.FULL
     sides = objectives.OBJECTIVES[name](replace(scale, device=options.device))
-    effort = Effort(0.3, 3, 0.0) if options.quick else Effort(3.0, 5, 0.0)
+    effort = Effort(0.3, 3, 0.0) if options.quick else Effort(1.5, 3, 0.0)
     return Found(compare(("pretrain", name, objectives.STEP), sides, effort, device=options.device))
 
 

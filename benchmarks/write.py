@@ -38,20 +38,13 @@ _ABOUT = {
 }
 
 
-def write(results: Results, folder: Path, stem: str = "results") -> list[Path]:
-    """folder/STEM.json, .md and .html."""
+def write(results: Results, folder: Path, stem: str = "results", *, whole: bool = True) -> None:
+    """folder/STEM.json, and with ``whole`` the .md and .html made from it."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "json": results.to_json(),
-        "md": markdown(TITLE, results),
-        "html": html(results),
-    }
-    paths = []
-    for kind, text in texts.items():
-        path = folder / f"{stem}.{kind}"
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
-    return paths
+    (folder / f"{stem}.json").write_text(results.to_json(), encoding="utf-8")
+    if whole:
+        (folder / f"{stem}.md").write_text(markdown(TITLE, results), encoding="utf-8")
+        (folder / f"{stem}.html").write_text(html(results), encoding="utf-8")
 
 
 def html(results: Results) -> str:

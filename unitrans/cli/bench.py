@@ -74,10 +74,18 @@ def main(arguments: Sequence[str]) -> int:
             f"--output: {before} is not a file of unitrans bench ({error}): name another folder"
         ) from None
 
-    def save(results: Any) -> None:
-        write.write(kept.updated(results), folder)
+    latest = kept
 
-    failed = suites.run(wanted, chosen, lambda line: print(line, flush=True), save)
+    def save(results: Any) -> None:
+        nonlocal latest
+        latest = kept.updated(results)
+        write.write(latest, folder, whole=False)
+
+    try:
+        failed = suites.run(wanted, chosen, lambda line: print(line, flush=True), save)
+    finally:  # what was measured before Ctrl-C has its page too
+        if latest is not kept:
+            write.write(latest, folder)
     print(f"written to {folder}: results.html, results.json, results.md")
     return 1 if failed else 0
 
