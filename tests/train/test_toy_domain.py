@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from unitrans.domains import get_domain, register_domain
 from unitrans.domains import base as domains
+from unitrans.domains import get_domain, register_domain
 from unitrans.models import MODELS
 from unitrans.objectives import registry
 from unitrans.train import run as running
@@ -47,7 +47,9 @@ def test_a_domain_from_outside_the_package(workdir: Path, capsys: pytest.Capture
     np.save("waves.npy", np.sin(phase + rate * np.arange(48)))
     config = resolve(domain="series", data="waves.npy", settings=SETTINGS)
     summary = json.loads((running.train(config, "run") / "summary.json").read_text())
-    assert summary["error"] < 0.5 * summary["of_mean"]  # waves go on: what is hidden follows from what is seen
+    assert (
+        summary["error"] < 0.5 * summary["of_mean"]
+    )  # waves go on: what is hidden follows from what is seen
     assert "held-out samples" in capsys.readouterr().out
     running.resume("run")
 
