@@ -57,6 +57,11 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{escape(text)}</p>")
 
 
+def bullets(texts: Iterable[str]) -> Html:
+    """A list."""
+    return Html("<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>")
+
+
 def note(text: str) -> Html:
     """What the reader must not miss, such as a piece that is not there."""
     return Html(f'<p class="note">{escape(text)}</p>')
@@ -86,7 +91,7 @@ def table(
     """A table that scrolls inside its own box where the screen is narrower.
 
     Args:
-        headers: one for each column.
+        headers: one for each column; no line of them is written where all are empty.
         rows: cells; numbers stand at the right, formatted by :func:`number`; None is a dash.
         caption: a sentence above it.
         strong: the numbers of the rows to stress.
@@ -112,10 +117,8 @@ def table(
         line("td", row, ' class="strong"' if i in stressed else "") for i, row in enumerate(rows)
     )
     title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
-    return Html(
-        f'<div class="scroll"><table>{title}\n<thead>{line("th", headers)}</thead>\n<tbody>\n{body}\n'
-        "</tbody></table></div>"
-    )
+    head = f"<thead>{line('th', headers)}</thead>" if any(headers) else ""
+    return Html(f'<div class="scroll"><table>{title}\n{head}\n<tbody>\n{body}\n</tbody></table></div>')
 
 
 def _cell(value: Cell) -> str:
