@@ -44,7 +44,7 @@ def defaults_of(run: Run) -> dict[str, Any]:
     data = data if isinstance(data, dict) else {}
     several = "," in domain
     if several:
-        paths = {name: part.get("path") for name, part in data.items() if isinstance(part, dict)}
+        paths = {d: data[d].get("path") for d in run.domains if isinstance(data.get(d), dict)}
         settings += [f"data.{name}.path={dump_value(path)}" for name, path in paths.items()]
     model = run.value("model", "name")
     if isinstance(model, str) and not several:

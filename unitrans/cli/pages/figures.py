@@ -100,7 +100,7 @@ def _group(part: str, headline: str, group: Sequence[Judged]) -> str:
     known = sorted(users, key=lambda p: float("inf") if p[1] is None else sign * p[1])
     for name, value, words in known:
         whose = users[name, value, words]
-        for_whom = f"data of {', '.join(whose)}" if len(whose) < len(group) else ""
+        for_whom = f"for {', '.join(whose)}" if len(whose) < len(group) else ""
         rows.append([name, value, None, "; ".join(text for text in (words, for_whom) if text)])
     with_intervals = any(row[2] for row in rows)
     headers = ["", headline, "95 % interval", ""]

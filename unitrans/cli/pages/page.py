@@ -107,7 +107,11 @@ def table(
         bool(column) and all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in column)
         for column in columns
     ]
-    kinds = [' class="number"' if numeric else "" for numeric in right]
+    lengths = [max((len(str(cell)) for cell in column), default=0) for column in columns]
+    kinds = [
+        ' class="number"' if numeric else ' class="words"' if length > 24 else ""
+        for numeric, length in zip(right, lengths, strict=True)
+    ]
 
     def line(tag: str, cells: Sequence[Cell], kind: str = "") -> str:
         inside = "".join(f"<{tag}{k}>{_cell(cell)}</{tag}>" for k, cell in zip(kinds, cells, strict=True))
@@ -153,7 +157,8 @@ def picture(image: Path | bytes, title: str, caption: str = "") -> Html:
         raise ValueError(f"{name}: expected a PNG, got {content[:8]!r}")
     width = int.from_bytes(content[16:20], "big")
     data = base64.b64encode(content).decode()
-    img = f'<img alt="{escape(title)}" style="--width: {width}px" src="data:image/png;base64,{data}">'
+    kind = ' class="large"' if width > 900 else ""  # on a phone it scrolls rather than to become too small
+    img = f'<img{kind} alt="{escape(title)}" style="--width: {width}px" src="data:image/png;base64,{data}">'
     return figure(Html(f'<div class="scroll picture">{img}</div>'), title, caption)
 
 

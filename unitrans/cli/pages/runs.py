@@ -230,9 +230,8 @@ def _read_log(run: Run) -> None:
         run.missing.append(f"{METRICS_FILE} has no rows: no curves")
     broken = sum("loss" in row and not finite(row["loss"]) for row in run.rows)
     if broken:
-        run.missing.append(
-            f"{broken} rows of {METRICS_FILE} have a loss that is no number; they are not drawn"
-        )
+        count = f"1 row of {METRICS_FILE} has" if broken == 1 else f"{broken} rows of {METRICS_FILE} have"
+        run.missing.append(f"{count} a loss that is no number, not drawn")
 
 
 def in_order(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:

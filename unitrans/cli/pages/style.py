@@ -29,6 +29,7 @@ th, td { text-align: left; vertical-align: top; padding: .32rem 1.1rem .32rem 0;
   max-width: 34rem; min-width: 3.5em; overflow-wrap: break-word }
 th { font-weight: 600; vertical-align: bottom; border-bottom-color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.words { min-width: 11rem }
 tr.strong td { font-weight: 650 }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.4rem 2rem }
 figure { margin: .8rem 0; min-width: 0 } figure h3, figure .unit { margin: 0 0 .2rem; max-width: none }
@@ -50,6 +51,6 @@ details { margin: .6rem 0 } summary { cursor: pointer; color: var(--soft); font-
   body { padding: 1.2rem 1rem 3rem } h1 { font-size: 1.4rem } .charts { gap: 1rem }
   figure svg.wide { display: none } figure svg.narrow { display: block }
   th, td { padding-right: .8rem; max-width: 16rem }
-  .picture img { width: min(var(--width), 34rem) } }
+  .picture img.large { width: 34rem } }
 @media print { body { max-width: none } details > * { display: block } }
 """
