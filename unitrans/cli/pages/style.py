@@ -26,10 +26,10 @@ code, .code { font: .875em/1.5 var(--mono) }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.4; margin: .6rem 0; overflow-wrap: normal }
 caption { text-align: left; padding-bottom: .3rem }
 th, td { text-align: left; vertical-align: top; padding: .32rem 1.1rem .32rem 0; border-bottom: 1px solid var(--line);
-  max-width: 34rem; min-width: 3.5em; overflow-wrap: break-word }
+  max-width: 34rem; white-space: nowrap }
 th { font-weight: 600; vertical-align: bottom; border-bottom-color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.words { min-width: 11rem }
+.words { min-width: 11rem; white-space: normal; overflow-wrap: anywhere }
 tr.strong td { font-weight: 650 }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.4rem 2rem }
 figure { margin: .8rem 0; min-width: 0 } figure h3, figure .unit { margin: 0 0 .2rem; max-width: none }
