@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections import Counter
-from html.parser import HTMLParser
 
 import pytest
+from html_reader import Reader
 from PIL import Image
 
 from unitrans.cli.pages import charts
@@ -16,45 +15,6 @@ from unitrans.cli.pages.page import Html, code, details, note, number, page, pic
 from unitrans.cli.pages.style import STYLE
 
 HOSTILE = "</svg><script>alert('x')</script>&\"$\\frac{\x00\u202e#010101 id=\"a"
-VOID = {"meta", "img", "br", "hr", "link", "path", "use", "rect"}
-
-
-class Reader(HTMLParser):
-    """Tags, ids, references and text of a page; fails where tags do not close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.ids: list[str] = []
-        self.references: set[str] = set()
-        self.outside: list[str] = []
-        self.words = ""
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        for name, value in attrs:
-            assert not name.startswith("on"), name
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("href", "src", "action", "srcset", "data"):
-                target = str(value)
-                (self.references.add(target[1:]) if target[:1] == "#" else self.outside.append(target))
-            self.references |= set(re.findall(r"url\(#([^)]+)\)", value or ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 def png(width: int = 3, height: int = 2) -> bytes:

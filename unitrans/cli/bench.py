@@ -12,7 +12,7 @@ from unitrans.cli.parser import Parser, UsageError, nearest, positive
 
 SUITES = ("attention", "models", "pretrain", "quality", "all")
 _EPILOG = """examples:
-  unitrans bench --quick                       everything at small sizes, three minutes on one core
+  unitrans bench --quick                       everything at small sizes, a few minutes on one core
   unitrans bench --suite attention             the op against its peers, scaling, roofline
   unitrans bench --suite models --case bert --output bench     adds to the results in bench/
 """

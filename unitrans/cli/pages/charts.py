@@ -120,14 +120,16 @@ def _for_page(tag: str, mark: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{mark}", tag)
 
 
-def keys(names: Sequence[str], line: bool = True) -> Html:
-    """The legend of series 0, 1, ...: markup beside the drawing, so that long names wrap."""
+def keys(series: Sequence[Line], names: Sequence[str], line: bool = True) -> Html:
+    """The legend of series that have points: markup beside the drawing, so that long names wrap."""
     items = []
-    for k, name in enumerate(names):
+    for k, (one, name) in enumerate(zip(series, names, strict=True)):
+        if not one.x:
+            continue
         dash = ",".join(map(str, _DASHES[k // SERIES % len(_DASHES)]))
         stroke = f'stroke="var(--c{k % SERIES})" stroke-width="2.5" stroke-dasharray="{dash}"'
-        sign = f'<path d="M0 6H24" fill="none" {stroke}/>' if line else ""
-        sign += "" if line else f'<circle cx="12" cy="6" r="5" fill="var(--c{k % SERIES})"/>'
+        path = f'<path d="M0 6H24" fill="none" {stroke}/>'
+        sign = path if line else f'<circle cx="12" cy="6" r="5" fill="var(--c{k % SERIES})"/>'
         items.append(f'<li><svg viewBox="0 0 24 12" aria-hidden="true">{sign}</svg>{escape(name)}</li>')
     return Html(f'<ul class="keys">{"".join(items)}</ul>')
 
@@ -156,18 +158,20 @@ def lines(
     fit: bool = False,
     zero: bool = False,
     legend: bool = True,
+    level: float | None = None,
 ) -> Html:
     """Series as lines.
 
     Args:
         series: non-finite points are left out, and those that are not positive on a logarithmic axis.
-        title, x, y, caption: words.
+        title, x, y, caption: words; y is what is counted.
         log_x, log_y: logarithmic axes.
         markers: a mark at every point.
         smooth: where there are many points a running mean is drawn over the faint points.
         fit: the legend has the exponent of each series' power law.
         zero: the y axis starts at 0.
         legend: left out where it would repeat the title.
+        level: a value of y to compare with, drawn dashed.
     """
     drawn = [_shown(line, log_x, log_y) for line in series]
     if not any(line.x for line in drawn):
@@ -177,15 +181,22 @@ def lines(
         for k, line in enumerate(drawn):
             _draw_line(axes, line, k, markers, smooth)
         _scale(axes, drawn, log_x, log_y, smooth)
+        if level is not None:
+            axes.axhline(level, color=_INK, linewidth=1.2, dashes=(4, 3))
         if zero:
             axes.set_ylim(bottom=0)
-        axes.set(xlabel=x, ylabel=y)
+        axes.set_xlabel(x)
         axes.grid(True)
 
     names = [f"{line.name} (exponent {exponent(line.x, line.y):.2f})" if fit else line.name for line in drawn]
-    above = keys(names) if legend else Html("")
-    chart = svg(draw, lambda narrow: 250 if narrow else 300, f"{title}: {y} over {x}")
+    above = _unit(y) + (keys(drawn, names) if legend else "")
+    chart = svg(draw, lambda narrow: 250 if narrow else 300, f"{title}: {y or title} over {x}")
     return figure(Html(above + chart), title, caption)
+
+
+def _unit(words: str) -> str:
+    """What the y axis counts, above the drawing, where there is room for a phrase."""
+    return f'<p class="unit">{escape(words)}</p>' if words else ""
 
 
 def _shown(line: Line, log_x: bool, log_y: bool) -> Line:
@@ -351,11 +362,12 @@ def roofline(
         axes.set_xlim(left, right)
         _plain_log(axes.xaxis, right / left)
         _plain_log(axes.yaxis, max(ys) / min(ys))
-        axes.set(xlabel="operations per byte", ylabel=unit)
+        axes.set_xlabel("operations per byte")
         axes.grid(True)
 
     chart = svg(draw, lambda narrow: 260 if narrow else 320, f"{title}: {unit} over operations per byte")
     below = (
         f"The line: {number(peak)} {unit} of a matrix product, {number(bandwidth)} GB/s of a copy. {caption}"
     )
-    return figure(Html(keys([line.name for line in drawn], line=False) + chart), title, below.strip())
+    legend = keys(drawn, [line.name for line in drawn], line=False)
+    return figure(Html(_unit(unit) + legend + chart), title, below.strip())

@@ -57,6 +57,11 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{escape(text)}</p>")
 
 
+def bullets(texts: Iterable[str]) -> Html:
+    """A list."""
+    return Html("<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>")
+
+
 def note(text: str) -> Html:
     """What the reader must not miss, such as a piece that is not there."""
     return Html(f'<p class="note">{escape(text)}</p>')
@@ -86,7 +91,7 @@ def table(
     """A table that scrolls inside its own box where the screen is narrower.
 
     Args:
-        headers: one for each column.
+        headers: one for each column; no line of them is written where all are empty.
         rows: cells; numbers stand at the right, formatted by :func:`number`; None is a dash.
         caption: a sentence above it.
         strong: the numbers of the rows to stress.
@@ -102,7 +107,11 @@ def table(
         bool(column) and all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in column)
         for column in columns
     ]
-    kinds = [' class="number"' if numeric else "" for numeric in right]
+    lengths = [max((len(str(cell)) for cell in column), default=0) for column in columns]
+    kinds = [
+        ' class="number"' if numeric else ' class="words"' if length > 24 else ""
+        for numeric, length in zip(right, lengths, strict=True)
+    ]
 
     def line(tag: str, cells: Sequence[Cell], kind: str = "") -> str:
         inside = "".join(f"<{tag}{k}>{_cell(cell)}</{tag}>" for k, cell in zip(kinds, cells, strict=True))
@@ -112,10 +121,8 @@ def table(
         line("td", row, ' class="strong"' if i in stressed else "") for i, row in enumerate(rows)
     )
     title = "" if caption is None else f"<caption>{escape(caption)}</caption>"
-    return Html(
-        f'<div class="scroll"><table>{title}\n<thead>{line("th", headers)}</thead>\n<tbody>\n{body}\n'
-        "</tbody></table></div>"
-    )
+    head = f"<thead>{line('th', headers)}</thead>" if any(headers) else ""
+    return Html(f'<div class="scroll"><table>{title}\n{head}\n<tbody>\n{body}\n</tbody></table></div>')
 
 
 def _cell(value: Cell) -> str:
@@ -150,7 +157,8 @@ def picture(image: Path | bytes, title: str, caption: str = "") -> Html:
         raise ValueError(f"{name}: expected a PNG, got {content[:8]!r}")
     width = int.from_bytes(content[16:20], "big")
     data = base64.b64encode(content).decode()
-    img = f'<img alt="{escape(title)}" style="--width: {width}px" src="data:image/png;base64,{data}">'
+    kind = ' class="large"' if width > 900 else ""  # on a phone it scrolls rather than to become too small
+    img = f'<img{kind} alt="{escape(title)}" style="--width: {width}px" src="data:image/png;base64,{data}">'
     return figure(Html(f'<div class="scroll picture">{img}</div>'), title, caption)
 
 
