@@ -6,6 +6,7 @@
     python -m benchmarks.claims prior-images --output prior-images.jsonl  hierarchy, locality, relative position
     python -m benchmarks.claims prior-photos --output prior-photos.jsonl  the same by the class of CIFAR-10's images
     python -m benchmarks.claims prior-graphs --output prior-graphs.jsonl  degree, spatial and edge encodings
+    python -m benchmarks.claims prior-atoms  --output prior-atoms.jsonl   the same by predicting hidden atoms
     python -m benchmarks.claims prior-words  --output prior-words.jsonl   order
     python -m benchmarks.claims --summary windows.jsonl ...               the tables of docs/claims.md
 
@@ -179,6 +180,13 @@ def judge_masks(*shares: float) -> Callable[[Session, Any], dict[str, float]]:
 # ---- the claims -----------------------------------------------------------------------------------------------------
 
 SHARES = (0.15, 0.4, 0.75)
+GRAPH_ARMS = {
+    "Graphormer": [],
+    "no degree": ["model.degree_encoding=false"],
+    "no distance": ["model.spatial_encoding=false"],
+    "no edges": ["model.edge_encoding=false"],
+    "none of them": [f"model.{name}_encoding=false" for name in ("degree", "spatial", "edge")],
+}
 CLAIMS = {
     "mask-pixels": Claim(
         "linear probe of frozen features, digits", "vision", "mim", [*DIGITS, *SWIN],
@@ -198,13 +206,11 @@ CLAIMS = {
         "accuracy, CIFAR-10", "vision", "classification", PHOTOS, image_arms(4), "Swin", "accuracy", True, 2
     ),
     "prior-graphs": Claim(
-        "test MAE of QED", "graph", "regression", GRAPHS,
-        {"Graphormer": [],
-         "no degree": ["model.degree_encoding=false"],
-         "no distance": ["model.spatial_encoding=false"],
-         "no edges": ["model.edge_encoding=false"],
-         "none of them": [f"model.{name}_encoding=false" for name in ("degree", "spatial", "edge")]},
-        "Graphormer", "mae", False, 3,
+        "test MAE of QED", "graph", "regression", GRAPHS, GRAPH_ARMS, "Graphormer", "mae", False, 3
+    ),
+    "prior-atoms": Claim(
+        "accuracy of hidden atoms", "graph", "mgm", [*GRAPHS, "data.validation=0.1"],
+        GRAPH_ARMS, "Graphormer", "node_accuracy", True, 2,
     ),
     "prior-words": Claim(
         "accuracy of hidden words", "text", "mlm", WORDS,

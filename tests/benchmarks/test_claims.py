@@ -51,7 +51,7 @@ def texts(folder: Path) -> list[str]:
 def molecules(folder: Path) -> list[str]:
     rows = [f"{'C' * (n % 7 + 1)}{'NOF'[n % 3]}{'C' * (n // 7)},{n}" for n in range(40)]
     (folder / "m.csv").write_text("\n".join(["smiles,y", *rows]))
-    return [f"data.path={folder / 'm.csv'}", "data.target=y", "train.num_train_epochs=1"]
+    return [f"data.path={folder / 'm.csv'}", "train.num_train_epochs=1"]
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,15 @@ def molecules(folder: Path) -> list[str]:
         ("mask-pixels", "75% of 2 px", lambda _: ["data.validation=0.5"]),
         ("mask-words", "40%", texts),
         ("prior-images", "no hierarchy", None),
-        ("prior-graphs", "none of them", molecules),
-        ("prior-words", "no positions", texts),
+        ("prior-atoms", "none of them", molecules),
     ],
 )
 def test_a_run_of_every_claim(name, arm, data, tmp_path: Path) -> None:
     """Two updates of the base and of an arm; what is in the file is not repeated; a table comes out."""
-    if name == "prior-graphs":
+    if data is molecules:
         pytest.importorskip("rdkit")
     settings = data(tmp_path) if data else []
-    settings += [] if name == "prior-graphs" else ["train.max_steps=2"]
+    settings += [] if data is molecules else ["train.max_steps=2"]
     output, base = tmp_path / "rows.jsonl", claims.CLAIMS[name].base
     for _ in range(2):
         claims.measure(name, [0], settings, output, [base, arm])
@@ -81,14 +80,14 @@ def test_a_run_of_every_claim(name, arm, data, tmp_path: Path) -> None:
 
 
 def test_arms_of_images_cost_the_same() -> None:
-    """What is said to be at equal operations is, within 5 %; windows as large as the map cost more."""
+    """What is said to be at equal operations is, within 10 %; windows as large as the map cost more."""
     claim = claims.CLAIMS["prior-images"]
     found = {
         arm: claims.operations(claims.open_new_session(claims.configured(claim, arm, 0, [])))
         for arm in claim.arms
     }
-    assert 1.05 < found.pop("no windows (global)") / found["Swin"] < 1.2
-    assert all(abs(value / found["Swin"] - 1) < 0.05 for value in found.values()), found
+    assert 1.1 < found.pop("no windows (global)") / found["Swin"] < 1.2
+    assert all(abs(value / found["Swin"] - 1) < 0.1 for value in found.values()), found
 
 
 RESULTS = sorted(ROOT.glob("benchmarks/results/claims_*.jsonl"))
