@@ -337,9 +337,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{found[0]['operations'] / by[claim.base, seeds[0]]['operations']:.2f}x")
         cells.append(f"{found[0]['parameters']:,}")
         lines.append([*cells, f"{np.mean([row['seconds'] for row in found]):.0f}"])
-    simple = next((row["predictors"] for row in rows if "predictors" in row), {})
+    first = min((row for row in rows if row["run"] == claim.base), key=lambda row: int(row["seed"]))
+    simple = first.get("predictors", {})
     beside = ", ".join(f"{name} {value:.4f}" for name, value in simple.items())
-    first = rows[0]
     note = f"{first['updates']:,} updates, {first['held_out']:,} held-out samples."
     body = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
     return f"{body}\n\n{note} Simple predictors{' of the first row' if claim.baselines else ''}: {beside}.\n"
