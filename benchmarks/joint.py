@@ -19,7 +19,9 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +174,7 @@ class Study:
         self.done.add((seed, name))
         print(seed, name, values, flush=True)
 
-    def one(self, seed: int, name: str, updates: int, config: Any) -> None:
+    def one(self, seed: int, name: str, updates: int, config: Callable[[], RunConfig]) -> None:
         """One run, unless it is in the file; config: makes its configuration."""
         if (seed, name) in self.done:
             return
@@ -204,24 +206,14 @@ class Study:
         assert isinstance(session.sampler, JointSampler)
         batches = session.sampler.counts
         self.one(seed, "joint", args.updates, lambda: joint)
-        for domain in DOMAINS:
-            more = round(args.updates * total / counted[domain])
-            for arm, updates in (("alone", args.updates), ("alone_all", more)):
-                self.one(
-                    seed,
-                    f"{arm}_{domain}",
-                    updates,
-                    lambda d=domain, u=updates: alone_config(joint, d, root / "fresh", u, batches[d]),
-                )
-        for domain in DOMAINS:
-            for arm in ARMS:
-                start = root / (arm if arm in ("joint", "fresh") else f"{arm}_{domain}")
-                self.one(
-                    seed,
-                    f"tuned_{arm}_{domain}",
-                    args.finetune,
-                    lambda d=domain, s=start: tuning_config(d, s, self.root / "topics", seed, args.finetune),
-                )
+        for arm, domain in product(("alone", "alone_all"), DOMAINS):
+            updates = round(args.updates * (total / counted[domain] if arm == "alone_all" else 1))
+            config = partial(alone_config, joint, domain, root / "fresh", updates, batches[domain])
+            self.one(seed, f"{arm}_{domain}", updates, config)
+        for arm, domain in product(ARMS, DOMAINS):
+            start = root / (arm if arm in ("joint", "fresh") else f"{arm}_{domain}")
+            config = partial(tuning_config, domain, start, self.root / "topics", seed, args.finetune)
+            self.one(seed, f"tuned_{arm}_{domain}", args.finetune, config)
 
     def predictors(self) -> None:
         """What simple predictors reach on the same held-out samples, pretraining and tasks."""
@@ -283,10 +275,9 @@ def summary(file: Path) -> None:
                 each = ", ".join(f"{value:.4f}" for value in found)
                 paired = "" if arm == "joint" else interval(first - found)
                 seconds = np.mean([row["seconds"] for row in runs])
-                print(
-                    f"| {domain} {'fine-tuned ' if tuned else ''}{key} | {arm} | {runs[0]['updates']:,} | {seconds:.0f} "
-                    f"| {found.mean():.4f} ({each}) | {loss.mean():.4f} | {paired} |"
-                )
+                cells = [f"{domain} {'fine-tuned ' if tuned else ''}{key}", arm, f"{runs[0]['updates']:,}"]
+                cells += [f"{seconds:.0f}", f"{found.mean():.4f} ({each})", f"{loss.mean():.4f}", paired]
+                print(f"| {' | '.join(cells)} |")
     for (_, name), row in kept.items():
         if name.startswith("predictors") or name == "operations":
             print(name, {k: v for k, v in row.items() if k not in ("seed", "run")})

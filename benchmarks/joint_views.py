@@ -9,8 +9,8 @@ company). "Layer" 0 is the rows in front of the blocks, layer i those behind blo
   channels go together: linear CKA with channels as the items, that is of the centred C x C covariances of the rows of
   both domains, 1 where both vary along the same directions of the stream. Beside it the same figure for two models of
   one domain each, of one seed (whose fresh weights were the same) and of different seeds (none in common).
-- Distance of a head: the mean distance between a row and what it looks at, weighted by attention: px, tokens, bonds of a
-  shortest path (graph token and unreachable atoms left out). Beside it that of uniform attention.
+- Distance of a head: the mean distance between a row and what it looks at, weighted by attention: px, tokens, bonds of
+  a shortest path (graph token and unreachable atoms left out). Beside it that of uniform attention.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -230,7 +230,7 @@ def _draw_distances(views: Sequence[Mapping[str, Any]], file: Path) -> None:
     for axis, domain in zip(axes[0], DOMAINS, strict=True):
         for side, kind in ((-0.12, "joint"), (0.12, "alone")):
             values = np.array([view["distance"][domain][kind] for view in views])  # [seeds, layers, heads]
-            seeds, layers, heads = values.shape
+            layers = values.shape[1]
             at = np.broadcast_to(np.arange(1, layers + 1)[None, :, None] + side, values.shape)
             axis.scatter(at, values, s=16, alpha=0.7, label=f"{kind} (a dot: a head of a seed)")
         even = float(np.mean([view["distance"][domain]["uniform"] for view in views]))
