@@ -1,5 +1,6 @@
 """The measures of the joint benchmark on cases whose answer is known."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 
 from benchmarks.joint import ARMS, DOMAINS, FIGURES, TUNED, joint_config, operations, summary, write_topics
 from benchmarks.joint_views import channel_cka, cka, draw, head_distances, held_out_batches, layers_of
+from unitrans.domains.text.config import DataConfig
+from unitrans.domains.text.documents import EmbeddedText
 from unitrans.train.session import Session, open_new_session
 
 
@@ -61,16 +64,17 @@ def test_operations_grow_with_the_share_of_a_domain(session: Session) -> None:
 
 
 def test_topics_keep_what_pretraining_holds_out(tmp_path: Path, session: Session) -> None:
-    import csv
-
+    held_out = session.by_domain()["text"].validation_source
+    assert held_out is not None
+    kept = {name.split(":")[0] for name in held_out.ids}  # of long paragraphs there are several parts
+    documents = EmbeddedText(DataConfig(path="pydoc", document="blank_line"))
+    ids = {doc.text: doc.id for file in range(documents.files) for doc in documents.of_file(file)}
     write_topics(tmp_path)
-    seen = set()
     for name in ("train", "test"):
         with (tmp_path / f"{name}.csv").open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        texts = {row["text"] for row in rows}
-        assert len({row["label"] for row in rows}) == 10 and not texts & seen
-        seen |= texts
+        assert len({row["label"] for row in rows}) == 10
+        assert {ids[row["text"]].split(":")[0] in kept for row in rows} == {name == "test"}
 
 
 def test_summary_and_pictures_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
