@@ -206,14 +206,15 @@ class Study:
         assert isinstance(session.sampler, JointSampler)
         batches = session.sampler.counts
         self.one(seed, "joint", args.updates, lambda: joint)
-        for arm, domain in product(("alone", "alone_all"), DOMAINS):
-            updates = round(args.updates * (total / counted[domain] if arm == "alone_all" else 1))
-            config = partial(alone_config, joint, domain, root / "fresh", updates, batches[domain])
-            self.one(seed, f"{arm}_{domain}", updates, config)
-        for arm, domain in product(ARMS, DOMAINS):
-            start = root / (arm if arm in ("joint", "fresh") else f"{arm}_{domain}")
-            config = partial(tuning_config, domain, start, self.root / "topics", seed, args.finetune)
-            self.one(seed, f"tuned_{arm}_{domain}", args.finetune, config)
+        for arms in (("alone", "joint", "fresh"), ("alone_all",)):  # what takes longest comes last
+            for arm, domain in product(arms, DOMAINS):
+                if arm in ("alone", "alone_all"):
+                    updates = round(args.updates * (total / counted[domain] if arm == "alone_all" else 1))
+                    config = partial(alone_config, joint, domain, root / "fresh", updates, batches[domain])
+                    self.one(seed, f"{arm}_{domain}", updates, config)
+                start = root / (f"{arm}_{domain}" if arm in ("alone", "alone_all") else arm)
+                tuned = partial(tuning_config, domain, start, self.root / "topics", seed, args.finetune)
+                self.one(seed, f"tuned_{arm}_{domain}", args.finetune, tuned)
 
     def predictors(self) -> None:
         """What simple predictors reach on the same held-out samples, pretraining and tasks."""
@@ -253,31 +254,36 @@ def interval(difference: np.ndarray) -> str:
 
 
 def summary(file: Path) -> None:
-    """Tables in Markdown: means of the seeds, paired differences with intervals, compute, simple predictors."""
+    """Tables in Markdown: means of the seeds, paired differences with intervals, compute, simple predictors. A run
+    counts for the seeds that have it."""
     kept = {(row["seed"], row["run"]): row for row in rows(file)}
-    seeds = sorted({seed for seed, name in kept if name == "joint"})
+    print("| | arm | seeds | updates | s | figure | loss | joint - this |\n" + "|---" * 8 + "|")
+    for tuned, domain in product((False, True), DOMAINS):
+        key, _ = (TUNED if tuned else FIGURES)[domain]
 
-    def values(name: str, key: str) -> np.ndarray:
-        return np.array([kept[seed, name]["figures"][key] for seed in seeds])
+        def named(arm: str, tuned: bool = tuned, domain: str = domain) -> tuple[str, str]:
+            """The run of an arm, and what stands in front of its figures."""
+            if tuned:
+                return f"tuned_{arm}_{domain}", ""
+            return ("joint", f"{domain}_") if arm == "joint" else (f"{arm}_{domain}", "")
 
-    print("| | arm | updates | s | figure | loss | joint - this |\n|---|---|---|---|---|---|---|")
-    for tuned in (False, True):
-        for domain in DOMAINS:
-            key, _ = (TUNED if tuned else FIGURES)[domain]
-            start = "tuned_" if tuned else ""
-            prefix = "" if tuned else f"{domain}_"
-            first = values(f"tuned_joint_{domain}" if tuned else "joint", prefix + key)
-            for arm in ARMS if tuned else ARMS[:-1]:
-                name = "joint" if (arm, tuned) == ("joint", False) else f"{start}{arm}_{domain}"
-                prefix = f"{domain}_" if name == "joint" else ""
-                found, loss = values(name, prefix + key), values(name, prefix + "loss")
-                runs = [kept[seed, name] for seed in seeds]
-                each = ", ".join(f"{value:.4f}" for value in found)
-                paired = "" if arm == "joint" else interval(first - found)
-                seconds = np.mean([row["seconds"] for row in runs])
-                cells = [f"{domain} {'fine-tuned ' if tuned else ''}{key}", arm, f"{runs[0]['updates']:,}"]
-                cells += [f"{seconds:.0f}", f"{found.mean():.4f} ({each})", f"{loss.mean():.4f}", paired]
-                print(f"| {' | '.join(cells)} |")
+        def values(arm: str, key: str, seeds: list[int], named: Any = named) -> np.ndarray:
+            name, prefix = named(arm)
+            return np.array([kept[seed, name]["figures"][prefix + key] for seed in seeds])
+
+        for arm in ARMS if tuned else ARMS[:-1]:
+            name, first = named(arm)[0], named("joint")[0]
+            seeds = sorted(seed for seed, run in kept if run == name and (seed, first) in kept)
+            if not seeds:
+                continue
+            found = values(arm, key, seeds)
+            runs = [kept[seed, name] for seed in seeds]
+            cells = [f"{domain} {'fine-tuned ' if tuned else ''}{key}", arm, str(len(seeds))]
+            cells += [f"{runs[0]['updates']:,}", f"{np.mean([run['seconds'] for run in runs]):.0f}"]
+            cells += [f"{found.mean():.4f} ({', '.join(f'{value:.4f}' for value in found)})"]
+            cells += [f"{values(arm, 'loss', seeds).mean():.4f}"]
+            cells += ["" if arm == "joint" else interval(values("joint", key, seeds) - found)]
+            print(f"| {' | '.join(cells)} |")
     for (_, name), row in kept.items():
         if name.startswith("predictors") or name == "operations":
             print(name, {k: v for k, v in row.items() if k not in ("seed", "run")})

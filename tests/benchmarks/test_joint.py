@@ -98,7 +98,7 @@ def test_summary_and_pictures_of_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     summary(file)
     printed = capsys.readouterr().out
     assert (
-        "| vision l1 | alone | 4 | 1 | 0.5000 (0.4000, 0.5000, 0.6000) | 1.0000 | +0.1000 +- 0.0000 |"
+        "| vision l1 | alone | 3 | 4 | 1 | 0.5000 (0.4000, 0.5000, 0.6000) | 1.0000 | +0.1000 +- 0.0000 |"
         in printed
     )
     with pytest.raises(SystemExit, match="no views"):
