@@ -1,6 +1,6 @@
 """What pretraining on visible tokens only is worth: accuracy after fine-tuning at equal pretraining compute.
 
-    python -m benchmarks.transfer --data cifar10 --seeds 0 1 2 --output transfer.jsonl
+    python -m benchmarks.transfer --data cifar10 --seeds 0 1 2 3 4 --output transfer.jsonl
     python -m benchmarks.transfer --summary transfer.jsonl --picture transfer.png
     python -m benchmarks.transfer --data cifar10 --hog
 
@@ -32,6 +32,7 @@ COMMON = ["data.image_size=32", "data.channels=3", "data.flip=true", "train.bf16
 COMMON += ["train.save_steps=1000000", "train.logging_steps=20", "train.per_device_eval_batch_size=125"]
 COMMON += ["train.global_batch_size=null", "train.learning_rate_batch_size=null"]
 PRETRAIN = ["objective.mask_ratio=0.75", "objective.mask_patch_size=4", "data.crop_scale=[0.5,1.0]"]
+PRETRAIN += ["objective.norm_target=true", "objective.norm_target_window=9"]
 PRETRAIN += ["train.learning_rate=1.5e-3", "train.per_device_train_batch_size=64"]
 FINETUNE = ["data.crop_scale=[0.5,1.0]", "objective.label_smoothing=0.1", "train.layer_decay=1.0"]
 FINETUNE += ["train.learning_rate=2e-3", "train.per_device_train_batch_size=64"]
@@ -210,9 +211,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="../shared/data/cifar10")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--pretrain", type=int, default=1000, help="updates with all tokens")
-    parser.add_argument("--finetune", type=int, default=600)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--pretrain", type=int, default=1800, help="updates with all tokens")
+    parser.add_argument("--finetune", type=int, default=1000)
     parser.add_argument("--set", nargs="+", default=[], help="settings of all runs that are changed")
     parser.add_argument("--only", nargs="+", default=[], help="of the runs of a seed, those to do now")
     parser.add_argument(

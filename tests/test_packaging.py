@@ -57,7 +57,7 @@ def test_every_dependency_is_pinned_to_a_version_it_accepts(extra: str) -> None:
 
 def test_extras() -> None:
     assert set(metadata.metadata("unitrans").get_all("Provides-Extra") or []) == {
-        *("graph", "ogb", "vision", "text", "export", "bench", "dev", "all")
+        *("graph", "ogb", "vision", "text", "export", "bench", "docs", "dev", "all")
     }
     named = {canonicalize_name(r.name) for r in requirements_of("")}
     expected = "torch numpy transformers accelerate datasets safetensors pillow matplotlib scipy tensorboard"

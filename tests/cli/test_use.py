@@ -241,10 +241,10 @@ def test_only_the_head_is_trained(run: Path, tmp_path: Path) -> None:
 
 
 def test_published_weights_as_they_are(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder that convert writes gives vectors and probes, and says why it knows no classes."""
+    """A folder that convert writes gives vectors, probes and, once its classes have names, predictions."""
     torch.manual_seed(0)
     config = models.SwinConfig(
-        image_size=16, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, num_labels=3
+        image_size=16, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, num_labels=10
     )
     model = models.SwinForImageClassification(config).eval()
     model.save_pretrained(tmp_path / "swin")
@@ -269,7 +269,26 @@ def test_published_weights_as_they_are(run: Path, tmp_path: Path, capsys: pytest
     data = ["--data", str(run / "test"), "--output", str(tmp_path / "knn")]
     assert main(["eval", *command, "--probe", "knn", "--fit", str(run / "test"), *data]) == 0
     assert main(["eval", *command, "--data", str(run / "test")]) == 2
-    assert "does not know your classes: fine-tune it first with unitrans train" in capsys.readouterr().err
+    assert "nothing names its 10 classes: expected --classes FILE with a line" in capsys.readouterr().err
+    names, listed = [f"digit {number}" for number in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)], tmp_path / "classes.txt"
+    listed.write_text("\n".join(names[:9]))
+    assert main(["predict", *command, str(files[0]), "--classes", str(listed)]) == 2
+    assert "expected 10 different names, got 9" in capsys.readouterr().err
+    listed.write_text("\n".join(names))
+    output = ["--output", str(tmp_path / "judged")]
+    assert main(["eval", *command, "--data", str(run / "test"), "--classes", str(listed), *output]) == 0
+    config = json.loads((tmp_path / "swin" / "config.json").read_text())
+    told = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (tmp_path / "swin" / "config.json").write_text(json.dumps(config | told))
+    assert main(["predict", *command, *map(str, files), "-o", str(tmp_path / "p.csv")]) == 0
+    with torch.no_grad():
+        guesses = [names[number] for number in model(x).logits.argmax(1)]
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    assert [row["class"] for row in rows] == guesses
+    rows = list(csv.DictReader((tmp_path / "judged" / "classes.csv").open()))
+    assert {row["class"]: int(row["samples"]) for row in rows} == {
+        name: len(list((run / "test" / name).iterdir())) for name in names
+    }
 
 
 def test_another_test_resolution(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,13 @@
 """Masked autoencoders: what is hidden, the loss, names of the published weights."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+import unitrans
 from unitrans.domains import get_domain
 from unitrans.models import SwinConfig, VitConfig
 from unitrans.models.convert import export_weights, load_weights
@@ -86,7 +90,7 @@ def test_weights_go_and_come_back(layout: str) -> None:
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-def test_transformers_gives_the_same_numbers(normalised: bool) -> None:
+def test_transformers_gives_the_same_numbers(normalised: bool, tmp_path: Path) -> None:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     torch.manual_seed(0)
@@ -107,6 +111,10 @@ def test_transformers_gives_the_same_numbers(normalised: bool) -> None:
     output = model(patches=patches, plans=plans, mask=mask.flatten())
     want = theirs(images, noise=noise)
     torch.testing.assert_close(output.loss_sum / output.num_targets, want.loss, rtol=1e-5, atol=1e-6)
+    theirs.save_pretrained(tmp_path / "mae")  # the folder tells heads and options, which shapes do not
+    whole: Any = unitrans.load(tmp_path / "mae")
+    assert whole.objective.options == model.objective.options
+    assert torch.equal(whole(patches=patches, plans=plans, mask=mask.flatten()).loss_sum, output.loss_sum)
 
 
 def test_wrong_settings_are_named() -> None:

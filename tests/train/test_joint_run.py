@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from unitrans.cli import main
+from unitrans.cli.pages.runs import open_runs
+from unitrans.cli.pages.training import training_page
 from unitrans.train import run as running
 from unitrans.train.config import RunConfig, resolve
 from unitrans.train.errors import ConfigError
@@ -87,6 +89,9 @@ def test_a_run_goes_on_exactly_and_reports_every_domain(
         "curves.png",
         "tokenizer.json",
     } <= made
+    page = training_page(open_runs(["whole"]))
+    assert page.count("data:image/png") == 2 and 'class="sentence"' in page and "is missing" not in page
+    assert all(f"{name}, validation part:" in page for name in ("Vision", "Text", "Graph"))
 
     step = UnitransTrainer.training_step
 

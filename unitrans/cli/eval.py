@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unitrans.cli.parser import Parser, UsageError, add_reading_flags
+from unitrans.cli.parser import Parser, UsageError, add_classes_flag, add_reading_flags
 
 _EPILOG = """examples:
   unitrans eval --checkpoint runs/vision-classification-1 --data photos/test        class folders
@@ -44,6 +44,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--target", metavar="NAME", help="the column with the labels; several as a,b")
     add_reading_flags(parser)
+    add_classes_flag(parser)
     return parser
 
 
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str]) -> int:
         output = next(name for name in (f"eval-{n}" for n in range(1, 10**6)) if not Path(name).exists())
     if (options.probe is None) != (options.fit is None):
         raise UsageError("--probe and --fit belong together: which classifier, and what it is fitted on")
+    if options.probe is not None and options.classes is not None:
+        raise UsageError(
+            "--classes names the classes of the model's own head, and --probe fits another: leave it out"
+        )
     from unitrans.train.errors import ConfigError
     from unitrans.train.evaluate import evaluate
     from unitrans.train.probe import probe
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     try:
         if options.probe is None:
-            skipped = evaluate(options.checkpoint, options.data, folder, **shared)
+            skipped = evaluate(options.checkpoint, options.data, folder, classes=options.classes, **shared)
         else:
             skipped = probe(options.checkpoint, options.probe, options.fit, options.data, folder, **shared)
     except ConfigError as error:

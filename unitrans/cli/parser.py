@@ -84,3 +84,13 @@ def add_reading_flags(parser: Parser) -> None:
     parser.add_argument(
         "--batch-size", metavar="N", type=positive, default=64, help="samples computed together (default: 64)"
     )
+
+
+def add_classes_flag(parser: Parser) -> None:
+    """What commands take that predict labels, of weights that are no run of ours."""
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="of published weights: the names of their classes, a line each, in the order of their numbers (default: "
+        "as config.json beside them names them)",
+    )

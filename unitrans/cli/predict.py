@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from unitrans.cli.parser import Parser, UsageError, add_reading_flags
+from unitrans.cli.parser import Parser, UsageError, add_classes_flag, add_reading_flags
 
 _EPILOG = """Every row of the input is one row of the output, in the same order, with the predictions added. A row that
 cannot be predicted has empty predictions and the reason in the column error, and the exit code is then 1.
@@ -64,6 +64,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="with --prompt: of what is drawn")
     add_reading_flags(parser)
+    add_classes_flag(parser)
     return parser
 
 
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str]) -> int:
             column=options.column,
             files=options.image_folder,
             image_size=options.image_size,
+            classes=options.classes,
             stdin=sys.stdin,
             stdout=sys.stdout,
             say=lambda text: print(f"unitrans: {text}", file=sys.stderr),

@@ -19,6 +19,23 @@ MISSING = frozenset({"", "nan", "na", "n/a", "none", "null", "?", "-"})
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
+def column_names(value: str | list[str] | None) -> str | list[str] | None:
+    """data.label_column, "a,b" of a command line as ["a", "b"]. ValueError for a column that is there twice."""
+    if isinstance(value, str) and "," in value:  # --target a,b
+        value = [name.strip() for name in value.split(",")]
+    if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+        raise ValueError(f"expected the names of different columns, got {value}")
+    return value
+
+
+def check_separator(column: str | list[str] | None, separator: str | None) -> None:
+    """ValueError for data.label_separator beside several columns."""
+    if isinstance(column, list) and separator is not None:
+        raise ValueError(
+            "data.label_separator is for one column of classes, and data.label_column names several: leave it out"
+        )
+
+
 def cell_text(value: Any) -> str | None:
     """What a cell of a table says; None where it says nothing."""
     text = str(value).strip()

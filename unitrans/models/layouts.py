@@ -168,7 +168,11 @@ def _hf_vit(theirs: str, block: Sequence[Rename]) -> Layout:
     """ViT, and the decoder of ViTMAE, whose blocks are named alike."""
     plain = _hf("vit.", theirs, _VIT_BLOCK, block, pos_embed="pos_embed")
     mae = _mae_heads("decoder.", "decoder.mask_token", "decoder.decoder_layers.", block)
-    return replace(plain, heads=(*mae, *plain.heads))
+    # How transformers 5 writes the decoder's layers into files, its rename of "layers" having hit them too.
+    saved = _under(
+        "decoder.decoder_encoder.layer.{b}.", "head.decoder.blocks.{b}.", (*block, ("{rest}", "{rest}"))
+    )
+    return replace(plain, heads=(*mae, *saved, *plain.heads))
 
 
 def _beit_block(attention: str, parts: Sequence[str], position_bias: str) -> tuple[Rename, ...]:

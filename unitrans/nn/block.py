@@ -224,7 +224,8 @@ class Block(nn.Module):
         activation: non-linearity of the MLP; see `activation_function`.
         layer_scale: initial value of a learned factor per channel on each branch (CaiT, BEiT); None: no factor.
         extra_norm: a LayerNorm on the stream behind the block (the largest Swin V2).
-        Others as in `Attention`.
+
+    The others are those of `Attention`.
     """
 
     def __init__(

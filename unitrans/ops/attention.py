@@ -92,7 +92,8 @@ def attention_qkvpacked(
     Args:
         qkv: [T, 3, N, D], the output of a qkv projection.
         plan: a plan of one stream (not a cross plan).
-        Others as in `attention`.
+
+    The others are those of `attention`.
 
     Returns:
         As `attention`.

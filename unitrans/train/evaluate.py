@@ -39,6 +39,7 @@ def evaluate(
     say: Callable[[str], None],
     files: str | None = None,
     image_size: int | None = None,
+    classes: str | None = None,
 ) -> int:
     """Judges a model on labelled samples and writes eval.json, summary.txt and, for classes and for several answers,
     classes.csv, for classes confusion.png. The same input gives the same files, but for the time taken.
@@ -50,7 +51,7 @@ def evaluate(
         batch_size: samples that are computed together.
         column: with the inputs, of a table; see ``unitrans predict``.
         target: columns with the labels, as a,b; None: those of the training data, else one with a usual name.
-        files, image_size: see `Trained`.
+        files, image_size: see `Trained`. classes: see `Predictor`.
 
     Returns:
         How many samples could not be judged.
@@ -58,8 +59,10 @@ def evaluate(
     Raises:
         ConfigError: no such checkpoint or data, or labels that the model does not know.
     """
-    predictor = Predictor(checkpoint, files=files, image_size=image_size)
+    predictor = Predictor(checkpoint, files=files, image_size=image_size, classes=classes)
     check_output(output)
+    for note in predictor.notes:
+        say(note)
     outputs: list[np.ndarray] = []
     truths: list[Any] = []
     skipped: list[str] = []
@@ -211,14 +214,14 @@ def _figures(
     predictor: Predictor, prediction: np.ndarray, truth: np.ndarray
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """All figures, and the 95 % intervals of those that are cheap to draw again."""
-    objective: Any = predictor.models[0].objective
     labels = predictor.labels
+    if labels.kind == "class":
+        return ranked_figures(prediction, truth)
+    objective: Any = predictor.models[0].objective
     if labels.kind == "value":
         truth = (truth - np.array(labels.mean)) / np.array(labels.std)
     output = SignalOutput(torch.zeros(()), prediction=torch.from_numpy(prediction))
     collected = objective.collect({"labels": torch.from_numpy(truth)}, output)
-    if labels.kind == "class":
-        return ranked_figures(prediction, truth)
     if labels.kind == "multi":
         return target_figures(objective.figures(collected), prediction, truth)
     return objective.figures(collected), bootstrap(objective.figures, collected)

@@ -51,6 +51,13 @@ for _family in ("bert", "roberta"):
 _CLASSES |= {("beit", kind): _CLASSES["vit", kind] for kind in ("encoder", "classifier")}
 _OBJECTIVES = {"masked": "mim", "mae": "mae", "beit": "beit"}
 
+#: What the config.json of transformers' MAE says of the objective, and our names for it.
+_MAE_OPTIONS = {
+    "decoder_num_attention_heads": "decoder_num_heads",
+    "mask_ratio": "mask_ratio",
+    "norm_pix_loss": "norm_pix_loss",
+}
+
 
 def load(
     weights: str | Path | Mapping[str, Tensor],
@@ -108,7 +115,7 @@ def _load_path(
         path = from_hub(name)
     theirs = read_config(path)
     if theirs is not None and source in ("auto", "hf4", "hf5"):
-        if str(theirs.get("architectures")).endswith("ForMaskedImageModeling']"):
+        if str(theirs.get("architectures")).endswith(("ForMaskedImageModeling']", "ViTMAEForPreTraining']")):
             return load_state(
                 read_weights(path), source, strict=strict, what=name, theirs=theirs, **overrides
             )
@@ -258,7 +265,9 @@ def load_state(
     if theirs is None:
         config, options = configured(found, overrides, what, choices)
     else:
-        options = {name: value for name, value in overrides.items() if name in choices}
+        told = _MAE_OPTIONS if pretraining == "mae" else {}
+        options = {ours: theirs[name] for name, ours in told.items() if name in theirs}
+        options |= {name: value for name, value in overrides.items() if name in choices}
         changes = {name: value for name, value in overrides.items() if name not in choices}
         config = config_from("hf5", theirs, **changes)
         if "pretrained_window_sizes" not in changes:

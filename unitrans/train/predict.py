@@ -22,7 +22,7 @@ from unitrans.train import checkpoint as ckpt
 from unitrans.train.errors import ConfigError, user_errors
 from unitrans.train.init import init_folder
 from unitrans.train.loading import load_run
-from unitrans.train.published import is_published, published
+from unitrans.train.published import Published, is_published, published
 from unitrans.train.rows import ReadRow, Record, opened, samples_of
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -120,26 +120,34 @@ class Trained:
 class Predictor(Trained):
     """The same of models that predict labels.
 
+    Args:
+        classes: of published weights, a file with the names of the classes; None: as config.json has them.
+
     Raises:
         ConfigError: a model that predicts none, too.
     """
 
     def __init__(
-        self, name: str, *, complete: bool = True, files: str | None = None, image_size: int | None = None
+        self,
+        name: str,
+        *,
+        complete: bool = True,
+        files: str | None = None,
+        image_size: int | None = None,
+        classes: str | None = None,
     ) -> None:
         super().__init__(name, complete=complete, files=files, image_size=image_size)
+        if isinstance(self.models[0], Published):
+            self.labels = self.models[0].labels(classes)
+            return
         config = self.models[0].config
-        if self.notes:
-            raise ConfigError(
-                f"--checkpoint {name}: weights of a {config.objective}, no run of this program, so that it does not "
-                f"know your classes: fine-tune it first with unitrans train --objective classification --init {name} "
-                "... (embed and eval --probe take it as it is)"
-            )
         if config.labels is None:
             raise ConfigError(
                 f"--checkpoint {name}: a model of objective {config.objective} predicts no labels; fine-tune it first: "
                 f"unitrans train --domain {self.domain.name} --objective classification --init {name} ..."
             )
+        if classes is not None:
+            raise ConfigError(f"--classes {classes}: --checkpoint {name} knows its classes: leave it out")
         self.labels = Labels.from_dict(config.labels)
 
     @torch.no_grad()
@@ -248,6 +256,7 @@ def predict(
     say: Callable[[str], None],
     files: str | None = None,
     image_size: int | None = None,
+    classes: str | None = None,
 ) -> int:
     """Predicts row by row, in their order, and writes the rows with the predictions as they come.
 
@@ -258,12 +267,14 @@ def predict(
         batch_size: rows that are read before they are predicted together.
         column: see ``Predicts.record_reader``.
         say: where a sentence goes.
-        files, image_size: see `Trained`.
+        files, image_size: see `Trained`. classes: see `Predictor`.
 
     Returns:
         How many rows could not be predicted; their predictions are empty and their `error` says why.
     """
-    predictor = Predictor(checkpoint, files=files, image_size=image_size)
+    predictor = Predictor(checkpoint, files=files, image_size=image_size, classes=classes)
+    for note in predictor.notes:
+        say(note)
     with ExitStack() as stack:
         table, read = stack.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
         try:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from unitrans.domains.labels import check_separator, column_names
+
 Boundary = Literal["line", "blank_line", "file"]
 
 
@@ -161,18 +163,11 @@ class DataConfig(BaseModel):
     @field_validator("label_column")
     @classmethod
     def _columns(cls, value: str | list[str] | None) -> str | list[str] | None:
-        if isinstance(value, str) and "," in value:  # --target a,b
-            value = [name.strip() for name in value.split(",")]
-        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
-            raise ValueError(f"expected the names of different columns, got {value}")
-        return value
+        return column_names(value)
 
     @model_validator(mode="after")
     def _one_way(self) -> DataConfig:
-        if isinstance(self.label_column, list) and self.label_separator is not None:
-            raise ValueError(
-                "data.label_separator is for one column of classes, and data.label_column names several: leave it out"
-            )
+        check_separator(self.label_column, self.label_separator)
         return self
 
     @model_validator(mode="after")

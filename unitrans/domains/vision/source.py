@@ -190,9 +190,10 @@ class VisionSource:
     def set_labels(self, names: Sequence[str] | None, where: str) -> None:
         """Gives every sample its class, or its answers. names: the classes, None to find them. ValueError for a sample
         without any."""
-        if self.reader.labels is None:
+        labels = self.reader.labels
+        if labels is None:
             raise ValueError(f"{where} has no classes")
-        values = [self.reader.labels[index] for index in self.indices]
+        values = [labels[index] for index in self.indices]
         if self.has_several:
             self._numbers, self.labels = answered(values, self.ids, names, where)
             return
