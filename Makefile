@@ -23,7 +23,7 @@ lint: .venv/unitrans
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 sanitize: .venv/unitrans
 	$(CMAKE) -B build/sanitize -DUNITRANS_SANITIZE=ON

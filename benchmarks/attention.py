@@ -5,94 +5,71 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks import goals, report
+from benchmarks import goals, rows
 from benchmarks.cases import CASES, Case, Tensors, case_named
+from benchmarks.compare import Effort, Sides, compare
 from benchmarks.peers import Peer, Prepared, ours, peers_of
-from benchmarks.timing import Ratio, interleave
 from benchmarks.timm_import import Unavailable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_SGEMM = 1024
 
 
-def _sgemm() -> Callable[[], object]:
-    a, b = torch.randn(_SGEMM, _SGEMM), torch.randn(_SGEMM, _SGEMM)
-    out = torch.empty(_SGEMM, _SGEMM)
-    return lambda: torch.mm(a, b, out=out)
+def sides_of(case: Case, dtype: torch.dtype, what: str, peers: list[Peer], device: str = "cpu") -> Sides:
+    """One case in one dtype and all peers, forward or forward + backward."""
+    t = case.tensors().on(torch.device(device))
+
+    def run_of(prepared: Prepared) -> Callable[[], object]:
+        if what == goals.FORWARD:
+            return prepared.without_gradients
+        if prepared.forward_only:
+            raise Unavailable("it has no gradients on a CPU")
+        return prepared.with_gradients
+
+    def make(peer: Peer) -> Callable[[], object]:
+        with torch.device(device):  # what peers make of their own
+            return run_of(peer.prepare(case, t, dtype))
+
+    variants = ["op"] if t.position_bias is None else ["op", "layer"]
+    own = {name: partial(_ours, case, t, dtype, name == "layer", run_of) for name in variants}
+    counted = dtype == torch.float32 and device == "cpu"
+    return Sides(
+        str(case.cut),
+        own,
+        {peer.name: ("layer" if peer.layer else "op", partial(make, peer)) for peer in peers},
+        items=t.plan.num_tokens,
+        unit="tokens",
+        flops=operations(case, what) if counted else 0.0,
+        tags={"": sorted(case.tags)},
+    )
 
 
-def _prepare(
-    case: Case, t: Tensors, dtype: torch.dtype, peers: list[Peer]
-) -> tuple[dict[str, tuple[str, Prepared]], dict[str, str]]:
-    """What can be measured, by name (with the variant of ours it is measured against), and reasons for the rest."""
-    ready: dict[str, tuple[str, Prepared]] = {}
-    reasons: dict[str, str] = {}
-    for peer in peers:
-        try:
-            ready[peer.name] = ("layer" if peer.layer else "op", peer.prepare(case, t, dtype))
-        except Unavailable as error:
-            reasons[peer.name] = str(error)
-    return ready, reasons
+def _ours(
+    case: Case,
+    t: Tensors,
+    dtype: torch.dtype,
+    layer: bool,
+    run_of: Callable[[Prepared], Callable[[], object]],
+) -> Callable[[], object]:
+    return run_of(ours(case, t, dtype, layer=layer))
 
 
-def _works(run: Callable[[], object]) -> str:
-    """Empty, or in words why this cannot be run."""
-    try:
-        run()
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
-    return ""
+def operations(case: Case, what: str) -> float:
+    """Useful operations: two products forward, and five more backward."""
+    return (4 if what == goals.FORWARD else 14) * case.products()
 
 
 def measure(
     case: Case, dtype: torch.dtype, what: str, peers: list[Peer], seconds: float, device: str = "cpu"
-) -> list[report.Row]:
-    """One case in one dtype against all peers, forward or forward + backward."""
-    t = case.tensors().on(torch.device(device))
-    with torch.device(device):  # what peers make of their own
-        ready, reasons = _prepare(case, t, dtype, peers)
-    own = {name: ours(case, t, dtype, layer=name == "layer") for name in ("op", "layer")}
-    if t.position_bias is None:
-        del own["layer"]
-
-    def run_of(p: Prepared) -> Callable[[], object]:
-        return p.without_gradients if what == goals.FORWARD else p.with_gradients
-
-    runs: dict[str, Callable[[], object]] = {f"ours {name}": run_of(p) for name, p in own.items()}
-    for name, (_, prepared) in ready.items():
-        if what == goals.BOTH and prepared.forward_only:
-            reasons[name] = "it has no gradients on a CPU"
-        elif problem := _works(run_of(prepared)):
-            reasons[name] = problem
-        else:
-            runs[name] = run_of(prepared)
-    if dtype == torch.float32 and device == "cpu":
-        runs["sgemm"] = _sgemm()
-    times = interleave(runs, seconds=seconds, device=device)
-
-    flops = (4 if what == goals.FORWARD else 14) * case.products()
-    share = 0.0
-    if "sgemm" in times:
-        share = Ratio.of(times["sgemm"], times["ours op"]).median * flops / (2 * _SGEMM**3)
-    rows = []
-    for peer in peers:
-        variant = "layer" if peer.layer else "op"
-        row = report.Row(
-            case.name, str(case.cut), str(dtype).removeprefix("torch."), torch.get_num_threads(), what,
-            variant, peer.name, sorted(case.tags), reason=reasons.get(peer.name, ""), share=share,
-        )  # fmt: skip
-        if peer.name in times:
-            mine = times[f"ours {variant}"]
-            row.ratio = Ratio.of(times[peer.name], mine)
-            row.seconds = float(np.median(mine))
-            row.peer_seconds = float(np.median(times[peer.name]))
-        rows.append(row)
-    return rows
+) -> list[rows.Row]:
+    """A row for each peer."""
+    name = str(dtype).removeprefix("torch.")
+    sides = sides_of(case, dtype, what, peers, device)
+    return compare(("attention", case.name, what), sides, Effort(seconds), dtype=name, device=device)
 
 
 def _arguments() -> argparse.Namespace:
@@ -123,14 +100,14 @@ def main() -> int:
     wanted = [c for c in CASES if not arguments.case or any(c.name.startswith(a) for a in arguments.case)]
     if not wanted:
         case_named(arguments.case[0])
-    rows: list[report.Row] = []
+    found: list[rows.Row] = []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for name in arguments.dtype:
             for case in wanted:
                 peers = peers_of(case, DTYPES[name], compiled=arguments.compile, device=arguments.device)
                 for what in (goals.FORWARD, goals.BOTH):
-                    found = measure(
+                    measured = measure(
                         case.times(arguments.times),
                         DTYPES[name],
                         what,
@@ -138,11 +115,11 @@ def main() -> int:
                         arguments.seconds,
                         arguments.device,
                     )
-                    for row in found:
-                        print(report.line(row), flush=True)
-                        rows.append(row)
+                    for row in measured:
+                        print(rows.line(row), flush=True)
+                    found += measured
     aimed_at = goals.gpu_goals if arguments.device == "cuda" else goals.goals
-    return report.finish("attention", "Attention against its peers", rows, aimed_at, arguments)
+    return rows.finish("attention", "Attention against its peers", found, aimed_at, arguments)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,13 @@ CASES = (
     Case("visible 20 of 49", Windows((56, 56), (7, 7), 0, 8, visible=20), 3, tags=frozenset({"visible"})),
 )
 
+_QUICK = ("w7 56x56 h3 s3", "w16 32x32 h6 s8", "packed sentences", "graphs", "visible 20 of 49")
+
+
+def quick_cases() -> list[Case]:
+    """One case of every kind."""
+    return [case_named(name) for name in _QUICK]
+
 
 def case_named(name: str) -> Case:
     """The case of that name.

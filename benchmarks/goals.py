@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from benchmarks.report import Goal, Row
+from benchmarks.rows import Goal, Row
 
 FORWARD, BOTH = "forward", "forward + backward"
 

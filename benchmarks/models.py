@@ -5,23 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks import report
-from benchmarks.timing import Ratio, interleave
-from benchmarks.timm_import import Unavailable, import_timm
+from benchmarks import rows
+from benchmarks.compare import Effort, Make, Sides, compare
+from benchmarks.contenders import CEILING, INFERENCE, MODELS, TRAINING, Contender, Model, Size
+from benchmarks.timm_import import Unavailable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-INFERENCE, TRAINING = "inference", "training step"
-CEILING = "attention removed"
-CLASSES = 1000
 
 #: (figure, dtype) -> at least this ratio to the best peer.
 GOALS = {
@@ -32,139 +29,95 @@ GOALS = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """A published model: its name in reports, the side of its pictures, and who makes it (from which name)."""
-
-    title: str
-    side: int
-    timm: str
-    hugging_face: tuple[str, ...]  # attention implementations
-
-
-MODELS = {
-    "swin": Model("Swin-T 224", 224, "swin_tiny_patch4_window7_224", ("sdpa", "eager")),
-    "swinv2": Model("SwinV2-T 256", 256, "swinv2_tiny_window8_256", ("eager",)),
-}
-
-
-def _ours(model: Model) -> nn.Module:
-    from unitrans import models
-
-    if model.timm.startswith("swinv2"):
-        return models.Swinv2ForImageClassification(models.Swinv2Config(num_labels=CLASSES))
-    return models.SwinForImageClassification(models.SwinConfig(num_labels=CLASSES))
-
-
-def _hugging_face(model: Model, attention: str) -> nn.Module:
-    import transformers
-
-    if model.timm.startswith("swinv2"):
-        v2 = transformers.Swinv2Config(
-            num_labels=CLASSES, drop_path_rate=0.0, image_size=model.side, window_size=8
-        )
-        return transformers.Swinv2ForImageClassification(v2)
-    config = transformers.SwinConfig(num_labels=CLASSES, drop_path_rate=0.0, attn_implementation=attention)
-    return transformers.SwinForImageClassification(config)
-
-
-def _timm(model: Model, fused: bool) -> nn.Module:
-    import_timm("timm.layers.config").set_fused_attn(fused, experimental=fused)
-    return import_timm("timm").create_model(
-        model.timm, pretrained=False, num_classes=CLASSES, drop_path_rate=0.0
-    )
-
-
-def contenders(model: Model, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
-    """Name -> maker."""
-    peers: dict[str, Callable[[], nn.Module]] = {"timm off": lambda: _timm(model, False)}
-    if not model.timm.startswith("swinv2"):  # timm has no fused path for V2
-        peers["timm fused"] = lambda: _timm(model, True)
-    for attention in model.hugging_face:
-        peers[f"transformers {attention}"] = lambda attention=attention: _hugging_face(model, attention)  # type: ignore[misc]
-    if compiled:
-        for name, make in list(peers.items()):
-            peers[f"{name} compiled"] = lambda make=make: torch.compile(make())  # type: ignore[misc]
-    return {"ours": lambda: _ours(model), CEILING: lambda: _ours(model), **peers}
-
-
-def _values_alone(qkv: Tensor, *args: object, **kwargs: object) -> Tensor:
-    return qkv.select(1, 2)
-
-
-def _step(model: nn.Module, images: Tensor, labels: Tensor, what: str) -> Callable[[], object]:
-    """One figure's worth of work: logits, or logits, cross-entropy and all gradients (no optimizer)."""
-    model.train(what == TRAINING)
-
-    def logits() -> Tensor:
-        out = model(images)
-        return out if isinstance(out, Tensor) else out.logits
+def _step(
+    make: Callable[[], Contender],
+    what: str,
+    device: str = "cpu",
+    *,
+    compiled: bool = False,
+    attention: bool = True,
+) -> Callable[[], object]:
+    """One figure's worth of work: the output, or a loss and all gradients (no optimizer)."""
+    torch.manual_seed(0)
+    net, call = make()
+    net.to(device).train(what == TRAINING)
+    run = torch.compile(net) if compiled else net
 
     def infer() -> Tensor:
         with torch.inference_mode():
-            return logits()
+            return call(run)
 
     def train() -> None:
-        model.zero_grad(set_to_none=True)
-        F.cross_entropy(logits().float(), labels).backward()
+        net.zero_grad(set_to_none=True)
+        call(run).backward()
 
-    return infer if what == INFERENCE else train
+    step = infer if what == INFERENCE else train
+    return step if attention else _without_attention(step)
+
+
+def _left_out(reason: str) -> Callable[[], object]:
+    raise Unavailable(reason)
+
+
+def sides_of(
+    model: Model,
+    size: Size,
+    dtype: torch.dtype,
+    what: str,
+    *,
+    compiled: str,
+    only: list[str] | None = None,
+    device: str = "cpu",
+) -> Sides:
+    """One model and all its peers.
+
+    Args:
+        compiled: which peers are measured under torch.compile too: all, named (those of `Model.compiled`, and ours), or
+            none (then the named ones are rows that say so).
+        only: parts of the names of peers.
+    """
+    makers = model.build(size, dtype, what, device)
+    peers: dict[str, tuple[str, Make]] = {}
+    for name, make in makers.items():
+        if name != "unitrans":
+            peers[name] = ("model", partial(_step, make, what, device, attention=name != CEILING))
+    for name in [n for n in makers if n != CEILING]:
+        if compiled == "all" or name in (*model.compiled, "unitrans"):
+            run: Make = partial(_step, makers[name], what, device, compiled=True)
+            reason = "left out, as compiling takes minutes: unitrans bench --suite models --compile"
+            peers[f"{name} compiled"] = ("model", partial(_left_out, reason) if compiled == "none" else run)
+    if only is not None:
+        peers = {name: peer for name, peer in peers.items() if any(o in name for o in only)}
+    return Sides(
+        str(size),
+        {"model": partial(_step, makers["unitrans"], what, device)},
+        peers,
+        items=size.batch,
+        unit=model.unit,
+        tags={CEILING: ["ceiling"]},
+    )
 
 
 def measure(
     model: Model,
+    size: Size,
     dtype: torch.dtype,
     what: str,
-    batch: int,
-    seconds: float,
-    compiled: bool,
-    only: list[str] | None,
-) -> list[report.Row]:
+    effort: Effort,
+    *,
+    compiled: str = "none",
+    only: list[str] | None = None,
+    device: str = "cpu",
+) -> list[rows.Row]:
     """All contenders in one dtype, interleaved; a row against ours for each."""
-    torch.manual_seed(0)
-    images = torch.randn(batch, 3, model.side, model.side, dtype=dtype)
-    labels = torch.randint(0, CLASSES, (batch,))
-    runs: dict[str, Callable[[], object]] = {}
-    reasons: dict[str, str] = {}
-    makers = contenders(model, compiled)
-    names = [n for n in makers if only is None or n == "ours" or any(o in n for o in only)]
-    for name in names:
-        try:
-            step = _step(makers[name]().to(dtype), images, labels, what)
-            if name == CEILING:
-                step = _without_attention(step)
-            step()
-            runs[name] = step
-        except Unavailable as error:
-            reasons[name] = str(error)
-        except Exception as error:
-            reasons[name] = (
-                f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
-            )
-            if name == "ours":
-                raise
-    times = interleave(runs, seconds=seconds, sample=0.0, rounds=3)
-    rows = []
-    for name in names:
-        if name == "ours":
-            continue
-        row = report.Row(
-            model.title, f"batch {batch}", str(dtype).removeprefix("torch."), torch.get_num_threads(),
-            what, "model", name, ["ceiling"] if name == CEILING else [], reason=reasons.get(name, ""),
-        )  # fmt: skip
-        if name in times:
-            row.ratio = Ratio.of(times[name], times["ours"])
-            row.seconds = float(np.median(times["ours"]))
-            row.peer_seconds = float(np.median(times[name]))
-        rows.append(row)
-    return rows
+    sides = sides_of(model, size, dtype, what, compiled=compiled, only=only, device=device)
+    name = str(dtype).removeprefix("torch.")
+    return compare(("models", model.title, what), sides, effort, dtype=name, device=device)
 
 
 def profile(model: Model, dtype: torch.dtype, what: str, batch: int) -> str:
     """Where the time of one step of ours goes, operator by operator, largest first: shares of the whole."""
-    torch.manual_seed(0)
-    images = torch.randn(batch, 3, model.side, model.side, dtype=dtype)
-    step = _step(_ours(model).to(dtype), images, torch.randint(0, CLASSES, (batch,)), what)
+    step = _step(model.build(Size(batch), dtype, what, "cpu")["unitrans"], what)
     step()
     with torch.profiler.profile() as profiler:
         step()
@@ -173,6 +126,10 @@ def profile(model: Model, dtype: torch.dtype, what: str, batch: int) -> str:
     lines = [f"{what}, {dtype}, batch {batch}: {total / 1e6:.2f} s"]
     lines += [f"{e.self_cpu_time_total / total:6.1%}  {e.count:5}  {e.key}" for e in events[:18]]
     return "\n".join(lines)
+
+
+def _values_alone(qkv: Tensor, *args: object, **kwargs: object) -> Tensor:
+    return qkv.select(1, 2)
 
 
 def _without_attention(step: Callable[[], object]) -> Callable[[], object]:
@@ -185,14 +142,14 @@ def _without_attention(step: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def goals(rows: list[report.Row]) -> list[report.Goal]:
+def goals(found: list[rows.Row]) -> list[rows.Goal]:
     """The best peer of every cell, and how far the ceiling is."""
-    found = []
-    for threads in sorted({r.threads for r in rows}):
+    summary = []
+    for threads in sorted({r.threads for r in found}):
         for (what, dtype), target in GOALS.items():
             key = (MODELS["swin"].title, what, dtype, threads)
-            cell = [r for r in rows if (r.case, r.what, r.dtype, r.threads) == key and r.ratio]
-            peers = {r.peer: r.ratio.median for r in cell if r.ratio and "ceiling" not in r.tags}
+            cell = [r for r in found if (r.case, r.what, r.dtype, r.threads) == key and r.ratio]
+            peers = {r.peer: r.ratio.median for r in cell if r.ratio and r.is_peer}
             ceiling = [r.ratio.median for r in cell if r.ratio and "ceiling" in r.tags]
             detail = ""
             if peers:
@@ -201,8 +158,8 @@ def goals(rows: list[report.Row]) -> list[report.Goal]:
                 if ceiling:
                     detail += f"; with attention removed {peers[best] / ceiling[0]:.2f}"
             text = f"Swin-T / best peer: {what}, {dtype}, {threads} threads"
-            found.append(report.Goal(text, target, min(peers.values()) if peers else None, detail))
-    return found
+            summary.append(rows.Goal(text, target, min(peers.values()) if peers else None, detail))
+    return summary
 
 
 def _arguments() -> argparse.Namespace:
@@ -227,30 +184,27 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = _arguments()
-    rows: list[report.Row] = []
+    found: list[rows.Row] = []
+    model = MODELS[arguments.model]
+    size = replace(model.full, batch=arguments.batch, blocks=None)
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for name in arguments.dtype:
             for what in arguments.what:
                 figure = INFERENCE if what == "inference" else TRAINING
                 if arguments.profile:
-                    print(profile(MODELS[arguments.model], DTYPES[name], figure, arguments.batch), flush=True)
+                    print(profile(model, DTYPES[name], figure, arguments.batch), flush=True)
                     continue
                 measured = measure(
-                    MODELS[arguments.model],
-                    DTYPES[name],
-                    figure,
-                    arguments.batch,
-                    arguments.seconds,
-                    arguments.compile,
-                    arguments.only,
-                )
+                    model, size, DTYPES[name], figure, Effort(arguments.seconds, 3, 0.0),
+                    compiled="all" if arguments.compile else "none", only=arguments.only,
+                )  # fmt: skip
                 for row in measured:
-                    print(report.line(row), flush=True)
-                rows += measured
+                    print(rows.line(row), flush=True)
+                found += measured
     if arguments.profile:
         return 0
-    return report.finish("models", "Whole models against published ones", rows, goals, arguments)
+    return rows.finish("models", "Whole models against published ones", found, goals, arguments)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ class Ratio:
 
 
 def clock() -> Callable[[], float]:
-    """Processor time for one thread, which other programs do not add to; wall time for several."""
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    """Processor time for one thread, which other programs do not add to; wall time for several, and with a GPU."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time if alone else time.perf_counter
 
 
 def _time(run: Callable[[], object], calls: int, now: Callable[[], float]) -> float:
@@ -59,7 +60,7 @@ def interleave(
     """Seconds per call of every run, one figure per round.
 
     Args:
-        runs: what to time, in order.
+        runs: what to time, in order; each has run before, so that it is warm.
         seconds: wall time to spend on all, after warming up.
         sample: least seconds of one figure; fast runs are called several times for it.
         rounds: least number of rounds, whatever they take.
@@ -72,8 +73,7 @@ def interleave(
 
     calls = {}
     for name, run in runs.items():
-        run()
-        once = timed(run, 1, time.perf_counter)
+        once = timed(run, 1, time.perf_counter) if sample else 1.0
         if once < sample:
             once = min(once, timed(run, 1, time.perf_counter))
         calls[name] = max(1, round(sample / max(once, 1e-7)))

@@ -1,16 +1,18 @@
-"""Hook of mkdocs: pages may link to files of the repository, which then become part of the site.
+"""What the site needs beside mkdocs: links to files of the repository, and attributes that are explained together.
 
-On GitHub `../tests/train/toy_objective.py` opens the file; here it is copied below `repository/`. A link to a
-file that does not exist stays as it is, and `mkdocs build --strict` refuses it.
+Pages may link to files of the repository. On GitHub `../tests/train/toy_objective.py` opens the file; here it is
+copied below `repository/`. A link to a file that does not exist stays as it is, and `mkdocs build --strict` refuses it.
 """
 
 import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+TOGETHER = re.compile(r"^ *\w+(?:, \w+)+: ", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?:\.\./)+(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 
@@ -28,3 +30,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return "../" * page.file.src_uri.count("/") + name
 
     return LINK.sub(redirected, markdown)
+
+
+class AttributesTogether(griffe.Extension):
+    """`mean, std: of value` in a list of attributes names two; griffe would take the second for a type."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Ties such names by spaces that do not part words."""
+        before, title, listed = (obj.docstring.value if obj.docstring else "").partition("Attributes:\n")
+        if obj.docstring is not None and title:
+            tied = TOGETHER.sub(lambda names: names[0].replace(", ", ",\u00a0"), listed)
+            obj.docstring.value = before + title + tied

@@ -15,6 +15,8 @@ from unitrans.models import (
     BertForMaskedLM,
     Gpt2Config,
     Gpt2LMHeadModel,
+    Graphormer,
+    GraphormerConfig,
     SwinConfig,
     SwinForImageClassification,
     Swinv2Config,
@@ -230,3 +232,17 @@ def test_round_trips_are_exact(
     assert type(again) is type(model)
     for (name, a), (key, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert name == key and torch.equal(a, b), name
+
+
+def test_graphormer_under_the_published_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Graphormer(GraphormerConfig(embed_dim=16, depth=1, num_heads=2))
+    model.save_pretrained(tmp_path / "ours")
+    file = tmp_path / "graphormer.safetensors"
+    assert main(["convert", str(tmp_path / "ours"), str(file), "--to", "v2"]) == 0
+    written = load_file(file)
+    assert "encoder.graph_encoder.layers.0.fc1.weight" in written
+    again = unitrans.load(file)
+    for (name, got), want in zip(again.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(got, want), name
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "x"), "--to", "timm"]) == 2
+    assert "layout: for graphormer expected one of 'v2'" in capsys.readouterr().err

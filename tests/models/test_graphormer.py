@@ -277,6 +277,38 @@ def test_wrong_settings(fields, message) -> None:
         GraphormerConfig(**fields)
 
 
+@pytest.mark.parametrize(
+    ("field", "tables"),
+    [
+        ("degree_encoding", ("in_degree_encoder", "out_degree_encoder")),
+        ("spatial_encoding", ("spatial_pos_encoder",)),
+        ("edge_encoding", ("edge_encoder", "edge_dis_encoder")),
+    ],
+)
+@pytest.mark.parametrize("multi_hop", [True, False])
+def test_without_an_encoding_its_tables_are_as_if_zero(field, tables, multi_hop) -> None:
+    fields = SMALL | {"multi_hop": multi_hop}
+    whole, without = (
+        Graphormer(GraphormerConfig(**fields)),
+        Graphormer(GraphormerConfig(**fields, **{field: False})),
+    )
+    spread_weights(whole)
+    left = without.load_state_dict(whole.state_dict(), strict=False)
+    gone = {name.split(".")[-2] for name in left.unexpected_keys}
+    assert not left.missing_keys and gone == set(
+        tables[: 1 + multi_hop] if field == "edge_encoding" else tables
+    )
+    data = pyg_batch(random_graphs())
+    logits = without.eval()(data).logits
+    assert not torch.allclose(whole.eval()(data).logits, logits, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        for name in left.unexpected_keys:
+            whole.get_parameter(name).zero_()
+    assert torch.equal(whole(data).logits, logits)
+    with pytest.raises(ValueError, match=f"{field}: the published Graphormer has it"):
+        export_weights(without, "v2")
+
+
 def test_config_and_weights_are_saved(tmp_path) -> None:
     model = Graphormer(GraphormerConfig(**SMALL, norm="pre")).eval()
     model.save_pretrained(tmp_path)

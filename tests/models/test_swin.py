@@ -16,6 +16,7 @@ from unitrans.models.renames import Layout, Target
 from unitrans.models.resize import fit_shape, resize_bias_table
 from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swin_plans import merge_map
+from unitrans.models.swinv2 import Swinv2Model
 from unitrans.nn import RelativePositionBias, patchify, relative_position_index
 from unitrans.objectives import MaskedSignalModel, get_objective
 
@@ -380,11 +381,37 @@ def test_templates_rename_both_ways() -> None:
         ({"mlp_ratio": math.nan}, "mlp_ratio: expected positive numbers, got nan"),
         ({"drop_path_rate": 2.0}, r"drop_path_rate: expected a number in \[0, 1\), got 2.0"),
         ({"image_size": [1, 2, 3]}, "image_size: expected one number"),
+        ({"relative_position": "shared"}, "relative_position: expected one of none, per_layer"),
     ],
 )
 def test_wrong_configurations_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**change)
+
+
+@pytest.mark.parametrize("kind", [SwinModel, Swinv2Model])
+def test_without_relative_positions_windows_are_bags(kind: type[SwinModel]) -> None:
+    """relative_position none is a bias of zeros: nothing else changes, and other code bases have no such model."""
+    fields = {"image_size": 32, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
+    with_bias, without = (
+        kind(kind.config_class(**fields, drop_path_rate=0.0, relative_position=rule))
+        for rule in ("per_layer", "none")
+    )
+    randomise(with_bias)
+    bias = [p for n, p in with_bias.named_parameters() if "relative_position" in n or "cpb_mlp" in n]
+    assert bias and len(list(with_bias.parameters())) - len(bias) == len(list(without.parameters()))
+    without.load_state_dict(with_bias.state_dict(), strict=False)
+    images = torch.rand(2, 3, 32, 32)
+    rows = without(images).last_hidden_state
+    assert not torch.allclose(with_bias(images).last_hidden_state, rows, atol=1e-3)
+    with torch.no_grad():
+        for parameter in bias:
+            parameter.zero_()  # of V2: the same bias, 16 sigmoid(0), for all pairs
+    torch.testing.assert_close(with_bias(images).last_hidden_state, rows, rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        ValueError, match="relative_position: other code bases have Swin with 'per_layer' only"
+    ):
+        export_weights(without, "timm")
 
 
 def test_wrong_inputs_are_named() -> None:

@@ -297,3 +297,17 @@ def test_a_pre_norm_bert_ends_in_a_norm_and_has_no_names_elsewhere() -> None:
     torch.testing.assert_close(rows.mean(1), torch.zeros(6), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="transformers has no bert with norm=pre"):
         _ = model.config.layout_family
+
+
+@pytest.mark.parametrize(("kind", "config"), [(BertModel, BertConfig), (Gpt2Model, Gpt2Config)])
+def test_without_positions_tokens_are_a_bag(kind: Any, config: Any) -> None:
+    """In a causal model of one block; in deeper ones rows say how many came before them."""
+    model = randomised(kind(small(config, ape=False, depth=1)))
+    ids = torch.tensor([5, 6, 7, 8])
+    rows, turned = (
+        model(x, plans=model.config.plans([4])).last_hidden_state[-1] for x in (ids, ids[[1, 2, 0, 3]])
+    )
+    torch.testing.assert_close(rows, turned, rtol=1e-5, atol=1e-5)
+    assert model.embeddings.position_embeddings is None
+    with pytest.raises(ValueError, match="without absolute positions"):
+        _ = model.config.layout_family

@@ -227,3 +227,10 @@ def test_none_is_none_whatever_lies_around(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
     assert resolve(settings=["data.validation=none"]).data["validation"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("domain", "objective"), [("vision", "mim"), ("text", "mlm"), ("graph", "mgm"), ("vision,graph", "msm")]
+)
+def test_every_domain_hides_and_predicts_by_default(domain: str, objective: str) -> None:
+    assert resolve(domain=domain).objective["name"] == objective

@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": "write the encoder's vector of every image, text or molecule",
     "export": "write a model for onnxruntime or torch.export",
     "convert": "read the weights of one code base, write them for another",
+    "bench": "measure speed, memory and quality side by side with published implementations",
     "report": "write one HTML page about training runs",
     "doctor": "say what this installation can do (attach it to bug reports)",
 }

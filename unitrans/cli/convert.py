@@ -14,7 +14,7 @@ _EPILOG = """examples:
   unitrans convert runs/text-mlm-1 bert --to hf                    BertForMaskedLM.from_pretrained("bert") opens it
   unitrans convert runs/vision-mim-1 swin.safetensors --to official
 """
-TARGETS = ("unitrans", "hf", "official", "timm")
+TARGETS = ("unitrans", "hf", "official", "timm", "v1", "v2")
 SOURCES = ("auto", "official", "hf", "timm", "torchvision", "mae", "v1", "v2")
 
 
@@ -38,7 +38,8 @@ def make_parser() -> Parser:
         "--to",
         default="unitrans",
         metavar="LAYOUT",
-        help="unitrans (default): a folder of ours; hf: a folder that transformers opens; official, timm: a file",
+        help="unitrans (default): a folder of ours; hf: a folder that transformers opens; official, timm: a "
+        "file; v1, v2: a file for the published Graphormer of that version",
     )
     parser.add_argument("--encoder", action="store_true", help="leave the head out")
     parser.add_argument(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unitrans.models.images import EncoderOutput, classified
-from unitrans.models.text import TextConfig, TextEncoder, TextPlans, check_norm, draw_head, padded_like
+from unitrans.models.text import TextConfig, TextEncoder, TextPlans, check_published, draw_head, padded_like
 from unitrans.nn import Activation, activation_function
 
 IGNORED = -100  # the label of a position that is not predicted
@@ -27,7 +27,7 @@ class BertConfig(TextConfig):
     def layout_family(self) -> str:
         """Whose names the weights have in transformers: RoBERTa's with an offset of the positions. ValueError for a
         model that it cannot hold."""
-        check_norm(self, "post")
+        check_published(self, "post")
         return "roberta" if self.position_offset else "bert"
 
 

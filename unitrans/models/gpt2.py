@@ -19,7 +19,7 @@ from unitrans.models.text import (
     TextNorm,
     TextPlans,
     TextPooling,
-    check_norm,
+    check_published,
     padded_like,
 )
 from unitrans.nn import Activation
@@ -44,7 +44,7 @@ class Gpt2Config(TextConfig):
     @property
     def layout_family(self) -> str:
         """Whose names the weights have in transformers. ValueError for a model that it cannot hold."""
-        check_norm(self, "pre")
+        check_published(self, "pre")
         return "gpt2"
 
 

@@ -41,6 +41,8 @@ class GraphormerConfig(PreTrainedConfig):
         feature_offset: rows between features: value v of feature f is row v + 2 + feature_offset * f.
         num_in_degree, num_out_degree, num_spatial, num_edge_dis: rows of the tables of degrees, distances and (times
             heads squared) hops.
+        degree_encoding, spatial_encoding, edge_encoding: whether the degree of a node, the distance of two nodes and
+            the edges between them count; the published model has all three.
         multi_hop: the edges on the path between two nodes count; False: only an edge between them.
         multi_hop_max_dist: how many edges of a path count.
         spatial_pos_max: nodes this far apart or farther do not see each other; nodes without a path are 510 apart.
@@ -71,6 +73,9 @@ class GraphormerConfig(PreTrainedConfig):
     num_out_degree: int = 512
     num_spatial: int = 512
     num_edge_dis: int = 128
+    degree_encoding: bool = True
+    spatial_encoding: bool = True
+    edge_encoding: bool = True
     multi_hop: bool = True
     multi_hop_max_dist: int = 5
     spatial_pos_max: int = 1024
@@ -127,6 +132,16 @@ class GraphormerConfig(PreTrainedConfig):
     def num_features(self) -> int:
         """Channels of the last rows."""
         return self.embed_dim
+
+    @property
+    def layout_family(self) -> str:
+        """Whose names the weights have in other code bases. ValueError for a model that none of them has."""
+        for name in ("degree_encoding", "spatial_encoding", "edge_encoding"):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"{name}: the published Graphormer has it, so its weights have no names without"
+                )
+        return "graphormer"
 
     def plans(
         self, num_nodes: ArrayLike, num_edges: ArrayLike, edge_index: ArrayLike, edge_attr: ArrayLike
@@ -197,7 +212,12 @@ class GraphormerModel(GraphormerPreTrainedModel):
         super().__init__(config)
         dim, eps = config.embed_dim, config.layer_norm_eps
         self.node_embed = NodeEmbedding(
-            config.num_atoms, config.num_in_degree, config.num_out_degree, dim, config.feature_offset
+            config.num_atoms,
+            config.num_in_degree,
+            config.num_out_degree,
+            dim,
+            config.feature_offset,
+            degrees=config.degree_encoding,
         )
         self.pair_bias = GraphPairBias(
             config.num_heads,
@@ -208,6 +228,8 @@ class GraphormerModel(GraphormerPreTrainedModel):
             max_divisor=config.multi_hop_max_dist,
             max_distance=config.spatial_pos_max,
             offset=config.feature_offset,
+            distances=config.spatial_encoding,
+            edges=config.edge_encoding,
         )
         self.embed_norm = nn.LayerNorm(dim, eps=eps) if config.embed_norm else nn.Identity()
         embed_drop = config.drop_rate if config.embed_drop_rate is None else config.embed_drop_rate

@@ -4,7 +4,7 @@ Windows and shifted windows are plans of the same token stream: nothing is rolle
 """
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ from unitrans.models.swin_plans import (
 )
 from unitrans.nn import Attention, Block, PatchEmbed, PatchMerging, RelativePositionBias, RowMap, gather_rows
 
+RelativePosition = Literal["none", "per_layer"]
+
 
 class SwinConfig(PreTrainedConfig):
     """Configuration of a Swin encoder; the defaults are Swin-T at 224 px.
@@ -54,6 +56,7 @@ class SwinConfig(PreTrainedConfig):
         drop_rate, attn_drop_rate, drop_path_rate: dropout of projections, of attention weights, and the
             stochastic depth of the last block (it grows linearly from 0).
         ape: learned absolute position embeddings, which bind the model to image_size.
+        relative_position: the learned bias by relative position, per_layer (published) or none.
         patch_norm: LayerNorm after the patch embedding.
         layer_norm_eps: of all LayerNorms.
         pad_mode: what becomes of maps that windows do not tile. none: their border windows are smaller;
@@ -87,6 +90,7 @@ class SwinConfig(PreTrainedConfig):
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.1
     ape: bool = False
+    relative_position: RelativePosition = "per_layer"
     patch_norm: bool = True
     layer_norm_eps: float = 1e-5
     pad_mode: PadMode = "none"
@@ -108,7 +112,8 @@ class SwinConfig(PreTrainedConfig):
         for name in ("image_size", "window_size"):
             if min(pair(getattr(self, name), name)) < 1:
                 raise ValueError(f"{name}: expected positive numbers, got {getattr(self, name)}")
-        for name, kind in (("pad_mode", PadMode), ("window_clamp", WindowClamp)):
+        choices = {"pad_mode": PadMode, "window_clamp": WindowClamp, "relative_position": RelativePosition}
+        for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
@@ -199,8 +204,23 @@ class SwinConfig(PreTrainedConfig):
 
     def block_options(self, stage: int) -> dict[str, Any]:
         """What makes the blocks of a stage those of V1: arguments of `Block`, a bias module for each."""
-        bias = RelativePositionBias(self.stage_windows[stage], self.num_heads[stage])
-        return {"norm": "pre", "scale": self.qk_scale, "position_bias": bias}
+        return {"norm": "pre", "scale": self.qk_scale, "position_bias": self.position_bias(stage)}
+
+    def position_bias(self, stage: int) -> nn.Module | None:
+        """A fresh module for the relative positions of a block of this stage, if there are any."""
+        if self.relative_position == "none":
+            return None
+        return RelativePositionBias(self.stage_windows[stage], self.num_heads[stage])
+
+    @property
+    def layout_family(self) -> str:
+        """Whose names the weights have in other code bases. ValueError for a model that none of them has."""
+        if self.relative_position != "per_layer":
+            raise ValueError(
+                "relative_position: other code bases have Swin with 'per_layer' only, got "
+                f"{self.relative_position!r}"
+            )
+        return str(self.model_type.removeprefix("unitrans-"))
 
     def has_extra_norm(self, block: int) -> bool:
         """Whether this block of a stage has a LayerNorm on the stream behind it."""

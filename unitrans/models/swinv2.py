@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from unitrans.models.images import pair
 from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
 from unitrans.models.swin_plans import Grid
@@ -63,10 +65,16 @@ class Swinv2Config(SwinConfig):
 
     def block_options(self, stage: int) -> dict[str, Any]:
         """What makes the blocks of a stage those of V2: arguments of `Block`, a bias module for each."""
-        bias = LogSpacedPositionBias(
+        bias = self.position_bias(stage)
+        return {"norm": "res-post", "qk_norm": True, "key_bias": False, "position_bias": bias}
+
+    def position_bias(self, stage: int) -> nn.Module | None:
+        """A fresh module for the relative positions of a block of this stage, if there are any."""
+        if self.relative_position == "none":
+            return None
+        return LogSpacedPositionBias(
             self.stage_windows[stage], self.num_heads[stage], self.trained_windows[stage]
         )
-        return {"norm": "res-post", "qk_norm": True, "key_bias": False, "position_bias": bias}
 
     def has_extra_norm(self, block: int) -> bool:
         """Whether this block of a stage has a LayerNorm on the stream behind it."""

@@ -30,6 +30,8 @@ class TextConfig(PreTrainedConfig):
         mlp_ratio: hidden width of the MLPs over the channels.
         max_position_embeddings: tokens of the longest document that can be fed.
         type_vocab_size: segments that token_type_ids tell apart; 0 is no such table.
+        ape: learned absolute position embeddings; without them tokens are a bag, or, in a causal model, a sequence of
+            growing bags.
         position_offset: the first token has this place in the table of positions, which is that much longer;
             pad_token_id + 1 in RoBERTa.
         activation: gelu (the exact one), gelu_tanh or relu.
@@ -55,6 +57,7 @@ class TextConfig(PreTrainedConfig):
     mlp_ratio: float = 4.0
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
+    ape: bool = True
     position_offset: int = 0
     activation: Activation = "gelu"
     drop_rate: float = 0.1
@@ -114,8 +117,13 @@ class TextConfig(PreTrainedConfig):
         return TextPlans.from_lengths(lengths, causal=self.causal)
 
 
-def check_norm(config: TextConfig, published: TextNorm) -> None:
-    """ValueError for a model whose norms do not stand where the published one has them."""
+def check_published(config: TextConfig, published: TextNorm) -> None:
+    """ValueError for a model without positions, or whose norms do not stand where the published one has them."""
+    if not config.ape:
+        raise ValueError(
+            f"model.ape: transformers has no {config.model_type.removeprefix('unitrans-')} without absolute positions, "
+            "so its weights have no names there; expected true"
+        )
     if config.norm != published:
         raise ValueError(
             f"model.norm: transformers has no {config.model_type.removeprefix('unitrans-')} with norm={config.norm}, "
@@ -143,7 +151,7 @@ class TextEncoder(PreTrainedModel):
         self.embeddings = TokenEmbed(
             config.vocab_size,
             config.embed_dim,
-            config.max_position_embeddings + config.position_offset,
+            config.max_position_embeddings + config.position_offset if config.ape else 0,
             type_vocab_size=config.type_vocab_size,
             norm=config.norm == "post",
             eps=config.layer_norm_eps,
@@ -180,7 +188,9 @@ class TextEncoder(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-        elif isinstance(module, TokenEmbed) and self.config.position_init == "sinusoidal":
+        elif isinstance(module, TokenEmbed) and module.position_embeddings is not None:
+            if self.config.position_init != "sinusoidal":
+                return
             table = module.position_embeddings.weight
             table.copy_(sinusoids(*table.shape) * (std * math.sqrt(2)))
         elif isinstance(module, Block) and module.norm == "pre":

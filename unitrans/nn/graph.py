@@ -29,16 +29,24 @@ class NodeEmbedding(nn.Module):
         num_atoms, num_in_degree, num_out_degree: rows of the tables (one more for num_atoms).
         dim: C.
         offset: rows between features.
+        degrees: whether the degree counts.
     """
 
     def __init__(
-        self, num_atoms: int, num_in_degree: int, num_out_degree: int, dim: int, offset: int
+        self,
+        num_atoms: int,
+        num_in_degree: int,
+        num_out_degree: int,
+        dim: int,
+        offset: int,
+        *,
+        degrees: bool = True,
     ) -> None:
         super().__init__()
         self.offset = offset
         self.atom_encoder = nn.Embedding(num_atoms + 1, dim, padding_idx=0)
-        self.in_degree_encoder = nn.Embedding(num_in_degree, dim, padding_idx=0)
-        self.out_degree_encoder = nn.Embedding(num_out_degree, dim, padding_idx=0)
+        self.in_degree_encoder = nn.Embedding(num_in_degree, dim, padding_idx=0) if degrees else None
+        self.out_degree_encoder = nn.Embedding(num_out_degree, dim, padding_idx=0) if degrees else None
         self.graph_token = nn.Embedding(1, dim)
 
     def forward(self, nodes: Tensor, degree: Tensor) -> Tensor:
@@ -48,6 +56,8 @@ class NodeEmbedding(nn.Module):
         """
         rows = feature_rows(nodes, self.offset, shift=2)
         x = F.embedding_bag(rows, self.atom_encoder.weight, mode="sum", padding_idx=0)
+        if self.in_degree_encoder is None or self.out_degree_encoder is None:
+            return x
         return x + self.in_degree_encoder(degree + 1) + self.out_degree_encoder(degree + 1)
 
 
@@ -62,6 +72,7 @@ class GraphPairBias(nn.Module):
         max_divisor: the sum over the hops is divided by the distance, at most this.
         max_distance: pairs this far apart or farther do not see each other.
         offset: rows between features.
+        distances, edges: whether the distance, and whether the edges on the path, count.
     """
 
     def __init__(
@@ -75,23 +86,29 @@ class GraphPairBias(nn.Module):
         max_divisor: int,
         max_distance: int,
         offset: int,
+        distances: bool = True,
+        edges: bool = True,
     ) -> None:
         super().__init__()
-        self.num_heads, self.offset = num_heads, offset
+        self.num_heads, self.offset, self.num_spatial = num_heads, offset, num_spatial
         self.max_divisor, self.max_distance = max_divisor if multi_hop else 1, max_distance
-        self.edge_encoder = nn.Embedding(num_edges + 1, num_heads, padding_idx=0)
+        self.edge_encoder = nn.Embedding(num_edges + 1, num_heads, padding_idx=0) if edges else None
         # [num_edge_dis * N * N, 1] as published: a matrix per hop.
-        self.edge_dis_encoder = nn.Embedding(num_edge_dis * num_heads**2, 1) if multi_hop else None
-        self.spatial_pos_encoder = nn.Embedding(num_spatial, num_heads, padding_idx=0)
+        self.edge_dis_encoder = nn.Embedding(num_edge_dis * num_heads**2, 1) if multi_hop and edges else None
+        self.spatial_pos_encoder = nn.Embedding(num_spatial, num_heads, padding_idx=0) if distances else None
         self.graph_token_virtual_distance = nn.Embedding(1, num_heads)
 
     def forward(self, pairs: GraphPairs) -> Tensor:
         """The planes of a batch, graph tokens first: fp32 (fp64 for fp64 tables) [N, P]."""
         with torch.autocast(pairs.distance.device.type, enabled=False):
+            token = _wide(self.graph_token_virtual_distance.weight[0])
+            spatial = self.spatial_pos_encoder
             return pair_bias(
-                _wide(self.spatial_pos_encoder.weight),
+                token.new_zeros(self.num_spatial, self.num_heads)
+                if spatial is None
+                else _wide(spatial.weight),
                 self.hop_table(pairs.edges, pairs.hops.shape[1]),
-                _wide(self.graph_token_virtual_distance.weight[0]),
+                token,
                 pairs,
                 max_divisor=self.max_divisor,
                 max_distance=self.max_distance,
@@ -101,8 +118,11 @@ class GraphPairBias(nn.Module):
         """What an edge adds at each hop, before the division: [K, U + 1, N]. edges: int64 [U, F].
 
         The mean over features, not the sum, and row 0 of the table for no edge, as published: a learned constant
-        there is legal (weights of Graphormer v1 have one) but gets no gradient.
+        there is legal (weights of Graphormer v1 have one) but gets no gradient. Zeros where edges do not count.
         """
+        if self.edge_encoder is None:
+            like = _wide(self.graph_token_virtual_distance.weight)
+            return like.new_zeros(hops, len(edges) + 1, self.num_heads)
         multi_hop = self.edge_dis_encoder is not None
         rows = F.pad(feature_rows(edges, self.offset, shift=3 if multi_hop else 2), (0, 0, 1, 0))
         values = F.embedding(rows, _wide(self.edge_encoder.weight), padding_idx=0).mean(dim=1)

@@ -10,7 +10,7 @@ class TokenEmbed(nn.Module):
     Args:
         vocab_size: rows of the table of tokens.
         dim: C.
-        num_positions: rows of the table of places.
+        num_positions: rows of the table of places; 0: none.
         type_vocab_size: rows of the table of segments; 0: none.
         norm: a LayerNorm on the sum (BERT; GPT-2 has none).
         eps: of that LayerNorm.
@@ -30,7 +30,7 @@ class TokenEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, dim)
-        self.position_embeddings = nn.Embedding(num_positions, dim)
+        self.position_embeddings = nn.Embedding(num_positions, dim) if num_positions else None
         self.token_type_embeddings = nn.Embedding(type_vocab_size, dim) if type_vocab_size else None
         self.norm = nn.LayerNorm(dim, eps=eps) if norm else nn.Identity()
         self.drop = nn.Dropout(drop)
@@ -41,5 +41,6 @@ class TokenEmbed(nn.Module):
         if self.token_type_embeddings is not None:
             table = self.token_type_embeddings.weight
             x = x + (table[0] if token_type_ids is None else F.embedding(token_type_ids, table))
-        x = x + self.position_embeddings(place)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings(place)
         return self.drop(self.norm(x))

@@ -55,7 +55,7 @@ def convert(
 
     Args:
         source: what `unitrans.load` takes: a run, a checkpoint, a folder or file of weights, a name on the hub.
-        target: "unitrans" or "hf" (a folder), "official" or "timm" (a file).
+        target: "unitrans" or "hf" (a folder), "official", "timm", "v1" or "v2" (a file).
         output: absent, or an empty folder.
         layout: of the source; see `unitrans.load`.
         encoder_only: leave the head out.

@@ -25,6 +25,7 @@ class GraphDomain:
     """Graphs. A token is a node, or the token of a graph; see ``unitrans.domains.base.Domain``."""
 
     name = "graph"
+    default_objective = "mgm"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
 

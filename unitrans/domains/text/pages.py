@@ -89,13 +89,14 @@ def _token_row(tokenizer: TextTokenizer, sample: Sample, prediction: np.ndarray,
             parts.append(text)
             continue
         truth, guesses = asked[place]
-        said = [html.escape(word.strip()) or "?" for word in tokenizer.pieces(guesses.tolist())]
+        words = [word.strip() or "?" for word in tokenizer.pieces(guesses.tolist())]
         space = " " if piece.startswith(" ") else ""
-        candidates = f' title="{html.escape(", ".join(said))}"'
+        candidates = f' title="{html.escape(", ".join(words))}"'
+        said = html.escape(words[0])
         if guesses[0] == truth:
-            parts.append(f'{space}<span class="right"{candidates}>{said[0]}</span>')
+            parts.append(f'{space}<span class="right"{candidates}>{said}</span>')
         else:
-            parts.append(f'{space}<span class="wrong"{candidates}><s>{said[0]}</s> {text.strip()}</span>')
+            parts.append(f'{space}<span class="wrong"{candidates}><s>{said}</s> {text.strip()}</span>')
     return "".join(parts).strip()
 
 
