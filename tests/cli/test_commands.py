@@ -99,8 +99,8 @@ def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 WRONG = [
     (
         ["trian"],
-        "unknown command 'trian': expected one of train, predict, eval, embed, export, convert, bench, report, doctor; did you mean "
-        "'train'?",
+        "unknown command 'trian': expected one of train, predict, eval, embed, export, convert, bench, report, doctor; "
+        "did you mean 'train'?",
     ),
     (["train", "--dta", "x"], "unknown option --dta; did you mean '--data'?"),
     (["train", "--data"], "argument --data: expected one argument"),
