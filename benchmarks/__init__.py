@@ -1,4 +1,4 @@
-"""Side-by-side measurements against published ways to compute the same thing. Run from a checkout.
+"""Side-by-side measurements against published ways to compute the same thing, and learning runs. Run from a checkout.
 
-`python -m benchmarks.attention` and `python -m benchmarks.models`; `--help` lists the choices.
+`unitrans bench` runs the speed suites; every module with a command says what it does with `--help`.
 """

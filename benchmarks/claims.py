@@ -29,6 +29,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import sliding
+from benchmarks.runs import read_rows
 from unitrans.nn import Attention
 from unitrans.train.config import RunConfig, resolve
 from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
@@ -273,15 +274,10 @@ def run(claim: Claim, arm: str, seed: int, settings: list[str], first: bool) -> 
     return row | {"seconds": round(time.process_time() - begin, 1)}
 
 
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """The lines of a results file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
 def measure(name: str, seeds: list[int], settings: list[str], output: Path, only: list[str]) -> None:
     """All runs of a claim that are not in the file yet, seed by seed."""
     claim = CLAIMS[name]
-    done = {(row["seed"], row["run"]) for row in rows_of(output)}
+    done = {(row["seed"], row["run"]) for row in read_rows(output)}
     for seed in seeds:
         for arm in claim.arms:
             if (seed, arm) in done or (only and arm not in only):
@@ -369,7 +365,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.summary:
         for file in args.summary:
-            print(table(rows_of(file)))
+            print(table(read_rows(file)))
     elif args.claim is None:
         parser.error("name a claim, or files with --summary")
     else:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.runs import Evaluations, read_rows
 from unitrans.domains.split import hash_fraction
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import EmbeddedText
@@ -146,16 +147,10 @@ def run(config: RunConfig, folder: Path) -> dict[str, float]:
     if hasattr(session.domain, "keep"):
         session.domain.keep(folder, session.train_source)
     trainer = make_trainer(session, folder, folder)
-    found: dict[str, float] = {}
-    judge = trainer.judge
-
-    def recorded(*args: Any) -> dict[str, float]:
-        found.clear()
-        found.update(judge(*args))
-        return dict(found)
-
-    trainer.judge = recorded  # type: ignore[method-assign]
+    evaluations = Evaluations()
+    trainer.add_callback(evaluations)
     trainer.train()
+    _, found = evaluations.seen[-1]
     return {key.removeprefix("eval_"): value for key, value in found.items() if key != "eval_seconds"}
 
 
@@ -165,7 +160,7 @@ class Study:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.file = args, args.output
         self.root = args.output.with_suffix("")
-        self.done = {(row["seed"], row["run"]) for row in rows(self.file)}
+        self.done = {(row["seed"], row["run"]) for row in read_rows(self.file)}
 
     def record(self, seed: int, name: str, values: dict[str, Any]) -> None:
         """Adds a line."""
@@ -201,7 +196,7 @@ class Study:
         joint.train["init"] = str(root / "fresh")
         if (seed, "operations") not in self.done:
             self.record(seed, "operations", operations(session))
-        counted = next(r for r in rows(self.file) if (r["seed"], r["run"]) == (seed, "operations"))
+        counted = next(r for r in read_rows(self.file) if (r["seed"], r["run"]) == (seed, "operations"))
         total = sum(counted[domain] for domain in DOMAINS)
         assert isinstance(session.sampler, JointSampler)
         batches = session.sampler.counts
@@ -237,11 +232,6 @@ class Study:
             self.record(0, name, {"predictors": {b.name: b.value for b in found}})
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a result file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
 def interval(difference: np.ndarray) -> str:
     """Mean of paired differences and its 95 % t interval."""
     from scipy import stats
@@ -256,7 +246,7 @@ def interval(difference: np.ndarray) -> str:
 def summary(file: Path) -> None:
     """Tables in Markdown: means of the seeds, paired differences with intervals, compute, simple predictors. A run
     counts for the seeds that have it."""
-    kept = {(row["seed"], row["run"]): row for row in rows(file)}
+    kept = {(row["seed"], row["run"]): row for row in read_rows(file)}
     print("| | arm | seeds | updates | s | figure | loss | joint - this |\n" + "|---" * 8 + "|")
     for tuned, domain in product((False, True), DOMAINS):
         key, _ = (TUNED if tuned else FIGURES)[domain]
@@ -310,7 +300,7 @@ def main() -> None:
         if args.pictures:
             from benchmarks.joint_views import draw
 
-            draw(rows(args.summary), args.pictures)
+            draw(read_rows(args.summary), args.pictures)
         return
     study = Study(args)
     if args.predictors:

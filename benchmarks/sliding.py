@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.runs import read_rows
 from benchmarks.timing import Ratio, interleave
 from unitrans import Plan, attention, attention_qkvpacked
 from unitrans.nn.bias import relative_position_index
@@ -189,7 +190,7 @@ def inputs(grid: int, heads: int, batch: int) -> tuple[Tensor, dict[str, Tensor]
 
 def measure(output: Path, seconds: float, stages: dict[int, tuple[int, int]] = STAGES) -> None:
     """Times every stage and pass that is not in the file yet, all ways in turns."""
-    done = {(row["stage"], row["pass"]) for row in _rows(output)}
+    done = {(row["stage"], row["pass"]) for row in read_rows(output)}
     for (stage, (grid, heads)), both in itertools.product(stages.items(), (False, True)):
         name = "forward + backward" if both else "forward"
         if (stage, name) in done:
@@ -219,10 +220,6 @@ def _call(attend: Attend, qkv: Tensor, bias: Tensor, gradient: Tensor | None) ->
     if gradient is None:
         return forward
     return lambda: torch.autograd.grad(attend(qkv, bias), [qkv, bias], gradient)
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -16,12 +16,12 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.runs import Evaluations, read_rows
 from unitrans.train.config import RunConfig, resolve
 from unitrans.train.data import Collate
 from unitrans.train.session import make_trainer, open_new_session
@@ -72,23 +72,16 @@ def run(objective: str, settings: list[str], folder: Path, init: Path | None) ->
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     trainer = make_trainer(session, folder, folder)
-    curve: list[tuple[int, float]] = []
-    judge = trainer.judge
-
-    def recorded(*args: Any) -> dict[str, float]:
-        found = judge(*args)
-        curve.append((trainer.state.global_step, found.get("eval_accuracy", float("nan"))))
-        return found
-
-    trainer.judge = recorded  # type: ignore[method-assign]
+    evaluations = Evaluations()
+    trainer.add_callback(evaluations)
     trainer.train()
-    return curve
+    return [(update, figures.get("eval_accuracy", float("nan"))) for update, figures in evaluations.seen]
 
 
 def one_seed(args: argparse.Namespace, seed: int, ratio: float) -> None:
     """All runs of a seed that are not in the file yet; pretrained weights stay in the folder beside it."""
     root = args.output.with_suffix("") / str(seed)
-    done = {row["run"] for row in _rows(args.output) if row["seed"] == seed}
+    done = {row["run"] for row in read_rows(args.output) if row["seed"] == seed}
     pretraining = {"pretrain_all": args.pretrain, "pretrain_visible": round(args.pretrain * ratio)}
     tuning = {"all": "pretrain_all", "visible": "pretrain_visible", "scratch": None, "scratch_long": None}
     for name, updates in pretraining.items():
@@ -128,10 +121,6 @@ def _recorded(
         file.write(json.dumps(row) + "\n")
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
 def hog_svm(data: str) -> float:
     """Accuracy of a support vector machine (RBF) on histograms of oriented gradients, 4 x 4 px cells, 9 bins."""
     from PIL import Image
@@ -164,7 +153,7 @@ def summary(file: Path, picture: Path | None) -> None:
     """Means, the interval of the paired differences (Student's t), and learning curves."""
     from scipy import stats
 
-    rows = {(row["seed"], row["run"]): row for row in _rows(file)}
+    rows = {(row["seed"], row["run"]): row for row in read_rows(file)}
     seeds = sorted({seed for seed, _ in rows if all((seed, arm) in rows for arm in ARMS)})
     curves = {arm: np.array([rows[seed, arm]["curve"] for seed in seeds]) for arm in ARMS}
     final = {arm: points[:, -1, 1] for arm, points in curves.items()}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import claims, sliding
+from benchmarks.runs import read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def test_all_ways_to_slide_agree() -> None:
 
 def test_windows_are_timed_and_printed(tmp_path: Path) -> None:
     sliding.measure(tmp_path / "windows.jsonl", 0.01, {3: (14, 1)})
-    text = claims.table(claims.rows_of(tmp_path / "windows.jsonl"))
+    text = claims.table(read_rows(tmp_path / "windows.jsonl"))
     assert "| unitrans, shifted windows | **1.00** (1.00-1.00) |" in text
     assert "| stage 3, forward + backward |" in text and "dense mask" in text
 
@@ -72,7 +73,7 @@ def test_a_run_of_every_claim(name, arm, data, tmp_path: Path) -> None:
     output, base = tmp_path / "rows.jsonl", claims.CLAIMS[name].base
     for _ in range(2):
         claims.measure(name, [0], settings, output, [base, arm])
-    rows = claims.rows_of(output)
+    rows = read_rows(output)
     assert [row["run"] for row in rows] == [base, arm]
     assert rows[0]["operations"] > 0 and rows[0]["predictors"]
     text = claims.table(rows)
@@ -95,7 +96,7 @@ RESULTS = sorted(ROOT.glob("benchmarks/results/claims_*.jsonl"))
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
 def test_tables_are_those_of_the_results(file: Path) -> None:
-    assert claims.table(claims.rows_of(file)).strip() in (ROOT / "docs/claims.md").read_text()
+    assert claims.table(read_rows(file)).strip() in (ROOT / "docs/claims.md").read_text()
 
 
 def test_intervals_are_those_of_student() -> None:

@@ -1,0 +1,23 @@
+"""What the learning benchmarks share: figures of every evaluation of a run, and files with a line per run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Evaluations(TrainerCallback):
+    """Keeps (update, figures) of every evaluation."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """See TrainerCallback."""
+        self.seen.append((state.global_step, dict(metrics)))
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; none where it is absent."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
