@@ -147,12 +147,11 @@ class Results:
     curves: list[Curve] = field(default_factory=list)
 
     def updated(self, new: Results) -> Results:
-        """These results with everything that was measured again replaced; the head is the new one."""
+        """These results with everything that was measured again replaced; the head is the new one, with all commands."""
         done, fresh = {row.key for row in new.rows}, {s.name for s in new.series}
         drawn = {curve.name for curve in new.curves}
-        head = dict(new.head)
-        if self.head and "the last of several" not in head["command"]:
-            head["command"] += "    # the last of several runs, added up"
+        commands = [*self.head.get("commands", []), *new.head["commands"]]
+        head = {**new.head, "commands": list(dict.fromkeys(commands))}
         return Results(
             head,
             [r for r in self.rows if r.key not in done] + new.rows,
@@ -195,7 +194,7 @@ def hardware() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions and command, for the head of a report."""
+    """Machine, versions and the command, for the head of a report."""
     import unitrans
     from unitrans.ops.compiled import best_isa
     from unitrans.train.environment import usable_cpus
@@ -212,7 +211,7 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "instruction set": best_isa(),
         "versions": versions,
-        "command": _command(),
+        "commands": [_command()],
         "date": date.today().isoformat(),
     }
 
@@ -304,7 +303,7 @@ def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def markdown(title: str, results: Results, goals: Sequence[Goal] = ()) -> str:
     """The report. Ratios are medians with quartiles; above 1 ours is faster."""
-    lines = [f"# {title}", "", f"{head_line(results.head)}.", "", f"    {results.head['command']}", ""]
+    lines = [f"# {title}", "", f"{head_line(results.head)}.", "", *(f"    {c}" for c in results.head["commands"]), ""]
     lines.append(
         "Ratios are time of the peer / time of ours in the same round: median (quartiles), above 1 ours is faster. "
         "MiB: ours / peer, peak of a call above what was held before it."

@@ -22,7 +22,7 @@ class Options:
 
     device: str = "cpu"
     quick: bool = False
-    compiled: bool = False  # training steps too: minutes a model
+    compiled: bool = False  # peers of the op and training steps too: minutes a case
 
 
 @dataclass
@@ -50,7 +50,7 @@ def _op(name: str, dtype: torch.dtype, options: Options) -> Found:
     case = cases.case_named(name).times(16 if options.device == "cuda" else 1)
     found = []
     for what in (goals.FORWARD, goals.BOTH):
-        against = peers.peers_of(case, dtype, compiled=False, device=options.device)
+        against = peers.peers_of(case, dtype, compiled=options.compiled, device=options.device)
         seconds = 0.2 if options.quick else 0.6
         found += attention.measure(case, dtype, what, against, seconds, options.device)
     return Found(found)

@@ -63,7 +63,7 @@ def _summary(results: Results) -> list[str]:
     rows = [row for row in results.rows if not row.metric]
     best = [row.ratio.median for row in best_of(rows).values() if row.ratio is not None]
     missing = [row for row in results.rows if row.ratio is None and row.reason]
-    parts: list[str] = [code(results.head["command"])]
+    parts: list[str] = [code("\n".join(results.head["commands"]))]
     parts.append(
         "A ratio is the time of a peer over ours in the same round of one process where both take turns: the median "
         "of the rounds, with the quartiles as its spread. Above 1 ours is faster. One thread is timed in processor "

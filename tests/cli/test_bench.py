@@ -74,7 +74,7 @@ def test_every_peer_is_a_row_and_the_files_have_them_all(
     assert "written to" in capsys.readouterr().out
     data = json.loads((tmp_path / "results.json").read_text())
     assert data["cpu"] and data["cores"] >= 1 and data["versions"]["torch"] == torch.__version__
-    assert data["date"] and data["command"]
+    assert data["date"] and data["commands"]
     rows = {row["peer"]: row for row in data["rows"]}
     assert set(rows) == {"large", "absent", "broken", "unitrans from scratch"}
     large = rows["large"]

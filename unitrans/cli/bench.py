@@ -27,7 +27,9 @@ def make_parser() -> Parser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, nothing compiled")
     parser.add_argument(
-        "--compile", action="store_true", help="training steps under torch.compile too: minutes a model"
+        "--compile",
+        action="store_true",
+        help="peers of the op and training steps under torch.compile too: minutes a case",
     )
     parser.add_argument("--case", metavar="NAME", help="only what begins so")
     parser.add_argument("--threads", metavar="N", type=positive, default=1, help="of a CPU (default: 1)")
