@@ -185,8 +185,9 @@ def _flex_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
 
     t = t.to(dtype)
     qkv, dense, order = _partitioned(case, t)
-    leaves = [_leaf(x) for x in qkv]
-    grad = t.grad_out[order].transpose(1, 2).reshape(leaves[0].shape).contiguous()
+    forward_only = t.qkv.device.type == "cpu"  # it refuses input that wants gradients there
+    leaves = qkv if forward_only else [_leaf(x) for x in qkv]
+    grad = t.grad_out[order].transpose(1, 2).reshape(qkv[0].shape).contiguous()
     plane = dense.expand(qkv[0].shape[0], -1, -1, -1)
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ def _flex_windows(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
         leaves,
         grad,
         lambda out: _from_windows(out, order),
-        forward_only=t.qkv.device.type == "cpu",
+        forward_only=forward_only,
     )
 
 

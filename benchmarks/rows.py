@@ -147,7 +147,7 @@ class Results:
     curves: list[Curve] = field(default_factory=list)
 
     def updated(self, new: Results) -> Results:
-        """These results with everything that was measured again replaced; the head is the new one, with all commands."""
+        """These results with everything that was measured again replaced; the head is the new one with all commands."""
         done, fresh = {row.key for row in new.rows}, {s.name for s in new.series}
         drawn = {curve.name for curve in new.curves}
         commands = [*self.head.get("commands", []), *new.head["commands"]]
@@ -303,7 +303,8 @@ def score_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def markdown(title: str, results: Results, goals: Sequence[Goal] = ()) -> str:
     """The report. Ratios are medians with quartiles; above 1 ours is faster."""
-    lines = [f"# {title}", "", f"{head_line(results.head)}.", "", *(f"    {c}" for c in results.head["commands"]), ""]
+    lines = [f"# {title}", "", f"{head_line(results.head)}.", ""]
+    lines += [*(f"    {command}" for command in results.head["commands"]), ""]
     lines.append(
         "Ratios are time of the peer / time of ours in the same round: median (quartiles), above 1 ours is faster. "
         "MiB: ours / peer, peak of a call above what was held before it."
