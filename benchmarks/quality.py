@@ -229,31 +229,28 @@ def run(
     if not judged:
         session.validation_source = None
     trainer = make_trainer(session, folder, folder)
-    watch, curve = _Clock(), []
+    watch = _Clock()
     trainer.add_callback(watch)
-    judge = trainer.judge
-
-    def recorded(*args: Any) -> dict[str, float]:
-        stop = _now()
-        found: dict[str, float] = judge(*args)
-        if task.figure in found:
-            curve.append((stop - watch.begin, task.error[1](found[task.figure])))
-        watch.begin += _now() - stop  # evaluation does not count
-        return found
-
-    trainer.judge = recorded  # type: ignore[method-assign]
     trainer.train()
     if not judged:
         return [(watch.end - watch.begin, float("nan"))]
+    curve = [(at, task.error[1](found[task.figure])) for at, found in watch.seen if task.figure in found]
     if not curve:
         raise RuntimeError(f"{task.name}: no evaluation has {task.figure}")
     return curve
 
 
 class _Clock(TrainerCallback):
-    """Processor time when the first update began and when the last one ended."""
+    """Processor time when the first update began and when the last one ended, and the figures of every evaluation.
 
-    begin = end = 0.0
+    Attributes:
+        begin: moved on by what evaluations take, which do not count.
+        seen: (processor seconds in training so far, figures).
+    """
+
+    def __init__(self) -> None:
+        self.begin = self.end = 0.0
+        self.seen: list[tuple[float, dict[str, float]]] = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -261,6 +258,10 @@ class _Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.end = _now()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.seen.append((self.end - self.begin, dict(metrics)))
+        self.begin += _now() - self.end
 
 
 def measure(task: Task, seconds: float, seeds: Sequence[int], device: str = "cpu") -> tuple[list[Row], Curve]:
