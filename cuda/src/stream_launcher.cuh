@@ -52,6 +52,10 @@ struct StreamLauncher {
         // As many single warps as fit what needs no permission, up to four: how many are best is left for a GPU to decide.
         constexpr int fitting = bytes == 0 ? 4 : kFree / bytes;
         constexpr int teams = Kernel::kWarps > 1 ? 1 : fitting < 1 ? 1 : fitting > 4 ? 4 : fitting;
+        constexpr int kLeast =
+            99 * 1024;  // what a block may ask for on sm_120, and no less on sm_80, 90 and 100
+        static_assert(teams * bytes <= kLeast,
+                      "a kernel must fit the shared memory of every architecture");
         const auto kernel = team_kernel<Kernel>;
         if constexpr (teams * bytes > kFree) {
             check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
