@@ -115,6 +115,9 @@ def gpu_goals(rows: list[Row]) -> list[Goal]:
             rows, "packed without padding / sdpa", (0.8, 0.8),
             lambda r: "full" in r.tags and r.peer == "padded sdpa",
         ),
+        *_against(
+            rows, "packed without bias / flash varlen", (0.8, 0.8), lambda r: r.peer == "flash varlen"
+        ),
     ]  # fmt: skip
 
 

@@ -355,6 +355,25 @@ def _sdpa_loop(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
     return Prepared(forward, [qkv], t.grad_out)
 
 
+def _flash_varlen(case: Case, t: Tensors, dtype: torch.dtype) -> Prepared:
+    """torch's flash attention on the packed stream itself, of which there is none for CPUs."""
+    if not isinstance(case.cut, Lengths) or case.cut.ragged:
+        raise Unavailable("not packed sequences without bias")
+    if dtype == torch.float32:
+        raise Unavailable("it takes half precision only")
+    from torch.nn.attention.varlen import varlen_attn
+
+    t = t.to(dtype)
+    qkv, ends, longest = _leaf(t.qkv), t.plan.cu_seqlens.int(), case.cut.longest
+
+    def forward() -> Tensor:
+        out = varlen_attn(*qkv.unbind(1), ends, ends, longest, longest, scale=case.head_dim**-0.5)
+        assert isinstance(out, Tensor)
+        return out
+
+    return Prepared(forward, [qkv], t.grad_out)
+
+
 def peers_of(case: Case, dtype: torch.dtype, *, compiled: bool, device: str = "cpu") -> list[Peer]:
     """What a case is measured against."""
     if isinstance(case.cut, Windows) and case.cut.visible is not None:
@@ -366,6 +385,7 @@ def peers_of(case: Case, dtype: torch.dtype, *, compiled: bool, device: str = "c
             own += [Peer("flex_attention compiled", False, _flex_windows)]
     else:
         own = [_padded_peer(False), _padded_peer(True), Peer("sdpa loop", False, _sdpa_loop)]
+        own += [] if device == "cpu" else [Peer("flash varlen", False, _flash_varlen)]
     if device != "cpu":
         own.append(Peer("unitrans torch", False, _own_torch))
     if dtype != torch.float32:
