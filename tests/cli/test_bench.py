@@ -73,7 +73,7 @@ def test_every_peer_is_a_row_and_the_files_have_them_all(
     assert main(["bench", "--suite", "quality", "--output", str(tmp_path)]) == 0  # added to what is there
     assert "written to" in capsys.readouterr().out
     data = json.loads((tmp_path / "results.json").read_text())
-    assert data["cpu"] and data["cores"] >= 1 and data["versions"]["torch"] == torch.__version__
+    assert data["cpu"] and data["cores"] >= 1 and torch.__version__.startswith(data["versions"]["torch"])
     assert data["date"] and data["commands"]
     rows = {row["peer"]: row for row in data["rows"]}
     assert set(rows) == {"large", "absent", "broken", "unitrans from scratch"}

@@ -70,7 +70,7 @@ def test_train_eval_and_predict(root: Path, tmp_path: Path, capsys: pytest.Captu
         assert row["average_precision"] == pytest.approx(average_precision_score(truth, score))
         assert row["roc_auc_low"] < row["roc_auc"] < row["roc_auc_high"]
         assert f"{name}: roc_auc {row['roc_auc']:.4f}" in shown
-    assert result["figures"]["roc_auc"] == pytest.approx(np.mean(areas)) and np.mean(areas) > 0.7
+    assert result["figures"]["roc_auc"] == pytest.approx(np.mean(areas)) and np.mean(areas) > 0.6
     low, high = result["intervals"]["average_precision"]
     assert low < result["figures"]["average_precision"] < high
     assert len(list(csv.DictReader((tmp_path / "e" / "classes.csv").open()))) == 2

@@ -65,7 +65,7 @@ def test_eval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*arguments, "--output", str(tmp_path / "one")]) == 0
     shown = capsys.readouterr().out
     result = json.loads((tmp_path / "one" / "eval.json").read_text())
-    assert result["samples"] == 120 and result["figures"]["top1"] > 0.3 and "top1" in shown
+    assert result["samples"] == 120 and result["figures"]["top1"] > 0.2 and "top1" in shown
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
         "eval.json", "summary.txt", "classes.csv", "confusion.png"
     }  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 import unitrans
 from unitrans.ops.backends import choose_backend, describe_backends
 
-TESTED_TORCH = ("2.13",)  # release series the test suite has been run with
+TESTED_TORCH = ("2.11", "2.13")  # release series the test suite has been run with
 _PACKAGES = (
     *("torch", "numpy", "transformers", "accelerate", "datasets", "safetensors"),
     *("pydantic", "pillow", "scikit-learn", "matplotlib", "tensorboard"),
