@@ -29,7 +29,7 @@ class Sides:
         ours: which of ours -> maker; the first one's time counts for items.
         peers: name -> (which of ours it is measured against, maker).
         items, unit: what a call works off.
-        flops: useful operations of a call of the first of ours; with them its share of sgemm is measured.
+        flops: useful operations of a call of the first of ours; with them its share of torch.mm is measured.
         tags: name of a peer -> tags of its row; "" -> tags of all rows.
     """
 
@@ -109,7 +109,7 @@ def in_words(error: Exception) -> str:
 
 
 def sgemm() -> Run:
-    """An fp32 product of two square matrices."""
+    """An fp32 product of two square matrices by torch.mm: MKL's, on some processors half as fast as oneDNN's."""
     a, b = torch.randn(SGEMM, SGEMM), torch.randn(SGEMM, SGEMM)
     out = torch.empty(SGEMM, SGEMM)
     return lambda: torch.mm(a, b, out=out)

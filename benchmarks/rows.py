@@ -33,7 +33,7 @@ class Row:
         ours: which of ours: the op, the layer that also makes the bias planes, the model.
         seconds, peer_seconds: medians per call.
         memory, peer_memory: MiB at the peak of a call above what was held before it; 0: not measured.
-        share: useful GFLOP/s of ours over those of sgemm in the same rounds; 0 where it does not apply.
+        share: useful GFLOP/s of ours over those of torch.mm (fp32, square) in the same rounds; 0: does not apply.
         items, unit: what one call works off: 8 "images", 4,000 "tokens"; 0 where it does not apply.
         score, peer_score, metric: quality (suite quality), whose name says which direction is better.
         reason: why the peer could not be measured; there is no figure then.
@@ -117,7 +117,8 @@ class Roofline:
     """What the machine can do, measured, and where the op stands.
 
     Attributes:
-        sgemm: GFLOP/s of an fp32 product of square matrices. copy: GB/s read and written by a large copy.
+        sgemm: GFLOP/s of an fp32 product of square matrices, by the faster of MKL and oneDNN.
+        copy: GB/s read and written by a large copy.
         points: [case, what, useful operations per byte that has to move, GFLOP/s].
     """
 
@@ -273,8 +274,10 @@ def _rate(row: Row) -> str:
 
 def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Names of columns and lines of the rows with times."""
-    names = "case, shape, dtype, threads, what, ours, ms, rate, % of sgemm, peer, peer ms, MiB, ratio".split(
-        ", "
+    names = (
+        "case, shape, dtype, threads, what, ours, ms, rate, % of torch.mm, peer, peer ms, MiB, ratio".split(
+            ", "
+        )
     )
     lines = [
         [

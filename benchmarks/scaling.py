@@ -14,6 +14,7 @@ from benchmarks.goals import BOTH, FORWARD
 from benchmarks.peers import ours, peers_of
 from benchmarks.rows import Roofline, Series
 from benchmarks.timing import interleave
+from unitrans.nn.linear import Linear
 from unitrans.train.environment import usable_cpus
 
 _COPY = 1 << 26  # numbers of 4 bytes: far beyond every cache
@@ -109,12 +110,20 @@ def moved_bytes(case: Case, what: str) -> float:
 def roofline(quick: bool, effort: Effort) -> Roofline:
     """The roof, measured, and a point for every case of the op."""
     source, target = torch.zeros(_COPY // (8 if quick else 1)), torch.empty(_COPY // (8 if quick else 1))
-    roof: dict[str, Run] = {"sgemm": sgemm(), "copy": lambda: target.copy_(source)}
+    layer, square = Linear(SGEMM, SGEMM, bias=False).requires_grad_(False), torch.randn(SGEMM, SGEMM)
+    roof: dict[str, Run] = {
+        "sgemm": sgemm(),
+        "oneDNN": lambda: layer(square),
+        "copy": lambda: target.copy_(source),
+    }
     for run in roof.values():
         run()
     times = interleave(roof, seconds=effort.seconds, rounds=effort.rounds)
     best = {name: min(found) for name, found in times.items()}
-    peak, copy = 2 * SGEMM**3 / best["sgemm"] / 1e9, 2 * source.nbytes / best["copy"] / 1e9
+    peak, copy = (
+        2 * SGEMM**3 / min(best["sgemm"], best["oneDNN"]) / 1e9,
+        2 * source.nbytes / best["copy"] / 1e9,
+    )
     points = []
     for case in quick_cases() if quick else CASES:
         prepared = ours(case, case.tensors(), torch.float32, layer=False)
