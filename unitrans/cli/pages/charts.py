@@ -248,7 +248,7 @@ def _scale(axes: Axes, drawn: Sequence[Line], log_x: bool, log_y: bool, clip: bo
 def _plain_log(axis: Axis, range_: float) -> None:
     """A logarithmic axis with plain numbers: 1, 2, 5 and their decades where it is short, decades where it is long."""
     decades = LogLocator(subs=(1, 2, 5) if range_ < 300 else (1,), numticks=9)
-    axis.set_major_locator(decades if range_ > 4 else MaxNLocator(4))
+    axis.set_major_locator(decades if range_ > 4 else MaxNLocator(4, steps=[1, 2, 5, 10]))  # 1 among them
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
 
