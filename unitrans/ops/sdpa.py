@@ -181,26 +181,33 @@ def attention_torch(
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     if qk_norm:
         q, k = _unit_rows(q.to(compute)), _unit_rows(k.to(compute)).to(v.dtype)
-    q = (q.to(compute) * scale[:, None]).to(v.dtype)
     if found.padded:  # the row behind the stream
         q, k, v = (F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (q, k, v))
     if bias is not None:
         bias = F.pad(bias, (0, 1))
-    results = [_bucket_attention(b, q, k, v, bias, plan.key_cu_seqlens is not None) for b in found.buckets]
-    rows = torch.cat([b.rows.reshape(-1) for b in found.buckets])
-    values = torch.cat([r.transpose(1, 2).reshape(-1, *q.shape[1:]) for r in results])
+    scale = scale.to(compute)[:, None, None]
+    results = [
+        _bucket_attention(b, q, k, v, bias, scale, plan.key_cu_seqlens is not None) for b in found.buckets
+    ]
+    rows = _joined([b.rows.reshape(-1) for b in found.buckets])
+    values = _joined([r.transpose(1, 2).reshape(-1, *q.shape[1:]) for r in results])
     num_rows = plan.num_tokens
     if found.every_row and not found.padded:
-        out = torch.empty_like(values).index_copy(0, rows, values)
+        out = torch.empty_like(values).index_copy_(0, rows, values)
     else:
-        out = values.new_zeros((num_rows + 1, *values.shape[1:])).index_copy(0, rows, values)[:num_rows]
+        out = values.new_zeros((num_rows + 1, *values.shape[1:])).index_copy_(0, rows, values)[:num_rows]
     return out, out
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One after the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _bucket_attention(
-    bucket: _Bucket, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keys_repeat: bool
+    bucket: _Bucket, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: Tensor, keys_repeat: bool
 ) -> Tensor:
-    """[g, N, Lq, D]."""
+    """[g, N, Lq, D]; scale [N, 1, 1]."""
 
     def gather(x: Tensor, rows: Tensor, repeats: bool) -> Tensor:
         # The gradient of x[rows] sums repeated rows in a fixed order; index_select is faster and adds nothing up here.
@@ -212,6 +219,9 @@ def _bucket_attention(
         gather(k, bucket.key_rows, keys_repeat),
         gather(v, bucket.key_rows, keys_repeat),
     )
+    q = (q * scale).to(
+        v.dtype
+    )  # rows of q that were gathered lie close together, those of a packed qkv do not
     mask: Tensor | None = None
     dead = None if bucket.dead is None else bucket.dead[:, None, :, None]
     if bias is not None and bucket.entry is not None:
