@@ -36,7 +36,11 @@ def calls(layer: Linear | Mlp, x: Tensor) -> int:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layout", ["rows", "columns", "wider"])
-def test_results_and_gradients_are_those_of_torch(bias: bool, layout: str) -> None:
+@pytest.mark.parametrize("weights_too", [False, True])
+def test_results_and_gradients_are_those_of_torch(
+    bias: bool, layout: str, weights_too: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_weights_too", lambda: weights_too)
     ours, theirs = twins(bias)
     base = torch.randn(ROWS, WIDTH if layout != "wider" else 2 * WIDTH)
     x = {"rows": base, "columns": base.t().contiguous().t(), "wider": base[:, :WIDTH]}[layout]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +25,9 @@ class Linear(nn.Linear):
     """`torch.nn.Linear`, about a tenth faster in fp32 on a CPU, and with a GELU behind it in bf16 too.
 
     torch writes the bias into the result first and adds the product to it; oneDNN adds the bias in its last step. The
-    gradient of the weight stays torch's. Sums are in another order, so the last bits differ from those of
-    `torch.nn.Linear`; `torch.backends.mkldnn.flags(enabled=False)` gives these.
+    gradient of the weight is torch's, but on processors where oneDNN's is faster (`_weights_too`). Sums are in another
+    order, so the last bits differ from those of `torch.nn.Linear`; `torch.backends.mkldnn.flags(enabled=False)` gives
+    these.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +86,24 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        dx = None
-        if needs_x:  # with create_graph=True operations that can be differentiated again
-            dx = grad @ weight if torch.is_grad_enabled() else _product(grad, weight.t(), None)
-        return dx, grad.t() @ x if needs_weight else None, grad.sum(0) if needs_bias else None
+        again = torch.is_grad_enabled()  # create_graph=True: operations that can be differentiated again
+        dx = dweight = None
+        if needs_x:
+            dx = grad @ weight if again else _product(grad, weight.t(), None)
+        if needs_weight:
+            dweight = grad.t() @ x if again or not _weights_too() else _product(grad.t(), x.t(), None)
+        return dx, dweight, grad.sum(0) if needs_bias else None
+
+
+@functools.cache
+def _weights_too() -> bool:
+    """Whether oneDNN is faster for gradients of weights too: on AMD's processors from family 26 (Zen 5) on, whose wide
+    AVX-512 units torch's MKL leaves alone. Elsewhere it is slower, as both of its arguments are transposed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return False
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    family = about.get("cpu family", "")
+    wide = family.isdecimal() and int(family) >= 26 and "avx512f" in about.get("flags", "").split()
+    return wide and about.get("vendor_id") == "AuthenticAMD"
