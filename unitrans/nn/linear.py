@@ -91,7 +91,9 @@ class _Product(torch.autograd.Function):
         if needs_x:
             dx = grad @ weight if again else _product(grad, weight.t(), None)
         if needs_weight:
-            dweight = grad.t() @ x if again or not _weights_too() else _product(grad.t(), x.t(), None)
+            # oneDNN has no fast way to read rows that lie apart, as those of a view
+            dense = _weights_too() and not again
+            dweight = _product(grad.t(), x.contiguous().t(), None) if dense else grad.t() @ x
         return dx, dweight, grad.sum(0) if needs_bias else None
 
 
