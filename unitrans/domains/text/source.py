@@ -207,7 +207,28 @@ class _Growing:
             self.targets.append(label)
 
 
-class TextSource:
+class OfCutter:
+    """What a source has of the ``cutter`` that makes its samples."""
+
+    cutter: Cutter
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """What made the tokens."""
+        return self.cutter.tokenizer
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What it takes to read other texts as these."""
+        return self.cutter.reading
+
+    @property
+    def labels(self) -> Labels | None:
+        """What the labels mean."""
+        return self.cutter.labels
+
+
+class TextSource(OfCutter):
     """Samples of one side of the split, in memory as tokens.
 
     ``source[i]`` is {"id", "input_ids" int64 [n], "special" bool [n], "word_start" bool [n]} and, where labels are
@@ -226,21 +247,6 @@ class TextSource:
         self.starts = _flat(samples.starts, bool)
         self.notes: list[str] = []
         self._skipped: dict[str, str] = {}
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """What made the tokens."""
-        return self.cutter.tokenizer
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """What it takes to read other texts as these."""
-        return self.cutter.reading
-
-    @property
-    def labels(self) -> Labels | None:
-        """What the labels mean."""
-        return self.cutter.labels
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

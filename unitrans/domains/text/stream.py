@@ -1,36 +1,29 @@
 """Documents that are tokenised while training, from front to back: for text that is larger than memory.
 
-The order of epoch e is a pure function of (seed, e): the files in a random order, and a buffer of
-``data.shuffle_buffer`` samples of which a random one is taken while the next comes in. Every process and loader worker
-reads and tokenises the whole stream and hands out only the samples it is asked for.
+The order is that of ``unitrans.domains.ordered``: every process and loader worker reads and tokenises the whole stream.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from unitrans.domains.base import Sample
-from unitrans.domains.ordered import Endless
+from unitrans.domains.ordered import Endless, from_some_files
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import Documents
 from unitrans.domains.text.labels import Rule
 from unitrans.domains.text.reading import Document
-from unitrans.domains.text.source import Cutter, TextSource, _Growing, batches, complete
-from unitrans.domains.text.tokenizer import TextTokenizer
-from unitrans.objectives.base import Labels
+from unitrans.domains.text.source import Cutter, OfCutter, TextSource, _Growing, batches, complete
 
 BATCH = 64  # documents that are tokenised at a time
-VALIDATION_FILES = 16  # that held-out samples are taken from
 LOOKED_AT = 1000  # documents by which the length of an epoch is estimated,
 LOOKED_AT_CHARACTERS = 1_000_000  # or as many as have these characters
 
 
-class StreamedText(Endless[Sample]):
+class StreamedText(Endless[Sample], OfCutter):
     """The training samples of a stream; see ``unitrans.domains.base.Source`` about ``in_order``."""
 
     in_order = True
@@ -38,34 +31,13 @@ class StreamedText(Endless[Sample]):
     def __init__(
         self, documents: Documents, cutter: Cutter, data: DataConfig, seed: int, held_out: Rule
     ) -> None:
-        super().__init__()
-        self.documents, self.cutter, self.data, self.seed, self.held_out = (
-            documents,
-            cutter,
-            data,
-            seed,
-            held_out,
-        )
+        super().__init__(data.path, documents.files, seed, data.shuffle_buffer)
+        self.documents, self.cutter, self.data, self.held_out = documents, cutter, data, held_out
         self.ids: list[str] = []
         self.notes: list[str] = []
         self.num_tokens = None
         self._skipped: dict[str, str] = {}
         self._length = data.stream_samples or self._estimate()
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """What makes the tokens."""
-        return self.cutter.tokenizer
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """What it takes to read other texts as these."""
-        return self.cutter.reading
-
-    @property
-    def labels(self) -> Labels | None:
-        """What the labels mean."""
-        return self.cutter.labels
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -113,20 +85,9 @@ class StreamedText(Endless[Sample]):
                 else:
                     yield from samples
 
-    def epoch(self, epoch: int) -> Iterator[Sample]:
-        """The training samples of an epoch in their order."""
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
-        buffer: list[Sample] = []
-        for file in rng.permutation(self.documents.files):
-            for sample in self.of_file(int(file), lambda d: not self.held_out(d, d.id)):
-                if len(buffer) < self.data.shuffle_buffer:
-                    buffer.append(sample)
-                    continue
-                place = int(rng.integers(len(buffer)))
-                buffer[place], sample = sample, buffer[place]
-                yield sample
-        for place in rng.permutation(len(buffer)):
-            yield buffer[place]
+    def training_rows(self, file: int) -> Iterator[Sample]:
+        """The samples of one file that are trained on."""
+        return self.of_file(file, lambda d: not self.held_out(d, d.id))
 
     def load(self, index: int) -> Sample | None:
         """Reads on to place ``index`` of the endless sequence."""
@@ -146,12 +107,11 @@ class StreamedText(Endless[Sample]):
 
     def kept_validation(self) -> TextSource:
         """The first held-out samples of some files, evenly spaced, data.stream_validation_samples in all."""
-        limit, files = self.data.stream_validation_samples, self.documents.files
-        chosen = np.unique(np.linspace(0, files - 1, min(files, VALIDATION_FILES)).round().astype(int))
-        kept, count = _Growing(), 0
-        for number, file in enumerate(chosen.tolist()):
-            quota = math.ceil((limit - count) / (len(chosen) - number))
-            for sample in islice(self.of_file(file, lambda d: self.held_out(d, d.id)), quota):
-                kept.add(sample)
-                count += 1
+        kept = _Growing()
+        for sample in from_some_files(
+            self.documents.files,
+            self.data.stream_validation_samples,
+            lambda file: self.of_file(file, lambda d: self.held_out(d, d.id)),
+        ):
+            kept.add(sample)
         return TextSource(kept, self.cutter)

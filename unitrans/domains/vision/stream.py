@@ -1,24 +1,19 @@
 """Images read from front to back: parquet files and hub data sets that are not downloaded first.
 
-The order of epoch e is a pure function of (seed, e): the files in a random order, and a buffer of
-``data.shuffle_buffer`` records of which a random one is taken while the next comes in. Every process and every loader
-worker reads the whole stream and decodes only the samples it is asked for, so the order does not depend on their
-number, and a resumed run skips to its place by reading. A row is held out when the hash of its id says so, as in
+The order is that of ``unitrans.domains.ordered``. A row is held out when the hash of its id says so, as in
 ``unitrans.domains.split``; those rows are left out of the stream wherever they come.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unitrans.domains import tables
 from unitrans.domains.base import Sample
+from unitrans.domains.ordered import Endless, from_some_files
 from unitrans.domains.split import hash_fraction, units_of
 from unitrans.domains.vision import datasets
 from unitrans.domains.vision.config import DataConfig
@@ -30,7 +25,6 @@ from unitrans.objectives.base import Labels
 Row = tuple[str, Any, Any]  # id, record, name of the class
 READ_ROWS = 16  # at a time, from the table that is being read
 NAMES_LOOKED_AT = 1000  # to see whether names repeat
-VALIDATION_FILES = 16  # that held-out images are taken from
 
 
 class Rows:
@@ -92,114 +86,49 @@ class Rows:
             yield sample_id, record, label
 
 
-class StreamedImages(VisionSource):
+class StreamedImages(Endless[Row], VisionSource):
     """The training images of a stream; see ``unitrans.domains.base.Source`` about ``in_order``."""
 
     in_order = True
 
     def __init__(self, rows: Rows, data: DataConfig, folder: Path, seed: int, fraction: float) -> None:
-        super().__init__(datasets.RecordReader([], [], folder, data.channels, data.value_range), [], data)
-        self.rows, self.folder, self.seed, self.fraction = rows, folder, seed, fraction
-        self._epoch_size: int | None = None  # known when an epoch has been read to its end
-        self._forget()
+        Endless.__init__(self, data.path, rows.files, seed, data.shuffle_buffer)
+        reader = datasets.RecordReader([], [], folder, data.channels, data.value_range)
+        VisionSource.__init__(self, reader, [], data)
+        self.rows, self.folder, self.fraction = rows, folder, fraction
 
     def __len__(self) -> int:
         size = self.data.stream_samples or self.rows.size
         assert size is not None
         return max(1, round(size * (1 - self.fraction)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": None, "_process": None}
+    def held_out(self, row: Row) -> bool:
+        """Whether a row is never trained on."""
+        return self.fraction > 0 and hash_fraction(units_of([row[0]], self.data.group)[0]) < self.fraction
 
-    def _forget(self) -> None:
-        self._rows: Generator[Row, None, None] | None = None
-        self._process = os.getpid()
-        self._epoch, self._next, self._epoch_start = 0, 0, 0
-        self._name, self._record, self._label = "", None, None
-
-    def close(self) -> None:
-        """Ends the reading: threads that read ahead must not outlive the interpreter."""
-        if self._rows is not None and self._process == os.getpid():
-            self._rows.close()
-        self._forget()
-
-    def held_out(self, name: str) -> bool:
-        """Whether the row with this id is never trained on."""
-        return self.fraction > 0 and hash_fraction(units_of([name], self.data.group)[0]) < self.fraction
-
-    def epoch(self, epoch: int) -> Generator[Row, None, None]:
-        """The training rows of an epoch in their order."""
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
-        buffer: list[Row] = []
-        for file in rng.permutation(self.rows.files):
-            for row in self.rows.of_file(int(file)):
-                if self.held_out(row[0]):
-                    continue
-                if len(buffer) < self.data.shuffle_buffer:
-                    buffer.append(row)
-                    continue
-                place = int(rng.integers(len(buffer)))
-                buffer[place], row = row, buffer[place]
-                yield row
-        for place in rng.permutation(len(buffer)):
-            yield buffer[place]
+    def training_rows(self, file: int) -> Iterator[Row]:
+        """The rows of one file that are trained on."""
+        return (row for row in self.rows.of_file(file) if not self.held_out(row))
 
     def load(self, index: int) -> Sample | None:
         """Reads on to place ``index`` of the endless sequence and decodes it."""
-        self._seek(index)
+        epoch, (name, record, label) = self.seek(index)
         try:
-            image = datasets.read_record(
-                self._record, self._name, self.folder, self.data.channels, self.data.value_range
-            )
+            image = datasets.read_record(record, name, self.folder, self.data.channels, self.data.value_range)
         except BrokenImageError as error:
-            self.skip(self._name, str(error))
+            self.skip(name, str(error))
             return None
-        sample = {"id": self._name, "image": image, "epoch": self._epoch}
+        sample = {"id": name, "image": image, "epoch": epoch}
         if self.labels is None:
             return sample
-        if self._label is None:
-            self.skip(self._name, "the table has no class in this row")
+        if label is None:
+            self.skip(name, "the table has no class in this row")
             return None
-        return sample | {"label": self.labels.names.index(self._label)}
+        return sample | {"label": self.labels.names.index(label)}
 
     def name(self, index: int) -> str:
         """The id of the sample loaded last."""
-        self._seek(index)
-        return self._name
-
-    def _seek(self, index: int) -> None:
-        """Makes the row at ``index`` the current one."""
-        if self._process != os.getpid() or index < self._next - 1:
-            self._forget()  # what a parent process has opened cannot be shared with its children
-        while self._next <= index:
-            if self._rows is None:
-                self._start(index)
-            assert self._rows is not None
-            row = next(self._rows, None)
-            if row is None:
-                self._end_of_epoch()
-            else:
-                self._name, self._record, self._label = row
-                self._next += 1
-
-    def _start(self, index: int) -> None:
-        """Begins an epoch: the one that ``index`` is in if the size of an epoch is known, else the next one."""
-        if self._epoch_size is not None:
-            self._epoch = index // self._epoch_size
-            self._epoch_start = self._next = self._epoch * self._epoch_size
-        self._rows = self.epoch(self._epoch)
-
-    def _end_of_epoch(self) -> None:
-        size = self._next - self._epoch_start
-        if not size:
-            raise ValueError(f"data.path: nothing in {self.data.path!r} is left to train on")
-        if self._epoch_size not in (None, size):
-            raise ValueError(
-                f"data.path: {self.data.path!r} has changed while it was read: {self._epoch_size:,} training samples "
-                f"in one epoch, {size:,} in another"
-            )
-        self._epoch_size, self._rows = size, None
-        self._epoch_start = self._next
+        return self.seek(index)[1][0]
 
     def readable(self, limit: int | None = None) -> Iterator[Sample]:
         """The readable ones among the first ``limit`` rows of the first epoch."""
@@ -221,15 +150,12 @@ class StreamedImages(VisionSource):
         return _some_rows(self.rows, self.data, self.folder, self.held_out)
 
 
-def _some_rows(rows: Rows, data: DataConfig, folder: Path, wanted: Any) -> datasets.RecordReader:
-    limit = data.stream_validation_samples
-    files = np.unique(np.linspace(0, rows.files - 1, min(rows.files, VALIDATION_FILES)).round().astype(int))
-    kept: list[Row] = []
-    for count, file in enumerate(files.tolist()):
-        quota = math.ceil((limit - len(kept)) / (len(files) - count))
-        if quota:
-            chosen = (row for row in rows.of_file(file) if wanted(row[0]))
-            kept += [row for _, row in zip(range(quota), chosen, strict=False)]
+def _some_rows(
+    rows: Rows, data: DataConfig, folder: Path, wanted: Callable[[Row], bool]
+) -> datasets.RecordReader:
+    kept = from_some_files(
+        rows.files, data.stream_validation_samples, lambda file: filter(wanted, rows.of_file(file))
+    )
     ids, records, labels = (list(part) for part in zip(*kept, strict=True)) if kept else ([], [], [])
     return datasets.RecordReader(
         ids, records, folder, data.channels, data.value_range, labels, rows.class_names
@@ -323,7 +249,7 @@ def open_stream(
             raise ValueError(f"data.validation={other} is the split that is trained on: name another")
         held_out, _ = _open_rows(builder, data, other, f"data.validation: {other!r}", labels)
         with tables.readable(where):
-            reader, other = _some_rows(held_out, data, folder, lambda name: True), None
+            reader, other = _some_rows(held_out, data, folder, lambda row: True), None
     validation = None if reader is None else VisionSource(reader, range(len(reader.ids)), data)
     if validation is not None and len(validation) == data.stream_validation_samples:
         validation.notes.append(
