@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unitrans.models.bert import IGNORED
 from unitrans.objectives.base import Labels, SignalOutput
-from unitrans.objectives.mlm import TokenObjective, label_count, predicted_rows, token_output
+from unitrans.objectives.mlm import PredictsTokens, TokenObjective
 
 
 class ClmOptions(pydantic.BaseModel):
@@ -49,7 +49,7 @@ class CausalLanguageModeling(TokenObjective):
         return ClmHead()
 
 
-class ClmHead(nn.Module):
+class ClmHead(nn.Module, PredictsTokens):
     """Scores of the next token by the encoder's table of tokens."""
 
     def forward(
@@ -69,9 +69,9 @@ class ClmHead(nn.Module):
         return encoder.embed_kept(input_ids, plans)
 
     @staticmethod
-    def count(labels: Tensor | None = None, predicted: Tensor | None = None) -> int:
-        """num_targets of a batch, before anything is computed."""
-        return label_count(labels, predicted)
+    def scores(rows: Tensor, table: Tensor) -> Tensor:
+        """Rows [P, C] and the table of tokens [V, C] -> logits [P, V]."""
+        return F.linear(rows, table)
 
     def leave(
         self,
@@ -83,7 +83,4 @@ class ClmHead(nn.Module):
         predicted: Tensor | None = None,
     ) -> SignalOutput:
         """What is predicted from the encoder's last rows [T, C], and the loss."""
-        predicted = predicted_rows(input_ids, labels) if predicted is None else predicted
-        logits = F.linear(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
-        targets = None if labels is None else labels.index_select(0, predicted)
-        return token_output(logits, targets, predicted, len(input_ids), with_candidates=not self.training)
+        return self.predict(encoder, rows, labels, predicted)

@@ -5,6 +5,7 @@ says for each of the chosen which token it was. The vocabulary projection and th
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -187,7 +188,35 @@ class MaskedLanguageModeling(TokenObjective):
         return width, self.options.decoder_depth, heads
 
 
-class MlmHead(MaskedLMHead):
+class PredictsTokens:
+    """What the heads share that predict tokens: a mixin of modules that turn rows into scores."""
+
+    training: bool
+
+    scores: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # rows [P, C], the encoder's table of tokens [V, C] -> logits [P, V]
+
+    @staticmethod
+    def count(labels: Tensor | None = None, predicted: Tensor | None = None) -> int:
+        """num_targets of a batch, before anything is computed: how many tokens are predicted and have a label."""
+        if labels is None:
+            return 0
+        return int((labels != IGNORED).sum()) if predicted is None else len(predicted)
+
+    def predict(
+        self, encoder: Any, rows: Tensor, labels: Tensor | None, predicted: Tensor | None
+    ) -> SignalOutput:
+        """Tokens from the rows [T, C] of a batch, and the loss; labels and predicted as in `MlmHead.forward`."""
+        if predicted is None:
+            every = torch.arange(len(rows), device=rows.device)
+            predicted = every if labels is None else every[labels != IGNORED]
+        logits = self.scores(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
+        targets = None if labels is None else labels.index_select(0, predicted)
+        return token_output(logits, targets, predicted, len(rows), with_candidates=not self.training)
+
+
+class MlmHead(MaskedLMHead, PredictsTokens):
     """The head of BERT, trained on hidden tokens.
 
     Args:
@@ -243,29 +272,7 @@ class MlmHead(MaskedLMHead):
         """What is predicted from the encoder's last rows [T, C], and the loss; see `forward`."""
         if self.decoder is not None and plans.whole is not None:
             rows = self.decoder(rows, plans.whole)
-        predicted = predicted_rows(input_ids, labels) if predicted is None else predicted
-        logits = self.scores(rows.index_select(0, predicted), encoder.embeddings.word_embeddings.weight)
-        targets = None if labels is None else labels.index_select(0, predicted)
-        return token_output(logits, targets, predicted, len(input_ids), with_candidates=not self.training)
-
-    @staticmethod
-    def count(labels: Tensor | None = None, predicted: Tensor | None = None) -> int:
-        """num_targets of a batch, before anything is computed."""
-        return label_count(labels, predicted)
-
-
-def predicted_rows(input_ids: Tensor, labels: Tensor | None) -> Tensor:
-    """int64 [P], the rows whose label is not -100; all without labels."""
-    if labels is None:
-        return torch.arange(len(input_ids), device=input_ids.device)
-    return (labels != IGNORED).nonzero().squeeze(1)
-
-
-def label_count(labels: Tensor | None, predicted: Tensor | None) -> int:
-    """How many tokens are predicted and have a label."""
-    if labels is None:
-        return 0
-    return int((labels != IGNORED).sum()) if predicted is None else len(predicted)
+        return self.predict(encoder, rows, labels, predicted)
 
 
 def token_output(
