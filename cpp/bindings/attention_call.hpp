@@ -129,6 +129,34 @@ inline unitrans::Gradients gradients_into(const Tensor& dq, const OptionalTensor
     return {rows_inside(dq, 0), rows_inside(dq, 1), rows_inside(dq, 2)};
 }
 
+// What a backward takes and gives beside the call. Owns what it had to make contiguous, d(bias) and d(scale).
+struct GradientCall {
+    Tensor grad_out;
+    OptionalTensor grad_lse;
+    Tensor dbias, dscale;  // empty where not wanted
+    unitrans::Gradients gradients;
+
+    // Into dq, dk, dv of any strides with unit stride in the last dimension, or into one tensor as the call has.
+    GradientCall(const Call& call, const Tensor& grad_out_in, const OptionalTensor& grad_lse_in,
+                 const Tensor& dq, const OptionalTensor& dk, const OptionalTensor& dv,
+                 bool need_bias, bool need_scale)
+        : grad_out(unit_stride(grad_out_in)), gradients(gradients_into(dq, dk, dv)) {
+        if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
+        const Tensor& scale = call.scale;
+        need_bias = need_bias && call.bias;
+        dbias = need_bias ? torch::stable::new_empty(*call.bias,
+                                                     {call.bias->size(0), call.bias->size(1)})
+                          : torch::stable::new_empty(scale, {0});
+        dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
+        if (need_bias) gradients.dbias = dbias.data_ptr();
+        if (need_scale) gradients.dscale = dscale.data_ptr();
+    }
+
+    unitrans::BackwardInputs inputs() const {
+        return {const_rows(grad_out), grad_lse ? grad_lse->data_ptr() : nullptr};
+    }
+};
+
 // The arguments of UNITRANS_CALL_SCHEMA (torch_ops.cpp), as parameters and as what a Call is made of.
 #define UNITRANS_CALL_PARAMETERS                                                                 \
     const Tensor &cu_seqlens, const OptionalTensor &token_index, const OptionalTensor &position, \

@@ -29,6 +29,10 @@ void* current_stream(int32_t device) {
     return stream;
 }
 
+Tensor bytes_on_device(const Tensor& of, size_t count) {
+    return torch::stable::new_empty(of, {static_cast<int64_t>(count)}, ScalarType::Byte);
+}
+
 // A call, its device made current, and what the host knows of its lists.
 struct CudaCall : Call {
     DeviceGuard guard;
@@ -81,33 +85,16 @@ std::tuple<Tensor, Tensor> attention_forward_eager(const Tensor& q, const Option
     return run_forward(UNITRANS_CUDA_CALL, need_lse);
 }
 
-// Into dq, dk, dv of any strides with unit stride in the last dimension, or into one tensor as the call has.
-// Returns d(bias), d(scale).
-std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
-                                        const OptionalTensor& grad_lse_in, const CudaCall& call,
-                                        const Tensor& dq, const OptionalTensor& dk,
-                                        const OptionalTensor& dv, bool need_bias, bool need_scale) {
-    const Tensor grad_out = unit_stride(grad_out_in);
-    OptionalTensor grad_lse;
-    if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
-    const Tensor& scale = call.scale;
-    need_bias = need_bias && call.bias;
-    Tensor dbias =
-        need_bias ? torch::stable::new_empty(*call.bias, {call.bias->size(0), call.bias->size(1)})
-                  : torch::stable::new_empty(scale, {0});
-    Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
-
-    unitrans::Gradients gradients = gradients_into(dq, dk, dv);
-    if (need_bias) gradients.dbias = dbias.data_ptr();
-    if (need_scale) gradients.dscale = dscale.data_ptr();
-    const size_t bytes = unitrans::cuda::backward_workspace(call.problem, call.sizes, gradients);
-    Tensor workspace =
-        torch::stable::new_empty(scale, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-    unitrans::cuda::attention_backward(
-        call.problem, call.sizes, call.seed,
-        {const_rows(grad_out), grad_lse ? grad_lse->data_ptr() : nullptr}, gradients,
-        workspace.data_ptr(), call.stream);
-    return {dbias, dscale};
+std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out, const OptionalTensor& grad_lse,
+                                        const CudaCall& call, const Tensor& dq,
+                                        const OptionalTensor& dk, const OptionalTensor& dv,
+                                        bool need_bias, bool need_scale) {
+    const GradientCall g(call, grad_out, grad_lse, dq, dk, dv, need_bias, need_scale);
+    Tensor workspace = bytes_on_device(
+        call.scale, unitrans::cuda::backward_workspace(call.problem, call.sizes, g.gradients));
+    unitrans::cuda::attention_backward(call.problem, call.sizes, call.seed, g.inputs(), g.gradients,
+                                       workspace.data_ptr(), call.stream);
+    return {g.dbias, g.dscale};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
@@ -136,9 +123,8 @@ Tensor pair_bias_forward(const Tensor& spatial, const Tensor& hop, const Tensor&
                             max_distance);
     const DeviceGuard guard(spatial.get_device_index());
     Tensor planes = torch::stable::new_empty(spatial, {spatial.size(1), call.problem.plane_size});
-    const size_t bytes = unitrans::cuda::pair_bias_workspace(call.problem, num_nodes, false);
-    Tensor workspace =
-        torch::stable::new_empty(spatial, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+    Tensor workspace = bytes_on_device(
+        spatial, unitrans::cuda::pair_bias_workspace(call.problem, num_nodes, false));
     unitrans::cuda::pair_bias_forward(call.problem, num_nodes, planes.data_ptr(),
                                       workspace.data_ptr(),
                                       current_stream(spatial.get_device_index()));
@@ -158,9 +144,8 @@ std::tuple<Tensor, Tensor, Tensor> pair_bias_backward(const Tensor& grad_in, con
     Tensor grad_spatial = torch::stable::new_empty(spatial, {spatial.size(0), spatial.size(1)});
     Tensor grad_hop = torch::stable::new_empty(hop, {hop.size(0), hop.size(1), hop.size(2)});
     Tensor grad_token = torch::stable::new_empty(token, {token.size(0)});
-    const size_t bytes = unitrans::cuda::pair_bias_workspace(call.problem, num_nodes, true);
-    Tensor workspace =
-        torch::stable::new_empty(spatial, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+    Tensor workspace = bytes_on_device(
+        spatial, unitrans::cuda::pair_bias_workspace(call.problem, num_nodes, true));
     unitrans::cuda::pair_bias_backward(
         call.problem, num_nodes, grad.data_ptr(), grad_spatial.data_ptr(), grad_hop.data_ptr(),
         grad_token.data_ptr(), workspace.data_ptr(), current_stream(spatial.get_device_index()));

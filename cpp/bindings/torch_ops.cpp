@@ -55,33 +55,17 @@ std::tuple<Tensor, Tensor> attention_forward_eager(const Tensor& q, const Option
     return run_forward(CpuCall({UNITRANS_CALL_ARGUMENTS}, dropout_seed, isa), need_lse);
 }
 
-// Into dq, dk, dv of any strides with unit stride in the last dimension, or into one tensor as the
-// call has; returns d(bias), d(scale).
-std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out_in,
-                                        const OptionalTensor& grad_lse_in, const CpuCall& call,
-                                        const Tensor& dq, const OptionalTensor& dk,
-                                        const OptionalTensor& dv, bool need_bias, bool need_scale) {
-    const Tensor grad_out = unit_stride(grad_out_in);
-    OptionalTensor grad_lse;
-    if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
-    const Tensor& scale = call.scale;
-    need_bias = need_bias && call.bias;
-    Tensor dbias =
-        need_bias ? torch::stable::new_empty(*call.bias, {call.bias->size(0), call.bias->size(1)})
-                  : torch::stable::new_empty(scale, {0});
-    Tensor dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
-
+std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_out, const OptionalTensor& grad_lse,
+                                        const CpuCall& call, const Tensor& dq,
+                                        const OptionalTensor& dk, const OptionalTensor& dv,
+                                        bool need_bias, bool need_scale) {
+    const GradientCall g(call, grad_out, grad_lse, dq, dk, dv, need_bias, need_scale);
     unitrans::ask_for_huge_pages(dq);
-    unitrans::ask_for_huge_pages(dbias);
+    unitrans::ask_for_huge_pages(g.dbias);
     if (dk) unitrans::ask_for_huge_pages(*dk);
     if (dv) unitrans::ask_for_huge_pages(*dv);
-    unitrans::Gradients gradients = gradients_into(dq, dk, dv);
-    if (need_bias) gradients.dbias = dbias.data_ptr();
-    if (need_scale) gradients.dscale = dscale.data_ptr();
-    unitrans::attention_backward(call.problem,
-                                 {const_rows(grad_out), grad_lse ? grad_lse->data_ptr() : nullptr},
-                                 gradients, parallel, call.isa);
-    return {dbias, dscale};
+    unitrans::attention_backward(call.problem, g.inputs(), g.gradients, parallel, call.isa);
+    return {g.dbias, g.dscale};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
