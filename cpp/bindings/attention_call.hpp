@@ -144,9 +144,9 @@ struct GradientCall {
         if (grad_lse_in) grad_lse = torch::stable::contiguous(*grad_lse_in);
         const Tensor& scale = call.scale;
         need_bias = need_bias && call.bias;
-        dbias = need_bias ? torch::stable::new_empty(*call.bias,
-                                                     {call.bias->size(0), call.bias->size(1)})
-                          : torch::stable::new_empty(scale, {0});
+        dbias = need_bias
+                    ? torch::stable::new_empty(*call.bias, {call.bias->size(0), call.bias->size(1)})
+                    : torch::stable::new_empty(scale, {0});
         dscale = torch::stable::new_empty(scale, {need_scale ? scale.size(0) : 0});
         if (need_bias) gradients.dbias = dbias.data_ptr();
         if (need_scale) gradients.dscale = dscale.data_ptr();

@@ -96,8 +96,7 @@ UNITRANS_DEVICE void finish_rows(Team& team,
             }
         });
     }
-    team.sync();
-    accumulator_to_tile<T, kDim>(team, acc, rows);
+    accumulator_to_tile<T, kDim>(team, acc, rows);  // every thread read what it writes
     team.sync();
 }
 
@@ -191,7 +190,10 @@ struct QueryKernel {
         load_rows<T, kDim>(team, tiles.x2, HeadRows<T>(a.grad_out, pair.head), tiles.own.row, count,
                            kRows, dim, a.vectors);
         team.sync();
-        if (p.qk_norm) inverse_norms<T, kDim>(team, tiles.x1, kRows, tiles.own_inverse);
+        if (p.qk_norm) {
+            inverse_norms<T, kDim>(team, tiles.x1, kRows, tiles.own_inverse);
+            team.sync();  // also where no pair follows, and with it no other barrier
+        }
 
         Numbers<Team, kKeys / 2> s, d;
         Numbers<Team, 2> peak, top, total, delta;
@@ -316,7 +318,6 @@ struct QueryKernel {
             }
             team.sync_warps();
             multiply_matrix<T, kDim, kKeys>(team, dq, tiles.product, tiles.y1, columns);
-            team.sync_warps();
         }
         finish_rows<T, kDim>(team, dq, tiles.x1, pair.scale,
                              p.qk_norm ? tiles.own_inverse : nullptr);
@@ -390,7 +391,10 @@ struct KeyKernel {
         load_rows<T, kDim>(team, tiles.x2, HeadRows<T>(p.v, pair.head), tiles.own.row, count, kRows,
                            dim, a.vectors);
         team.sync();
-        if (p.qk_norm) inverse_norms<T, kDim>(team, tiles.x1, kRows, tiles.own_inverse);
+        if (p.qk_norm) {
+            inverse_norms<T, kDim>(team, tiles.x1, kRows, tiles.own_inverse);
+            team.sync();  // also where no pair follows, and with it no other barrier
+        }
 
         Numbers<Team, kQueries / 2> s, d;
         Numbers<Team, kDim / 2> dk, dv;
@@ -441,7 +445,6 @@ struct KeyKernel {
             accumulator_to_tile<T, kQueries>(team, s, tiles.product);
             team.sync_warps();
             multiply_matrix<T, kDim, kQueries>(team, dk, tiles.product, tiles.y1, columns);
-            team.sync_warps();
         }
         if (a.key_parts) {
             store_parts(team, a, pair, first, count, dv, 1, 1.0f);

@@ -79,7 +79,6 @@ struct ChunkKernel {
             });
             team.sync();
             if (*fits || used == 1) return;
-            team.sync();
         }
     }
 

@@ -152,7 +152,6 @@ struct ForwardKernel {
             });
             team.sync_warps();
             multiply_matrix<T, kDim, kKeys>(team, out, weights, v, columns);
-            team.sync_warps();
         }
         team.quad_sum(total);
         team.each([&](int t) {

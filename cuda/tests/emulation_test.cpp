@@ -1,8 +1,9 @@
 // Every attention kernel of cuda/, emulated on the host, against plain loops in double: the arguments, lists and fragments are
-// those of a GPU, the machine is cuda/tests/host_team.hpp. Races and missing barriers stay invisible here.
+// those of a GPU, the machine is cuda/tests/host_team.hpp or, for races and barriers, fiber_team.hpp.
+#include "emulation.hpp"
+
 #include "elements.hpp"
 #include "harness.hpp"
-#include "host_launcher.hpp"
 #include "launch.hpp"
 
 using namespace harness;
@@ -11,7 +12,7 @@ namespace gpu = unitrans::cuda;
 namespace {
 
 // Sanitizers take minutes to compile all; memory is addressed alike in these.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kAllInstances = false;
 #else
 constexpr bool kAllInstances = true;
@@ -51,7 +52,7 @@ gpu::Sizes sizes_of(const reference::Problem& p) {
 }
 
 Output run_emulated(const reference::Problem& p, const Case& c, DType dtype, bool backwards) {
-    gpu::HostLauncher launcher{backwards};
+    gpu::Emulation launcher{backwards};
     const int64_t seed = static_cast<int64_t>(p.seed);
     const auto forward = [&](const unitrans::Problem& problem,
                              const unitrans::ForwardOutputs& outputs) {
@@ -158,6 +159,11 @@ std::vector<Case> cases() {
          .key_sizes = keys,
          .bias = Bias::kRagged,
          .shuffled = true},
+        {.name = "cross norms",
+         .sizes = ragged,
+         .key_sizes = keys,
+         .shuffled = true,
+         .qk_norm = true},
         {.name = "cross reach", .sizes = ragged, .key_sizes = keys, .reach = {2, 1}},
         {.name = "cross repeated",
          .sizes = ragged,

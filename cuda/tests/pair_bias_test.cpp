@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "host_launcher.hpp"
+#include "emulation.hpp"
 
 namespace {
 
@@ -73,7 +73,7 @@ void check_graphs(const std::vector<int>& sizes, int64_t heads, int64_t hops, in
 
     const int64_t nodes = cu.back();
     for (const bool backwards : {false, true}) {
-        gpu::HostLauncher launcher{backwards};
+        gpu::Emulation launcher{backwards};
         std::vector<char> memory(gpu::PairBiasWorkspace(p, nodes, true, nullptr).bytes, '\xff');
         std::vector<T> want(heads * planes_size), got(heads * planes_size, T(NAN));
         unitrans::pair_bias_forward(p, want.data(), serial);
