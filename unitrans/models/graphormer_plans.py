@@ -19,13 +19,14 @@ from unitrans.nn import RowMap
 from unitrans.nn.graph import feature_rows
 from unitrans.ops import Plan
 from unitrans.ops.graphs import UNREACHABLE, GraphPairs
+from unitrans.ops.movable import Movable
 
 if TYPE_CHECKING:
     from unitrans.models.graphormer import GraphormerConfig
 
 
 @dataclass(frozen=True)
-class GraphormerPlans:
+class GraphormerPlans(Movable):
     """The groups and the pairs of a batch of graphs.
 
     Attributes:
@@ -65,19 +66,6 @@ class GraphormerPlans:
             tokens=RowMap(index, inverse, gaps=True),
             extra_bias=extra_bias,
         )
-
-    def to(self, *args: Any, **kwargs: Any) -> GraphormerPlans:
-        """The same plans on another device; arguments as for `Tensor.to`."""
-        return self._map(lambda x: x.to(*args, **kwargs))
-
-    def pin_memory(self) -> GraphormerPlans:
-        """The same plans in pinned memory."""
-        return self._map(lambda x: x.pin_memory())
-
-    def _map(self, f: Any) -> GraphormerPlans:
-        extra = None if self.extra_bias is None else f(self.extra_bias)
-        seen, groups = self.visible and f(self.visible), self.visible_groups and f(self.visible_groups)
-        return GraphormerPlans(f(self.groups), f(self.pairs), f(self.tokens), extra, seen, groups)
 
 
 pytree.register_dataclass(GraphormerPlans, serialized_type_name="unitrans.GraphormerPlans")

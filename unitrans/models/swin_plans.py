@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -18,6 +18,7 @@ from torch import Tensor
 from unitrans.models.whole import Grid, WholePlans, cat_maps, kept_rows, stacked
 from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan
+from unitrans.ops.movable import Movable
 
 PadMode = Literal["none", "pad_then_roll", "roll_then_pad"]
 WindowClamp = Literal["min", "per_axis", "per_axis_floor", "padded", "never"]
@@ -45,7 +46,7 @@ class StageWindow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SwinPlans:
+class SwinPlans(Movable):
     """What a Swin forward needs to know about the images of a batch.
 
     Attributes:
@@ -120,29 +121,6 @@ class SwinPlans:
             place=torch.cat([part.place for part in parts]),
             whole=WholePlans.cat([part.whole for part in parts]),
             visible=cat_maps([part.visible for part in parts]),
-        )
-
-    def to(self, *args: Any, **kwargs: Any) -> SwinPlans:
-        """The same plans on another device; arguments as for `Tensor.to`."""
-        return self._map(lambda x: x.to(*args, **kwargs))
-
-    def pin_memory(self) -> SwinPlans:
-        """The same plans in pinned memory."""
-        return self._map(lambda x: x.pin_memory())
-
-    def _map(self, f: Any) -> SwinPlans:
-        return SwinPlans(
-            windows=[f(plan) for plan in self.windows],
-            shifted=[f(plan) for plan in self.shifted],
-            window_pads=[pads and f(pads) for pads in self.window_pads],
-            shifted_pads=[pads and f(pads) for pads in self.shifted_pads],
-            merges=[f(merge) for merge in self.merges],
-            sample_index=[f(index) for index in self.sample_index],
-            token_counts=f(self.token_counts),
-            cover=f(self.cover),
-            place=f(self.place),
-            whole=self.whole.map(f),
-            visible=self.visible and f(self.visible),
         )
 
 

@@ -5,9 +5,8 @@ Shape letters: B documents, T tokens of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -16,10 +15,11 @@ from torch import Tensor
 from unitrans.models.whole import WholePlans, kept_rows
 from unitrans.nn import RowMap
 from unitrans.ops import Plan
+from unitrans.ops.movable import Movable
 
 
 @dataclass(frozen=True)
-class TextPlans:
+class TextPlans(Movable):
     """What a text forward needs to know about the documents of a batch.
 
     Attributes:
@@ -88,24 +88,6 @@ class TextPlans:
     def last_rows(self) -> Tensor:
         """int64 [B], the row of the last token of every document."""
         return self.groups.cu_seqlens[1:].long() - 1
-
-    def to(self, *args: Any, **kwargs: Any) -> TextPlans:
-        """The same plans on another device; arguments as for `Tensor.to`."""
-        return self._map(lambda x: x.to(*args, **kwargs))
-
-    def pin_memory(self) -> TextPlans:
-        """The same plans in pinned memory."""
-        return self._map(lambda x: x.pin_memory())
-
-    def _map(self, f: Callable[[Any], Any]) -> TextPlans:
-        return TextPlans(
-            groups=f(self.groups),
-            sample_index=f(self.sample_index),
-            token_counts=f(self.token_counts),
-            place=f(self.place),
-            visible=self.visible and f(self.visible),
-            whole=self.whole and self.whole.map(f),
-        )
 
 
 pytree.register_dataclass(TextPlans, serialized_type_name="unitrans.TextPlans")

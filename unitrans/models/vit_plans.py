@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +18,11 @@ from unitrans.models.swin_plans import runs_of_equal, runs_of_visible
 from unitrans.models.whole import Grid, WholePlans, cat_maps, kept_rows
 from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan
+from unitrans.ops.movable import Movable
 
 
 @dataclass(frozen=True)
-class VitPlans:
+class VitPlans(Movable):
     """What a ViT forward needs to know about the images of a batch.
 
     Attributes:
@@ -79,26 +79,6 @@ class VitPlans:
             place=torch.cat([part.place for part in parts]),
             whole=WholePlans.cat([part.whole for part in parts]),
             visible=cat_maps([part.visible for part in parts]),
-        )
-
-    def to(self, *args: Any, **kwargs: Any) -> VitPlans:
-        """The same plans on another device; arguments as for `Tensor.to`."""
-        return self._map(lambda x: x.to(*args, **kwargs))
-
-    def pin_memory(self) -> VitPlans:
-        """The same plans in pinned memory."""
-        return self._map(lambda x: x.pin_memory())
-
-    def _map(self, f: Any) -> VitPlans:
-        return VitPlans(
-            groups=f(self.groups),
-            tokens=self.tokens and f(self.tokens),
-            sample_index=f(self.sample_index),
-            token_counts=f(self.token_counts),
-            cover=f(self.cover),
-            place=f(self.place),
-            whole=self.whole.map(f),
-            visible=self.visible and f(self.visible),
         )
 
 

@@ -6,9 +6,7 @@ Shape letters: B images, T last rows of the encoder, T_w rows of whole images, h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +15,13 @@ from torch import Tensor
 
 from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan
+from unitrans.ops.movable import Movable
 
 Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class WholePlans:
+class WholePlans(Movable):
     """The rows of whole images at the resolution of the encoder's last rows, class tokens in front.
 
     Attributes:
@@ -77,14 +76,6 @@ class WholePlans:
             torch.cat([part.place for part in parts]),
             cat_maps([part.patches for part in parts]),
         )
-
-    def to(self, *args: Any, **kwargs: Any) -> WholePlans:
-        """The same plans on another device; arguments as for `Tensor.to`."""
-        return self.map(lambda x: x.to(*args, **kwargs))
-
-    def map(self, f: Callable[[Any], Any]) -> WholePlans:
-        """The same plans with every part changed by f."""
-        return WholePlans(f(self.rows), f(self.groups), f(self.place), self.patches and f(self.patches))
 
 
 pytree.register_dataclass(WholePlans, serialized_type_name="unitrans.WholePlans")

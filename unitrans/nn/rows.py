@@ -10,9 +10,11 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from unitrans.ops.movable import Movable
+
 
 @dataclass(frozen=True)
-class RowMap:
+class RowMap(Movable):
     """A one-to-one map from the rows of one stream to the places of another.
 
     Attributes:
@@ -61,14 +63,6 @@ class RowMap:
             inverse.append(_shift(m.inverse, places, m.gaps))
             places, rows = places + m.index.shape[0], rows + m.inverse.shape[0]
         return RowMap(torch.cat(index), torch.cat(inverse), any(m.gaps for m in maps))
-
-    def to(self, *args: Any, **kwargs: Any) -> RowMap:
-        """The map on another device; arguments as for `Tensor.to`."""
-        return RowMap(self.index.to(*args, **kwargs), self.inverse.to(*args, **kwargs), self.gaps)
-
-    def pin_memory(self) -> RowMap:
-        """The map in pinned memory, for asynchronous copies to a GPU."""
-        return RowMap(self.index.pin_memory(), self.inverse.pin_memory(), self.gaps)
 
 
 pytree.register_dataclass(RowMap, serialized_type_name="unitrans.RowMap")

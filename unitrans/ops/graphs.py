@@ -5,7 +5,7 @@ E edges, F features of an edge, K hops, R pairs of nodes (the sum of n * n), U d
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from unitrans.ops.movable import Movable
 from unitrans.ops.planners import graph_planners
 
 #: Which of several shortest paths counts: "official" as in the loop of the published Graphormer (O(n^3)), "bfs" the
@@ -24,7 +25,7 @@ UNREACHABLE: int = graph_planners.UNREACHABLE
 
 
 @dataclass(frozen=True)
-class GraphPairs:
+class GraphPairs(Movable):
     """The nodes and the pairs of nodes of a batch of graphs.
 
     The R pairs (i, j) are row-major inside a graph, one graph after the other.
@@ -106,17 +107,6 @@ class GraphPairs:
     def num_nodes(self) -> int:
         """Nodes of all graphs."""
         return self.degree.shape[0]
-
-    def to(self, *args: Any, **kwargs: Any) -> "GraphPairs":
-        """The same pairs on another device; arguments as for `Tensor.to`."""
-        return GraphPairs(*(x.to(*args, **kwargs) for x in self._tensors()))
-
-    def pin_memory(self) -> "GraphPairs":
-        """The same pairs in pinned memory."""
-        return GraphPairs(*(x.pin_memory() for x in self._tensors()))
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.cu_nodes, self.degree, self.distance, self.hops, self.edges
 
 
 pytree.register_dataclass(GraphPairs, serialized_type_name="unitrans.GraphPairs")

@@ -6,7 +6,7 @@ T rows of the stream, P entries of a bias plane.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
+from unitrans.ops.movable import Movable
 from unitrans.ops.plan_checks import check_fields, check_values
 from unitrans.ops.plan_inputs import (
     MAX_ROWS,
@@ -42,7 +43,7 @@ from unitrans.ops.planners import planners
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Plan:
+class Plan(Movable):
     """Groups of tokens that attend among themselves, and where each finds its bias.
 
     Make one with `from_lengths`, `from_segment_ids`, `from_padding_mask`, `windows`, `visible_windows` or
@@ -264,14 +265,6 @@ class Plan:
     def num_groups(self) -> int:
         return self.cu_seqlens.shape[0] - 1
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Plan":
-        """This plan on another device."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Plan":
-        """This plan in pinned host memory."""
-        return self._map(Tensor.pin_memory)
-
     def with_reach(self, left: int, right: int) -> "Plan":
         """The same groups with a reach of `left` and `right` (-1: unlimited) for every group.
 
@@ -353,9 +346,6 @@ class Plan:
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 yield name, value
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Plan":
-        return self._replace(**{name: change(value) for name, value in self._tensors()})
 
     def _planes(self) -> Planes:
         """The planes, also where there is no bias."""

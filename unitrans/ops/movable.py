@@ -1,0 +1,36 @@
+"""Values made of several tensors that move between devices as one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+M = TypeVar("M", bound="Movable")
+
+
+class Movable:
+    """Base of frozen dataclasses whose fields are tensors, others of these, lists of both, or anything that stays."""
+
+    def to(self: M, *args: Any, **kwargs: Any) -> M:
+        """The same on another device; arguments as for `Tensor.to`."""
+        return self._map(lambda x: x.to(*args, **kwargs))
+
+    def pin_memory(self: M) -> M:
+        """The same in pinned memory, for asynchronous copies to a GPU."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self: M, change: Callable[[Tensor], Tensor]) -> M:
+        fields = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return self._replace(**{name: _changed(getattr(self, name), change) for name in fields})
+
+    def _replace(self: M, **changes: Any) -> M:
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Movable):
+        return value._map(change)
+    return [_changed(part, change) for part in value] if isinstance(value, list) else value
