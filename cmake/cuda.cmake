@@ -28,7 +28,13 @@ if(UNITRANS_CUDA STREQUAL "ON" OR (UNITRANS_CUDA STREQUAL "AUTO" AND torch_cuda)
     # Cubins of one major architecture serve its later minors; PTX of the last is for what comes after. Before the
     # compiler is enabled, as it would choose a default of its own.
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120)
+      execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE nvcc_says)
+      string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" found "${nvcc_says}")
+      if(CMAKE_MATCH_1 VERSION_LESS 12.8)  # knows no Blackwell
+        set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
+      else()
+        set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120)
+      endif()
     endif()
     enable_language(CUDA)
     set(unitrans_with_cuda ON)

@@ -1,8 +1,10 @@
 """Loads the operators for CUDA tensors into this torch, GPU or not: no symbol of torch's CUDA libraries may be missing.
+Without a driver the library has to say that it cannot serve.
 
 python tests/load_cuda_library.py LIBRARY
 """
 
+import ctypes
 import sys
 
 import torch
@@ -17,4 +19,8 @@ OPERATORS = (
 )
 for name in OPERATORS.split():
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"unitrans::{name}", "CUDA"), name
+why_not = ctypes.CDLL(sys.argv[1]).unitrans_cuda_why_not
+why_not.restype = ctypes.c_char_p
+reason = why_not()
+assert torch.cuda.is_available() or b"the driver serves none" in reason, reason
 print(f"{sys.argv[1]} loads into torch {torch.__version__}")

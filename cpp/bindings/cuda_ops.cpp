@@ -154,6 +154,11 @@ std::tuple<Tensor, Tensor, Tensor> pair_bias_backward(const Tensor& grad_in, con
 
 }  // namespace
 
+// Null, or why the operators cannot run here; for unitrans/ops/compiled.py, before anything is asked of a GPU.
+extern "C" __attribute__((visibility("default"))) const char* unitrans_cuda_why_not() {
+    return unitrans::cuda::why_not_here();
+}
+
 STABLE_TORCH_LIBRARY_IMPL(unitrans, CUDA, m) {
     m.impl("attention_forward", TORCH_BOX(&attention_forward));
     m.impl("attention_backward", TORCH_BOX(&attention_backward));

@@ -48,6 +48,20 @@ const char* why_not(const Problem& p) {
     return nullptr;
 }
 
+const char* why_not_here() {
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && driver / 1000 >= CUDART_VERSION / 1000)
+        return nullptr;
+    const auto version = [](int v) {
+        return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10);
+    };
+    static const std::string reason =
+        "the kernels were compiled with CUDA " + version(CUDART_VERSION) + ", the driver serves " +
+        (driver == 0 ? "none" : version(driver)) +
+        ": install a newer driver, or unitrans with an nvcc of its CUDA";
+    return reason.c_str();
+}
+
 void attention_forward(const Problem& problem, const Sizes& sizes, const int64_t* dropout_seed,
                        const ForwardOutputs& outputs, void* stream) {
     StreamLauncher launcher{static_cast<cudaStream_t>(stream)};

@@ -64,7 +64,8 @@ struct BackwardTiles {
 };
 
 // acc (the gradient of rows of the left factor, which were divided by their norms where `inverse` is given) times
-// `scale`, through the norm, into the tile of these rows, which holds their values.
+// `scale`, through the norm, into the tile of these rows, which holds their values. A barrier of the warp must lie between
+// this and what other threads read there.
 template <class T, int kDim, class Team>
 UNITRANS_DEVICE void finish_rows(Team& team,
                                  typename Team::template PerThread<Values<float, kDim / 2>>& acc,
@@ -163,6 +164,7 @@ struct QueryKernel {
         team.sync();
         if (p.qk_norm) {
             inverse_norms<T, kDim>(team, tiles.y1, filled, tiles.other_inverse);
+            lift_short_rows<T, kDim>(team, tiles.y1, filled, tiles.other_inverse);
             team.sync();
         }
         team.each([&](int t) {
@@ -371,6 +373,7 @@ struct KeyKernel {
         team.sync();
         if (p.qk_norm) {
             inverse_norms<T, kDim>(team, tiles.y1, filled, tiles.other_inverse);
+            lift_short_rows<T, kDim>(team, tiles.y1, filled, tiles.other_inverse);
             team.sync();
         }
     }

@@ -31,8 +31,13 @@ struct StreamLauncher {
 
     static void check(cudaError_t error, const char* what) {
         if (error == cudaSuccess) return;
+        const char* hint =
+            error == cudaErrorNoKernelImageForDevice
+                ? "; compiled for other GPUs: use backend='torch', or install unitrans with "
+                  "CMAKE_CUDA_ARCHITECTURES for this one"
+                : "";
         throw std::runtime_error(std::string("unitrans: ") + what + ": " +
-                                 cudaGetErrorString(error));
+                                 cudaGetErrorString(error) + hint);
     }
 
     // Read at every launch, so that a test can set it.

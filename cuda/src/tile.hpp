@@ -5,6 +5,8 @@
 // are gathered is left for a GPU to decide.
 #pragma once
 
+#include <type_traits>
+
 #include "elements.hpp"
 #include "unitrans/attention.hpp"
 
@@ -92,6 +94,25 @@ UNITRANS_DEVICE void inverse_norms(Team& team, const T* tile, int count, float* 
             inverse[r] = 1 / fmaxf(sqrtf(sum), 1e-12f);
         }
     });
+}
+
+// Rows shorter than 1/256 are multiplied by a power of two and their inverse norms divided by it, which changes no product:
+// a score gradient times such an inverse is rounded to T, and fp16 ends at 65504.
+template <class T, int kDim, class Team>
+UNITRANS_DEVICE void lift_short_rows(Team& team, T* tile, int count, float* inverse) {
+    if constexpr (std::is_same_v<T, Float16>) {
+        team.each([&](int t) {
+            for (int r = t; r < count; r += Team::kThreads) {  // the rows of inverse_norms
+                if (inverse[r] <= 256) continue;
+                const float by = ldexpf(1.0f, ilogbf(inverse[r]));
+                inverse[r] /= by;
+                for (int c = 0; c < kDim; ++c) {
+                    T& x = tile[r * kStride<T, kDim> + c];
+                    x = from_float<T>(to_float(x) * by);
+                }
+            }
+        });
+    }
 }
 
 // acc += a b^T: a the 16 rows of each warp, b [columns, kDepth]. `columns`: how many count (the rest is not computed).

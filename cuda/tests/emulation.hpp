@@ -1,7 +1,7 @@
-// The machine that a test runs on: loops, or under ThreadSanitizer fibers.
+// The machine that a test runs on: loops, or fibers (UNITRANS_FIBERS, which wants ThreadSanitizer).
 #pragma once
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(UNITRANS_FIBERS)
 #include "fiber_team.hpp"
 #else
 #include "host_launcher.hpp"
@@ -9,7 +9,7 @@
 
 namespace unitrans::cuda {
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(UNITRANS_FIBERS)
 using Emulation = FiberLauncher;
 #else
 using Emulation = HostLauncher;

@@ -2,6 +2,7 @@
 // its own, as on a GPU, and meets others at barriers and at the instructions of its warp.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
 
 #include "fibers.hpp"
@@ -60,6 +61,10 @@ struct FiberTeam {
                 }
             }
         });
+        // Whoever gives an address reads there, and so does who gets the values.
+        if (reinterpret_cast<uintptr_t>(rows.own) % 16 != 0) std::abort();
+        uint16_t own[8];
+        std::memcpy(own, rows.own, sizeof(own));
         m.value = loaded_by_thread<kTransposed>(rows.all, rank % 32);
     }
 

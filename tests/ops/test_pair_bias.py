@@ -116,6 +116,10 @@ def test_wrong_tables_are_named() -> None:
         pair_bias(spatial, hop[:2], token, pairs)
     with pytest.raises(ValueError, match="token: expected float32 or float64"):
         pair_bias(spatial, hop, token.float(), pairs)
+    with pytest.raises(ValueError, match="hop: expected on cpu as spatial, got meta"):
+        pair_bias(spatial, hop.to("meta"), token, pairs)
+    with pytest.raises(ValueError, match="pairs: expected on cpu as spatial, got meta"):
+        pair_bias(spatial, hop, token, pairs.to("meta"))
     with pytest.raises(ValueError, match="backend: expected"):
         pair_bias(spatial, hop, token, pairs, backend="gpu")
     twice = torch.autograd.grad(

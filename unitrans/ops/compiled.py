@@ -4,6 +4,7 @@ The schema is defined in C++ (cpp/bindings/torch_ops.cpp) through torch's stable
 every torch from 2.10 on. What is registered here holds for every compiled backend.
 """
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def _load_cuda() -> str | None:
         torch.ops.load_library(str(library))
     except OSError as error:
         return f"{library.name} does not load with torch {torch.__version__}: {error}"
-    return None
+    why_not = ctypes.CDLL(str(library)).unitrans_cuda_why_not
+    why_not.restype = ctypes.c_char_p
+    reason: bytes | None = why_not()
+    return None if reason is None else reason.decode()
 
 
 def plan_arguments(plan: Plan) -> Arguments:

@@ -84,8 +84,9 @@ def _check(spatial: Tensor, hop: Tensor, token: Tensor, pairs: GraphPairs) -> No
             f"hop and token: expected [{pairs.hops.shape[1]}, {codes}, {heads}] and [{heads}] for these pairs, "
             f"got {list(hop.shape)} and {list(token.shape)}"
         )
-    if spatial.device != pairs.distance.device:
-        raise ValueError(f"pairs: expected on {spatial.device}, got {pairs.distance.device}; use pairs.to()")
+    for name, device in (("hop", hop.device), ("token", token.device), ("pairs", pairs.distance.device)):
+        if device != spatial.device:
+            raise ValueError(f"{name}: expected on {spatial.device} as spatial, got {device}; move it with .to()")
 
 
 def pair_bias_reference(

@@ -23,6 +23,10 @@ inline constexpr int64_t kMaxHeadDim = 128;
 // Empty, or in words what this problem has that the kernels do not serve.
 const char* why_not(const Problem& problem);
 
+// Null, or in words why no kernel can run on this machine: its driver is older than the CUDA these were compiled with. Makes
+// no context.
+const char* why_not_here();
+
 // Throws std::runtime_error when a launch fails. With UNITRANS_CUDA_DEBUG set in the environment each launch is waited for,
 // so that a failure names its kernel.
 void attention_forward(const Problem& problem, const Sizes& sizes, const int64_t* dropout_seed,
