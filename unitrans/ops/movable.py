@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 M = TypeVar("M", bound="Movable")
@@ -12,9 +13,9 @@ M = TypeVar("M", bound="Movable")
 class Movable:
     """Base of frozen dataclasses whose fields are tensors, others of these, lists of both, or anything that stays."""
 
-    def to(self: M, *args: Any, **kwargs: Any) -> M:
-        """The same on another device; arguments as for `Tensor.to`."""
-        return self._map(lambda x: x.to(*args, **kwargs))
+    def to(self: M, device: torch.device | str | int, *, non_blocking: bool = False) -> M:
+        """The same on another device; the arguments of `Tensor.to`."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: M) -> M:
         """The same in pinned memory, for asynchronous copies to a GPU."""
