@@ -26,7 +26,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "swin": swin_plans,
     "vit": lambda: VitConfig(image_size=32, patch_size=8).plans([(4, 4)] * 2, [KEEP] * 2),
     "text": lambda: TextPlans.from_lengths([3, 5], causal=True),
-    "text, some hidden": lambda: TextPlans.from_lengths([3, 5], causal=False).keeping(torch.arange(8) % 3 > 0),
+    "text, some hidden": lambda: TextPlans.from_lengths([3, 5], causal=False).keeping(
+        torch.arange(8) % 3 > 0
+    ),
     "cross": lambda: TextPlans.next_token(4),
     "graphormer": lambda: GraphormerConfig().plans([2], [2], [[0, 1], [1, 0]], np.zeros((2, 3), dtype=int)),
     "graphormer, some hidden": lambda: MAKERS["graphormer"]().keeping(torch.tensor([True, True, False])),

@@ -86,7 +86,9 @@ def _check(spatial: Tensor, hop: Tensor, token: Tensor, pairs: GraphPairs) -> No
         )
     for name, device in (("hop", hop.device), ("token", token.device), ("pairs", pairs.distance.device)):
         if device != spatial.device:
-            raise ValueError(f"{name}: expected on {spatial.device} as spatial, got {device}; move it with .to()")
+            raise ValueError(
+                f"{name}: expected on {spatial.device} as spatial, got {device}; move it with .to()"
+            )
 
 
 def pair_bias_reference(
