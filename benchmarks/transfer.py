@@ -1,8 +1,8 @@
 """What pretraining on visible tokens only is worth: accuracy after fine-tuning at equal pretraining compute.
 
     python -m benchmarks.transfer --data cifar10 --seeds 0 1 2 3 4 --output transfer.jsonl
-    python -m benchmarks.transfer --summary transfer.jsonl --picture transfer.png
     python -m benchmarks.transfer --data cifar10 --hog
+    python -m benchmarks.transfer --summary transfer.jsonl --picture transfer.png --baseline 0.512
 
 For every seed: pretrain a small Swin with all tokens and with visible tokens only, the second for as many more updates
 as its counted operations are fewer; fine-tune both; train from random weights for as long as the fine-tuning, and for
@@ -36,7 +36,12 @@ PRETRAIN += ["objective.norm_target=true", "objective.norm_target_window=9"]
 PRETRAIN += ["train.learning_rate=1.5e-3", "train.per_device_train_batch_size=64"]
 FINETUNE = ["data.crop_scale=[0.5,1.0]", "objective.label_smoothing=0.1", "train.layer_decay=1.0"]
 FINETUNE += ["train.learning_rate=2e-3", "train.per_device_train_batch_size=64"]
-ARMS = ("visible", "all", "scratch", "scratch_long")
+ARMS = {
+    "visible": "after visible tokens",
+    "all": "after all tokens",
+    "scratch": "from random weights",
+    "scratch_long": "from random weights, for all updates",
+}
 
 
 def configured(objective: str, settings: list[str]) -> RunConfig:
@@ -149,7 +154,7 @@ def hog_svm(data: str) -> float:
     return float(model.score(*parts[1]))
 
 
-def summary(file: Path, picture: Path | None) -> None:
+def summary(file: Path, picture: Path | None, baseline: float | None) -> None:
     """Means, the interval of the paired differences (Student's t), and learning curves."""
     from scipy import stats
 
@@ -174,20 +179,25 @@ def summary(file: Path, picture: Path | None) -> None:
         half = stats.t.ppf(0.975, len(seeds) - 1) * difference.std(ddof=1) / len(seeds) ** 0.5
         print(f"  {first} - {second:<13} {difference.mean():+.4f}, 95 % interval +- {half:.4f}")
     if picture is not None:
-        _draw(curves, picture)
+        _draw(curves, picture, baseline)
 
 
-def _draw(curves: dict[str, np.ndarray], picture: Path) -> None:
+def _draw(curves: dict[str, np.ndarray], picture: Path, baseline: float | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, points in curves.items():  # [seeds, evaluations, 2]
         updates, values = points[0, :, 0], points[:, :, 1]
-        (line,) = axes.plot(updates, values.mean(0), marker="o", markersize=3, label=name.replace("_", ", "))
+        (line,) = axes.plot(updates, values.mean(0), marker="o", markersize=3, label=ARMS[name])
         axes.fill_between(updates, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
+    if baseline is not None:
+        axes.axhline(baseline, color="grey", linestyle="--", label="HOG + SVM")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xlabel("update of fine-tuning")
     axes.set_ylabel("held-out accuracy (mean and range of seeds)")
     axes.legend()
@@ -211,11 +221,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("transfer.jsonl"), help="a line per run is added")
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--baseline", type=float, help="a line in the picture: what --hog says")
     parser.add_argument("--hog", action="store_true", help="only the support vector machine")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.summary:
-        summary(args.summary, args.picture)
+        summary(args.summary, args.picture, args.baseline)
         return
     if args.hog:
         print(f"HOG + SVM: {hog_svm(args.data):.4f}")
