@@ -1,5 +1,5 @@
-// A team of threads on a GPU: the machine that the kernels are written for. cuda/tests/host_team.hpp is the same machine
-// as plain loops.
+// A team of threads on a GPU: the machine that the kernels are written for. cuda/tests has it as plain loops (host_team.hpp)
+// and with a fiber per thread (fiber_team.hpp).
 //
 // A team is one warp or one whole block of four; it owns a piece of shared memory. Code between two collective calls
 // stands in `each`; values of a thread that outlive it are `PerThread`.

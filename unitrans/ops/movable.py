@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ M = TypeVar("M", bound="Movable")
 class Movable:
     """Base of frozen dataclasses whose fields are tensors, others of these, lists of both, or anything that stays."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def to(self: M, device: torch.device | str | int, *, non_blocking: bool = False) -> M:
         """The same on another device; the arguments of `Tensor.to`."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
@@ -22,11 +24,11 @@ class Movable:
         return self._map(Tensor.pin_memory)
 
     def _map(self: M, change: Callable[[Tensor], Tensor]) -> M:
-        fields = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        fields = [field.name for field in dataclasses.fields(self)]
         return self._replace(**{name: _changed(getattr(self, name), change) for name in fields})
 
     def _replace(self: M, **changes: Any) -> M:
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(self, **changes)
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
