@@ -31,10 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import sliding
 from benchmarks.runs import read_rows
 from unitrans.nn import Attention
-from unitrans.train.config import RunConfig, resolve
-from unitrans.train.data import VALIDATION, Collate, CorruptedSamples
-from unitrans.train.random import sample_rng
-from unitrans.train.session import Session, make_trainer, open_new_session
+from unitrans.training.config import RunConfig, resolve
+from unitrans.training.data import VALIDATION, Collate, CorruptedSamples
+from unitrans.training.random import sample_rng
+from unitrans.training.session import Session, make_trainer, open_new_session
 
 CIFAR = "../shared/data/cifar10"
 # One judgement, of the last update; no checkpoints.

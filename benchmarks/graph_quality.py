@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from unitrans.train.config import resolve
-from unitrans.train.run import train
+from unitrans.training.config import resolve
+from unitrans.training.run import train
 
 ESOL = ["data.target=measured log solubility in mols per litre", "data.validation=0.1", "data.test=0.1"]
 

@@ -33,11 +33,11 @@ from benchmarks.runs import Evaluations, read_rows
 from unitrans.domains.split import hash_fraction
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import EmbeddedText
-from unitrans.train.config import RunConfig, resolve
-from unitrans.train.data import Collate
-from unitrans.train.random import sample_rng
-from unitrans.train.sampler import JointSampler
-from unitrans.train.session import Session, make_trainer, open_new_session, open_session
+from unitrans.training.config import RunConfig, resolve
+from unitrans.training.data import Collate
+from unitrans.training.random import sample_rng
+from unitrans.training.sampler import JointSampler
+from unitrans.training.session import Session, make_trainer, open_new_session, open_session
 
 DOMAINS = ("vision", "text", "graph")
 ARMS = ("joint", "alone", "alone_all", "fresh")

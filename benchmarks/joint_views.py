@@ -26,8 +26,8 @@ from benchmarks.joint import DOMAINS, joint_config
 from unitrans import attention_maps
 from unitrans.objectives import MaskedSignalModel
 from unitrans.ops.graphs import UNREACHABLE
-from unitrans.train.init import init_folder
-from unitrans.train.session import Session, open_session
+from unitrans.training.init import init_folder
+from unitrans.training.session import Session, open_session
 
 SAMPLES = 96  # of every domain
 UNITS = {"vision": "px", "text": "tokens", "graph": "bonds"}

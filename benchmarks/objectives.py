@@ -253,9 +253,9 @@ def data2vec(scale: Scale) -> Sides:
 
 def session_signal(domain: str, objective: str, batch: int, settings: Sequence[str]) -> Signal:
     """An objective of the default configuration on the embedded data."""
-    from unitrans.train.config import resolve
-    from unitrans.train.data import Collate
-    from unitrans.train.session import open_new_session
+    from unitrans.training.config import resolve
+    from unitrans.training.data import Collate
+    from unitrans.training.session import open_new_session
 
     session = open_new_session(resolve(domain=domain, objective=objective, settings=list(settings)))
     data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)

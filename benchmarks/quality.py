@@ -122,8 +122,8 @@ def _words(folder: Path) -> tuple[str, float]:
 
 
 def _session(task: Task, objective: str, settings: Sequence[str], init: Path | None = None) -> Any:
-    from unitrans.train.config import resolve
-    from unitrans.train.session import open_new_session
+    from unitrans.training.config import resolve
+    from unitrans.training.session import open_new_session
 
     last = {setting.partition("=")[0]: setting for setting in settings}
     given = resolve(
@@ -191,7 +191,7 @@ def _now() -> float:
 def _updates(session: Any, seconds: float) -> int:
     """How many updates of this run take so long, by a few of a copy of its model."""
     from benchmarks.objectives import Signal, training
-    from unitrans.train.data import Collate
+    from unitrans.training.data import Collate
 
     data, collate = session.data(session.train_source), Collate(session.domain, session.model_config)
     batch = session.settings["per_device_train_batch_size"]
@@ -215,7 +215,7 @@ def run(
     task: Task, objective: str, settings: list[str], folder: Path, init: Path | None, seconds: float
 ) -> list[tuple[float, float]]:
     """Trains for about so long; (processor seconds in training, error) of every evaluation, none of pretraining."""
-    from unitrans.train.session import make_trainer
+    from unitrans.training.session import make_trainer
 
     judged = objective == task.objective
     session = _session(task, objective, [*settings, "train.max_steps=10"], init)

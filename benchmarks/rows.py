@@ -184,7 +184,7 @@ class Results:
 
 def cpu_model() -> str:
     """The processor as the operating system names it."""
-    from unitrans.train.environment import processor_name
+    from unitrans.training.environment import processor_name
 
     return processor_name()
 
@@ -198,7 +198,7 @@ def environment() -> dict[str, Any]:
     """Machine, versions and the command, for the head of a report."""
     import unitrans
     from unitrans.ops.compiled import best_isa
-    from unitrans.train.environment import usable_cpus
+    from unitrans.training.environment import usable_cpus
 
     versions = {"unitrans": unitrans.__version__, "python": platform.python_version()}
     for name in _VERSIONS:

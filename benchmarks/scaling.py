@@ -15,7 +15,7 @@ from benchmarks.peers import ours, peers_of
 from benchmarks.rows import Roofline, Series
 from benchmarks.timing import interleave
 from unitrans.nn.linear import Linear
-from unitrans.train.environment import usable_cpus
+from unitrans.training.environment import usable_cpus
 
 _COPY = 1 << 26  # numbers of 4 bytes: far beyond every cache
 

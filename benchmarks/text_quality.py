@@ -24,8 +24,8 @@ import numpy as np
 
 from unitrans.domains.text.predict import TextPredictor, tokenizer_of
 from unitrans.objectives import MaskedSignalModel
-from unitrans.train.config import resolve
-from unitrans.train.run import train
+from unitrans.training.config import resolve
+from unitrans.training.run import train
 
 MODEL = {
     "model.embed_dim": 64,

@@ -22,9 +22,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.runs import Evaluations, read_rows
-from unitrans.train.config import RunConfig, resolve
-from unitrans.train.data import Collate
-from unitrans.train.session import make_trainer, open_new_session
+from unitrans.training.config import RunConfig, resolve
+from unitrans.training.data import Collate
+from unitrans.training.session import make_trainer, open_new_session
 
 MODEL = ["model.name=swin", "model.patch_size=2", "model.embed_dim=32", "model.depths=[1,4]"]
 MODEL += ["model.num_heads=[2,4]", "model.window_size=8", "model.drop_path_rate=0.0"]

@@ -77,7 +77,7 @@ def test_the_code_of_extending_is_that_of_the_tests() -> None:
         bare = (line.split("  #")[0].strip() for line in text.splitlines())
         return [line for line in bare if line]
 
-    files = (ROOT / "tests/train/toy_objective.py", ROOT / "tests/train/toy_domain.py")
+    files = (ROOT / "tests/training/toy_objective.py", ROOT / "tests/training/toy_domain.py")
     run = {line for file in files for line in lines(file.read_text())}
     _, objective, model, domain, _ = (code for _, code in blocks(DOCS / "extending.md", "python"))
     shown = [line for code in (objective, model, domain) for line in lines(code)]

@@ -1,6 +1,6 @@
 """What the site needs beside mkdocs: links to files of the repository, and attributes that are explained together.
 
-Pages may link to files of the repository. On GitHub `../tests/train/toy_objective.py` opens the file; here it is
+Pages may link to files of the repository. On GitHub `../tests/training/toy_objective.py` opens the file; here it is
 copied below `repository/`. A link to a file that does not exist stays as it is, and `mkdocs build --strict` refuses it.
 """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unitrans.ops.maps import AttentionMap as AttentionMap
     from unitrans.ops.maps import attention_maps as attention_maps
     from unitrans.ops.plan import Plan as Plan
-    from unitrans.train.loading import load as load
+    from unitrans.training.loading import load as load
 
 __version__ = "0.1.0"
 _OPS = ("AttentionMap", "Plan", "attention", "attention_maps", "attention_qkvpacked")
@@ -23,7 +23,7 @@ __all__ = [*_OPS, "load", "__version__"]
 def __getattr__(name: str) -> Any:
     """The op, `Plan` and `load`, imported when first asked for."""
     if name == "load":
-        from unitrans.train.loading import load
+        from unitrans.training.loading import load
 
         return load
     if name in _OPS:

@@ -12,7 +12,7 @@ from benchmarks.joint import ARMS, DOMAINS, FIGURES, TUNED, joint_config, operat
 from benchmarks.joint_views import channel_cka, cka, draw, head_distances, held_out_batches, layers_of
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import EmbeddedText
-from unitrans.train.session import Session, open_new_session
+from unitrans.training.session import Session, open_new_session
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_memory_that_runs_out_is_exit_1(
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("unitrans.train.run.introduce", full)
+    monkeypatch.setattr("unitrans.training.run.introduce", full)
     assert main(["train", *SMALL]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(sentence) and printed.count("\n") == 1
@@ -203,7 +203,7 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr("unitrans.train.run.introduce", bug)
+    monkeypatch.setattr("unitrans.training.run.introduce", bug)
     with pytest.raises(TypeError, match="a bug"):
         main(["train", *SMALL])
 

@@ -110,7 +110,7 @@ def test_why_there_is_no_gpu(
 def test_too_many_threads_are_a_problem(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unitrans.train.environment.usable_cpus", lambda: 2)
+    monkeypatch.setattr("unitrans.training.environment.usable_cpus", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     monkeypatch.setattr(doctor, "companion_problems", lambda versions: [])
     assert main(["doctor"]) == 1

@@ -19,8 +19,8 @@ from unitrans.cli.pages.charts import Line
 from unitrans.cli.pages.predictions import sentences
 from unitrans.cli.pages.runs import in_order, open_runs
 from unitrans.cli.pages.training import training_page
-from unitrans.train.config import resolve
-from unitrans.train.yaml12 import dump_value
+from unitrans.training.config import resolve
+from unitrans.training.yaml12 import dump_value
 
 SMALL = ["model.embed_dim=8", "model.depths=[1, 1]", "model.num_heads=[1, 2]"]
 HOSTILE = "</pre></table><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'\u202e"

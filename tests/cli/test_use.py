@@ -20,8 +20,8 @@ from unitrans.cli import main
 from unitrans.domains.vision import DataConfig
 from unitrans.domains.vision.reading import read_image
 from unitrans.domains.vision.source import ArrayReader, VisionSource
-from unitrans.train import evaluate as evaluating
-from unitrans.train.predict import Predictor
+from unitrans.training import evaluate as evaluating
+from unitrans.use.predict import Predictor
 
 SWIN = (
     "model.name=swin", "model.embed_dim=16", "model.depths=[2,2]", "model.num_heads=[1,2]", "model.window_size=2",

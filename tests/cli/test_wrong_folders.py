@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from unitrans.cli import main
-from unitrans.train import checkpoint as ckpt
+from unitrans.training import checkpoint as ckpt
 
 SMALL = ["model.embed_dim=8", "model.depths=[1, 1]", "model.num_heads=[1, 2]", "train.max_steps=2"]
 CHECKPOINT = "checkpoints/step-0000002"

@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 
 from unitrans.domains import get_domain
-from unitrans.domains.errors import SourceError
 from unitrans.domains.vision import DataConfig
+from unitrans.errors import SourceError
 
 ROOT = Path(__file__).parents[2]
 COMMIT = hashlib.sha1(b"one commit").hexdigest()

@@ -18,7 +18,7 @@ from unitrans.domains.text.baselines import Table
 from unitrans.domains.text.tokenizer import load_tokenizer, train_tokenizer
 from unitrans.models import BertConfig, Gpt2Config
 from unitrans.objectives import make_objective
-from unitrans.train.random import sample_rng
+from unitrans.training.random import sample_rng
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from text_cases import SMALL, everything, opened, sentences, table
 from unitrans.domains.text import TextDomain
 from unitrans.models import BertConfig
 from unitrans.objectives import Labels, make_objective
-from unitrans.train.evaluate import _truth
+from unitrans.use.evaluate import _truth
 
 
 def test_classes(tmp_path: Path) -> None:

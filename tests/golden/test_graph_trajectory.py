@@ -22,9 +22,9 @@ from unitrans.models.convert_config import config_from
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.objectives.supervised import ValueHead
-from unitrans.train.config import resolve
-from unitrans.train.sampler import Key, UpdateSampler
-from unitrans.train.session import Session, make_trainer
+from unitrans.training.config import resolve
+from unitrans.training.sampler import Key, UpdateSampler
+from unitrans.training.session import Session, make_trainer
 
 PADDED = ("x", "attn_edge_type", "y")
 

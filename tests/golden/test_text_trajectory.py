@@ -12,10 +12,10 @@ from unitrans.domains.text import TextDomain
 from unitrans.models.convert import export_tensors, export_weights, load_weights
 from unitrans.models.convert_config import config_from
 from unitrans.objectives import MaskedSignalModel, make_objective
-from unitrans.train.config import resolve
-from unitrans.train.optim import parameter_groups
-from unitrans.train.sampler import Key, UpdateSampler
-from unitrans.train.session import Session, make_trainer
+from unitrans.training.config import resolve
+from unitrans.training.optim import parameter_groups
+from unitrans.training.sampler import Key, UpdateSampler
+from unitrans.training.session import Session, make_trainer
 
 
 class FixedSource:

@@ -8,9 +8,9 @@ import torch
 from transformers import TrainerCallback
 
 from unitrans.models.convert import export_weights, load_weights
-from unitrans.train.config import resolve
-from unitrans.train.sampler import Key, UpdateSampler
-from unitrans.train.session import Session, make_trainer, open_session
+from unitrans.training.config import resolve
+from unitrans.training.sampler import Key, UpdateSampler
+from unitrans.training.session import Session, make_trainer, open_session
 
 
 class FixedSource:

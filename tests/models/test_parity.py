@@ -26,7 +26,7 @@ from unitrans.models.convert_config import config_from
 from unitrans.models.files import save_hf
 from unitrans.nn import patchify
 from unitrans.objectives import MaskedSignalModel, get_objective
-from unitrans.train.convert import convert
+from unitrans.use.convert import convert
 
 SWIN = {"image_size": 32, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
 VIT = {

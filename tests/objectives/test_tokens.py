@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from unitrans.models import BertConfig, Gpt2Config
 from unitrans.objectives import Labels, MaskedSignalModel, make_objective
-from unitrans.train.random import sample_rng
+from unitrans.training.random import sample_rng
 
 SMALL = {"vocab_size": 200, "embed_dim": 16, "depth": 1, "num_heads": 2, "max_position_embeddings": 64}
 SMALL |= {"drop_rate": 0.0, "attn_drop_rate": 0.0}

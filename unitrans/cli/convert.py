@@ -65,9 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     output = Path(options.output).expanduser()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UsageError(f"{output} is there already: name a path that is absent, or an empty folder")
-    from unitrans.train.config import read_settings
-    from unitrans.train.convert import convert
-    from unitrans.train.errors import ConfigError, user_errors
+    from unitrans.errors import ConfigError, user_errors
+    from unitrans.training.config import read_settings
+    from unitrans.use.convert import convert
 
     settings = [text if text.startswith("model.") else f"model.{text}" for text in options.settings]
     try:

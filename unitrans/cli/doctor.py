@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     import torch
 
-    from unitrans.train.environment import describe_environment, torch_note
+    from unitrans.training.environment import describe_environment, torch_note
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = describe_environment(device)
@@ -85,7 +85,7 @@ def companion_problems(versions: dict[str, str | None]) -> list[str]:
         for name, version in versions.items()
         if version is None
     ]
-    from unitrans.train.environment import package_version
+    from unitrans.training.environment import package_version
 
     installed = {name: module for name, module in _IMPORTS.items() if package_version(name) is not None}
     all_import = _import_error(list(installed.values())) is None

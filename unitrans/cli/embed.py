@@ -40,8 +40,8 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    from unitrans.train.embed import embed
-    from unitrans.train.errors import ConfigError
+    from unitrans.errors import ConfigError
+    from unitrans.use.embed import embed
 
     try:
         failed = embed(

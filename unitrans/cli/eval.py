@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(
             "--classes names the classes of the model's own head, and --probe fits another: leave it out"
         )
-    from unitrans.train.errors import ConfigError
-    from unitrans.train.evaluate import evaluate
-    from unitrans.train.probe import probe
+    from unitrans.errors import ConfigError
+    from unitrans.use.evaluate import evaluate
+    from unitrans.use.probe import probe
 
     folder = Path(output).expanduser()
     shared = {

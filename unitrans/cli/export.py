@@ -40,8 +40,8 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    from unitrans.train.errors import ConfigError, user_errors
-    from unitrans.train.export import export
+    from unitrans.errors import ConfigError, user_errors
+    from unitrans.use.export import export
 
     try:
         with user_errors():

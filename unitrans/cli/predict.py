@@ -72,8 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
     # torch and transformers take seconds to import: only now.
-    from unitrans.train.errors import ConfigError
-    from unitrans.train.predict import answer, predict
+    from unitrans.errors import ConfigError
+    from unitrans.use.predict import answer, predict
 
     try:
         asked = [name for name in ("fill_mask", "prompt", "embed") if getattr(options, name) is not None]

@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     # torch, transformers and matplotlib take seconds to import: only now.
     from unitrans.cli.pages.runs import open_runs
     from unitrans.cli.pages.training import training_page
-    from unitrans.train.errors import ConfigError
-    from unitrans.train.runs import write_text
+    from unitrans.errors import ConfigError
+    from unitrans.training.runs import write_text
 
     try:
         runs = open_runs(options.runs)

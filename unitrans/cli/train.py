@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
     options = make_parser().parse(list(arguments))
     _check(options)
     # torch and transformers take seconds to import: only now.
-    from unitrans.train.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
+    from unitrans.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
 
     try:
         _run(options)
@@ -140,12 +140,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from unitrans.train.config import resolve
+    from unitrans.training.config import resolve
 
     if options.resume is not None:
-        from unitrans.train.ensemble import is_ensemble, resume_ensemble
-        from unitrans.train.run import resume
-        from unitrans.train.runs import find_run
+        from unitrans.training.run import resume
+        from unitrans.training.runs import find_run
+        from unitrans.use.ensemble import is_ensemble, resume_ensemble
 
         run = find_run(options.resume)
         resume_ensemble(run) if is_ensemble(run) else resume(str(run))
@@ -165,13 +165,13 @@ def _run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(config.to_yaml(), end="")
         return
-    from unitrans.train.cost import dry_run
-    from unitrans.train.run import train
+    from unitrans.training.cost import dry_run
+    from unitrans.training.run import train
 
     if options.dry_run:
         dry_run(config)
     elif options.ensemble is not None:
-        from unitrans.train.ensemble import train_ensemble
+        from unitrans.use.ensemble import train_ensemble
 
         train_ensemble(config, options.output, options.ensemble)
     else:

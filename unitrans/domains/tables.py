@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unitrans.domains.base import nearest_name
-from unitrans.domains.errors import SourceError
+from unitrans.errors import SourceError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 _PROBE_SECONDS = 10.0

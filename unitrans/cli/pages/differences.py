@@ -7,9 +7,9 @@ from typing import Any
 
 from unitrans.cli.pages.page import Html, details, note, table
 from unitrans.cli.pages.runs import Run
-from unitrans.train.config import resolve
-from unitrans.train.errors import ConfigError
-from unitrans.train.yaml12 import dump_value
+from unitrans.errors import ConfigError
+from unitrans.training.config import resolve
+from unitrans.training.yaml12 import dump_value
 
 ABSENT = "(not there)"
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unitrans.train.callbacks import METRICS_FILE, read_metrics
-from unitrans.train.ensemble import is_ensemble
-from unitrans.train.errors import ConfigError
-from unitrans.train.predict import ENSEMBLE_FILE
-from unitrans.train.runs import CONFIG_FILE, SUMMARY_FILE, command_line
-from unitrans.train.yaml12 import load
+from unitrans.errors import ConfigError
+from unitrans.training.callbacks import METRICS_FILE, read_metrics
+from unitrans.training.runs import CONFIG_FILE, SUMMARY_FILE, command_line
+from unitrans.training.yaml12 import load
+from unitrans.use.ensemble import is_ensemble
+from unitrans.use.predict import ENSEMBLE_FILE
 
 #: What a domain leaves of its predictions, by file name, and what it shows.
 PICTURES = {

@@ -1,0 +1,65 @@
+"""Errors that a user can cause, as one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ConfigError(ValueError):
+    """Something the user gave cannot be used. The message is one sentence that says what, and how to mend it."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on for a reason outside the code. The message is one sentence."""
+
+
+class NonFiniteError(RunError):
+    """The loss or the gradient is not a number; the message names step, learning rate and samples."""
+
+
+class SourceError(RuntimeError):
+    """A source cannot be read on: a server is gone, a file is cut off. The message is one sentence.
+
+    It crosses from a loader worker as a text that ends with the traceback; `sentence` is without it.
+    """
+
+    @property
+    def sentence(self) -> str:
+        """The message as it was raised."""
+        last = str(self).strip().splitlines()[-1]
+        return last.rpartition(f"{type(self).__name__}: ")[2]
+
+
+class InterruptedRunError(Exception):
+    """A signal asked the run to stop; it has saved its state."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Where a run is put together from what the user gave, ValueError and missing files are the user's to mend."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """One sentence if this is what Python, PyTorch or CUDA raise when memory runs out; None for other errors."""
+    text = " ".join(str(error).split())
+    told = ("can't allocate memory", "Cannot allocate memory", "out of memory", "Unable to allocate")
+    if not isinstance(error, MemoryError) and not any(words in text for words in told):
+        return None
+    wanted = re.search(r"allocate ([\d.]+ [KMGT]iB|\d+ bytes)", text)
+    size = f" ({wanted.group(1)} wanted)" if wanted else ""
+    return (
+        f"out of memory{size}: lower train.per_device_train_batch_size (train.gradient_accumulation_steps makes up "
+        "for it), data.image_size or the model.* sizes"
+    )
