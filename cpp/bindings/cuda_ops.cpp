@@ -123,10 +123,9 @@ Tensor pair_bias_forward(const Tensor& spatial, const Tensor& hop, const Tensor&
                             max_distance);
     const DeviceGuard guard(spatial.get_device_index());
     Tensor planes = torch::stable::new_empty(spatial, {spatial.size(1), call.problem.plane_size});
-    Tensor workspace = bytes_on_device(
-        spatial, unitrans::cuda::pair_bias_workspace(call.problem, num_nodes, false));
-    unitrans::cuda::pair_bias_forward(call.problem, num_nodes, planes.data_ptr(),
-                                      workspace.data_ptr(),
+    Tensor workspace =
+        bytes_on_device(spatial, unitrans::cuda::pair_bias_workspace(call.problem, false));
+    unitrans::cuda::pair_bias_forward(call.problem, planes.data_ptr(), workspace.data_ptr(),
                                       current_stream(spatial.get_device_index()));
     return planes;
 }
@@ -140,14 +139,14 @@ std::tuple<Tensor, Tensor, Tensor> pair_bias_backward(const Tensor& grad_in, con
     const PairBiasCall call(spatial, hop, token, cu_nodes, distance, hops, num_nodes, max_divisor,
                             max_distance);
     const DeviceGuard guard(spatial.get_device_index());
-    const Tensor grad = torch::stable::contiguous(grad_in);
+    const Tensor grad = call.checked_grad(grad_in);
     Tensor grad_spatial = torch::stable::new_empty(spatial, {spatial.size(0), spatial.size(1)});
     Tensor grad_hop = torch::stable::new_empty(hop, {hop.size(0), hop.size(1), hop.size(2)});
     Tensor grad_token = torch::stable::new_empty(token, {token.size(0)});
-    Tensor workspace = bytes_on_device(
-        spatial, unitrans::cuda::pair_bias_workspace(call.problem, num_nodes, true));
+    Tensor workspace =
+        bytes_on_device(spatial, unitrans::cuda::pair_bias_workspace(call.problem, true));
     unitrans::cuda::pair_bias_backward(
-        call.problem, num_nodes, grad.data_ptr(), grad_spatial.data_ptr(), grad_hop.data_ptr(),
+        call.problem, grad.data_ptr(), grad_spatial.data_ptr(), grad_hop.data_ptr(),
         grad_token.data_ptr(), workspace.data_ptr(), current_stream(spatial.get_device_index()));
     return {grad_spatial, grad_hop, grad_token};
 }

@@ -13,11 +13,17 @@ void parallel(int64_t num_tasks, const std::function<void(int64_t)>& body) {
     });
 }
 
+void check_lists(const PairBiasCall& call) {
+    const std::string fault = unitrans::pair_bias_fault(call.problem, call.distance.size(0));
+    if (!fault.empty()) refuse(fault);
+}
+
 Tensor pair_bias_forward(const Tensor& spatial, const Tensor& hop, const Tensor& token,
                          const Tensor& cu_nodes, const Tensor& distance, const Tensor& hops,
                          int64_t num_nodes, int64_t max_divisor, int64_t max_distance) {
     const PairBiasCall call(spatial, hop, token, cu_nodes, distance, hops, num_nodes, max_divisor,
                             max_distance);
+    check_lists(call);
     Tensor planes = torch::stable::new_empty(spatial, {spatial.size(1), call.problem.plane_size});
     unitrans::pair_bias_forward(call.problem, planes.data_ptr(), parallel);
     return planes;
@@ -31,7 +37,8 @@ std::tuple<Tensor, Tensor, Tensor> pair_bias_backward(const Tensor& grad_in, con
                                                       int64_t max_distance) {
     const PairBiasCall call(spatial, hop, token, cu_nodes, distance, hops, num_nodes, max_divisor,
                             max_distance);
-    const Tensor grad = torch::stable::contiguous(grad_in);
+    check_lists(call);
+    const Tensor grad = call.checked_grad(grad_in);
     Tensor grad_spatial = torch::stable::new_empty(spatial, {spatial.size(0), spatial.size(1)});
     Tensor grad_hop = torch::stable::new_empty(hop, {hop.size(0), hop.size(1), hop.size(2)});
     Tensor grad_token = torch::stable::new_empty(token, {token.size(0)});

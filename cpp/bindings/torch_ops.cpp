@@ -25,6 +25,8 @@ struct CpuCall : Call {
           isa(isa_in < 0 ? unitrans::best_isa() : static_cast<unitrans::Isa>(isa_in)) {
         STD_TORCH_CHECK(isa <= unitrans::best_isa(),
                         "unitrans: this processor cannot run that instruction set");
+        const std::string fault = unitrans::plan_fault(problem);
+        if (!fault.empty()) refuse(fault);
         if (dropout_seed) {
             problem.dropout_seed =
                 static_cast<uint64_t>(*static_cast<const int64_t*>(dropout_seed->data_ptr()));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <sstream>
 #include <vector>
 
 namespace unitrans {
@@ -43,6 +44,10 @@ std::vector<std::vector<Piece>> cut(const PairBias& problem, int64_t count) {
     return tasks;
 }
 
+int64_t spatial_row(const PairBias& problem, int64_t distance) {
+    return std::min(distance + 1, problem.num_spatial - 1);
+}
+
 template <class T>
 T factor(const PairBias& problem, int64_t distance) {
     return T(1) / static_cast<T>(std::clamp<int64_t>(distance, 1, problem.max_divisor));
@@ -75,7 +80,7 @@ void forward_piece(const PairBias& p, const Piece& piece, T* planes, std::vector
                 const T* step = hop + (k * p.num_codes + p.hops[pair * p.num_hops + k]) * heads;
                 for (int64_t h = 0; h < heads; ++h) sum[h] += step[h];
             }
-            const T* near = spatial + (distance + 1) * heads;
+            const T* near = spatial + spatial_row(p, distance) * heads;
             const T weight = factor<T>(p, distance);
             for (int64_t h = 0; h < heads; ++h) sum[h] = near[h] + sum[h] * weight;
         }
@@ -121,7 +126,7 @@ void backward_piece(const PairBias& p, const Piece& piece, const T* grad, Partia
             const int64_t distance = p.distance[pair];
             if (distance >= p.max_distance) continue;
             T* g = rows.data() + j * heads;
-            double* near = sums.spatial + (distance + 1) * heads;
+            double* near = sums.spatial + spatial_row(p, distance) * heads;
             for (int64_t h = 0; h < heads; ++h) near[h] += g[h];
             const T weight = factor<T>(p, distance);
             for (int64_t h = 0; h < heads; ++h) g[h] *= weight;
@@ -170,6 +175,38 @@ void backward(const PairBias& problem, const T* grad, T* grad_spatial, T* grad_h
 }
 
 }  // namespace
+
+std::string pair_bias_fault(const PairBias& p, int64_t num_pairs) {
+    std::ostringstream fault;
+    int64_t pairs = 0;
+    for (int64_t g = 0; g < p.num_graphs; ++g) {
+        const int64_t n = int64_t{p.cu_nodes[g + 1]} - p.cu_nodes[g];
+        if (n < 0) {
+            fault << "cu_nodes must not fall, got " << p.cu_nodes[g] << " then "
+                  << p.cu_nodes[g + 1] << " at graph " << g;
+            return fault.str();
+        }
+        pairs += n * n;
+    }
+    if (p.cu_nodes[0] != 0 || p.cu_nodes[p.num_graphs] != p.num_nodes) {
+        fault << "cu_nodes must start at 0 and end at the " << p.num_nodes << " nodes, got "
+              << p.cu_nodes[0] << " and " << p.cu_nodes[p.num_graphs];
+    } else if (pairs != num_pairs) {
+        fault << "distance and hops must have " << pairs << " pairs for these graphs, got "
+              << num_pairs;
+    }
+    int16_t distances = 0;  // below 0 once one is: this and no branch can be vectorized
+    for (int64_t i = 0; i < num_pairs; ++i) distances |= p.distance[i];
+    if (fault.str().empty() && distances < 0) fault << "distance must be at least 0";
+    const auto last = static_cast<int32_t>(p.num_codes - 1);
+    int32_t codes = 0;
+    for (int64_t i = 0; i < num_pairs * p.num_hops; ++i)
+        codes |= p.hops[i] | static_cast<int32_t>(static_cast<uint32_t>(last) -
+                                                  static_cast<uint32_t>(p.hops[i]));
+    if (fault.str().empty() && codes < 0)
+        fault << "hops must hold codes in [0, " << p.num_codes << "), the rows of the hop table";
+    return fault.str();
+}
 
 void pair_bias_forward(const PairBias& problem, void* planes, const Parallel& parallel) {
     if (problem.dtype == DType::kFloat64) {

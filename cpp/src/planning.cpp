@@ -285,6 +285,15 @@ void check_lists(const Lists& lists, bool unique) {
     if (lists.position) check_position(lists);
 }
 
+void check_reach(std::span<const int32_t> reach) {
+    for (size_t i = 0; i < reach.size(); ++i) {
+        if (reach[i] < -1) {
+            fail("reach must be at least 0, or -1 for unlimited, got ", reach[i], " for group ",
+                 i / 2);
+        }
+    }
+}
+
 int64_t check_bias(const Lists& queries, const Lists& keys, std::span<const int64_t> offset,
                    std::span<const int32_t> row_stride, std::optional<int64_t> bias_size) {
     int64_t needed = 0;

@@ -73,7 +73,8 @@ struct Data {
         problem.num_heads = n;
         problem.head_dim = d;
         problem.plan.num_groups = static_cast<int64_t>(shape.sizes.size());
-        problem.plan.query = problem.plan.key = {cu_seqlens.data(), nullptr, position};
+        problem.plan.query =
+            problem.plan.key = {cu_seqlens.data(), nullptr, position, cu_seqlens.back()};
         problem.scale = scale.data();
         if (shape.plane != Plane::kNone) {
             problem.bias_size = bias_size;

@@ -347,8 +347,12 @@ template <class Forward, class Backward>
 Output run_with(const reference::Problem& p, bool keys_repeat, int pad, DType dtype,
                 const Forward& forward, const Backward& backward) {
     const auto pointer = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
-    const auto groups = [&](const reference::Groups& g) {
-        return unitrans::Groups{g.cu_seqlens.data(), pointer(g.token_index), pointer(g.position)};
+    const auto groups = [&](const reference::Groups& g, int64_t num_rows) {
+        const auto& list = g.token_index.empty() ? g.position : g.token_index;
+        const int64_t entries = list.empty() ? std::min<int64_t>(num_rows, g.cu_seqlens.back())
+                                             : static_cast<int64_t>(list.size());
+        return unitrans::Groups{g.cu_seqlens.data(), pointer(g.token_index), pointer(g.position),
+                                entries};
     };
     const bool self = p.key.cu_seqlens == p.query.cu_seqlens && !keys_repeat;
     const int64_t n = p.heads, d = p.dim;
@@ -372,8 +376,8 @@ Output run_with(const reference::Problem& p, bool keys_repeat, int pad, DType dt
     problem.head_dim = d;
     problem.bias_size = p.bias_size;
     problem.plan.num_groups = p.num_groups();
-    problem.plan.query = groups(p.query);
-    problem.plan.key = self ? problem.plan.query : groups(p.key);
+    problem.plan.query = groups(p.query, p.num_queries);
+    problem.plan.key = self ? problem.plan.query : groups(p.key, p.num_keys);
     problem.plan.keys_repeat = keys_repeat;
     problem.plan.bias_offset = pointer(p.bias_offset);
     problem.plan.bias_row_stride = pointer(p.bias_row_stride);

@@ -155,7 +155,7 @@ struct QueryKernel {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim), filled = (columns + 15) / 16 * 16;
         team.sync();
-        tiles.other.load(team, p.plan.key, pair.key_begin, from, columns);
+        tiles.other.load(team, p.plan.key, p.num_keys, pair.key_begin, from, columns);
         team.sync();
         load_rows<T, kDim>(team, tiles.y1, HeadRows<T>(p.k, pair.head), tiles.other.row, columns,
                            filled, dim, a.vectors);
@@ -185,7 +185,7 @@ struct QueryKernel {
         const Dropout dropout(a, pair.head);
         const Tiles tiles(memory);
         team.sync();
-        tiles.own.load(team, p.plan.query, pair.query_begin, first, count);
+        tiles.own.load(team, p.plan.query, p.num_queries, pair.query_begin, first, count);
         team.sync();
         load_rows<T, kDim>(team, tiles.x1, HeadRows<T>(p.q, pair.head), tiles.own.row, count, kRows,
                            dim, a.vectors);
@@ -210,8 +210,7 @@ struct QueryKernel {
                 return minus_infinity();
             float score = s[t][i] * factor(row, column);
             if (pair.bias) {
-                score += pair.bias[tiles.own.place[row] * pair.bias_row_stride +
-                                   tiles.other.place[column]];
+                score += pair.bias[pair.entry(tiles.own.place[row], tiles.other.place[column])];
             }
             return score;
         };
@@ -307,8 +306,7 @@ struct QueryKernel {
                         scale_sum[t][0] += ds * s[t][i] * norms;
                         to_key = p.qk_norm ? ds * tiles.other_inverse[column] : ds;
                         if (plane.data && !plane.aliased) {
-                            plane.data[tiles.own.place[row] * pair.bias_row_stride +
-                                       tiles.other.place[column]] += ds;
+                            plane.at(pair, tiles.own.place[row], tiles.other.place[column]) += ds;
                         }
                     }
                     s[t][i] = ds;
@@ -355,7 +353,7 @@ struct KeyKernel {
         const Problem& p = a.problem;
         const int dim = static_cast<int>(p.head_dim), filled = (columns + 15) / 16 * 16;
         team.sync();
-        tiles.other.load(team, p.plan.query, pair.query_begin, from, columns);
+        tiles.other.load(team, p.plan.query, p.num_queries, pair.query_begin, from, columns);
         team.each([&](int t) {
             for (int i = t; i < columns; i += Team::kThreads) {
                 const float* s =
@@ -387,7 +385,7 @@ struct KeyKernel {
         const Dropout dropout(a, pair.head);
         const Tiles tiles(memory);
         team.sync();
-        tiles.own.load(team, p.plan.key, pair.key_begin, first, count);
+        tiles.own.load(team, p.plan.key, p.num_keys, pair.key_begin, first, count);
         team.sync();
         load_rows<T, kDim>(team, tiles.x1, HeadRows<T>(p.k, pair.head), tiles.own.row, count, kRows,
                            dim, a.vectors);
@@ -427,8 +425,8 @@ struct KeyKernel {
                         if (p.qk_norm)
                             score *= tiles.own_inverse[row] * tiles.other_inverse[column];
                         if (pair.bias) {
-                            score += pair.bias[tiles.other.place[column] * pair.bias_row_stride +
-                                               tiles.own.place[row]];
+                            score += pair.bias[pair.entry(tiles.other.place[column],
+                                                          tiles.own.place[row])];
                         }
                         const float weight = exponential<T>(score - tiles.maximum[column]) *
                                              tiles.inverse_sum[column];

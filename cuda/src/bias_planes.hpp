@@ -43,8 +43,8 @@ UNITRANS_DEVICE void entries_of(const Problem& p, int64_t group, int64_t& first,
     int64_t q0, q1, k0, k1;
     place(p.plan.query, pair.query_begin, pair.num_queries, q0, q1);
     place(p.plan.key, pair.key_begin, pair.num_keys, k0, k1);
-    first = pair.bias_offset + q0 * pair.bias_row_stride + k0;
-    last = pair.bias_offset + q1 * pair.bias_row_stride + k1 + 1;
+    first = cut(pair.bias_offset + q0 * pair.bias_row_stride + k0, 0, p.bias_size);
+    last = cut(pair.bias_offset + q1 * pair.bias_row_stride + k1 + 1, first, p.bias_size);
 }
 
 // One warp finds the chunks. Item: the only one.
@@ -99,8 +99,9 @@ struct ChunkKernel {
 
 // The plane that a team adds to, addressed as the bias of the group is.
 struct PartialPlane {
-    float* data = nullptr;
-    bool aliased = false;  // two pairs of the group may share an entry
+    float* data = nullptr;  // entry (0, 0) of the group, which may lie before the piece
+    int64_t first_entry = 0, last_entry = 0;  // of the piece, counted from there
+    bool aliased = false;                     // two pairs of the group may share an entry
 
     PartialPlane() = default;
     UNITRANS_DEVICE PartialPlane(const BiasPlanes& planes, const Problem& p, const Pairing& pair,
@@ -111,10 +112,16 @@ struct PartialPlane {
         const int64_t length = planes.end(chunk) - planes.begin(chunk);
         data = planes.data + planes.start(chunk) * p.num_heads + head * length + pair.bias_offset -
                planes.begin(chunk);
+        first_entry = planes.begin(chunk) - pair.bias_offset;
+        last_entry = planes.end(chunk) - 1 - pair.bias_offset;
         const int64_t k0 = listed_place(p.plan.key, pair.key_begin, pair.key_begin);
         const int64_t k1 =
             listed_place(p.plan.key, pair.key_begin + pair.num_keys - 1, pair.key_begin);
         aliased = pair.num_queries > 1 && pair.bias_row_stride < k1 - k0 + 1;
+    }
+
+    UNITRANS_DEVICE float& at(const Pairing& pair, int32_t query_place, int32_t key_place) const {
+        return data[cut(query_place * pair.bias_row_stride + key_place, first_entry, last_entry)];
     }
 
     // Adds dS of a tile thread by thread: a rare plan (rows of planes that overlap) may be slow.
@@ -130,8 +137,7 @@ struct PartialPlane {
                     if (row >= rows || column >= columns ||
                         !pair.reached(first + row, from + column))
                         continue;
-                    data[tiles.own.place[row] * pair.bias_row_stride + tiles.other.place[column]] +=
-                        ds[t][i];
+                    at(pair, tiles.own.place[row], tiles.other.place[column]) += ds[t][i];
                 }
             });
             team.sync();

@@ -71,7 +71,7 @@ struct ForwardKernel {
         float *own_inverse = shared.take<float>(kRows), *other_inverse = shared.take<float>(kKeys);
 
         team.sync();  // what the last tile kept here has been read
-        own.load(team, p.plan.query, pair.query_begin, first, count);
+        own.load(team, p.plan.query, p.num_queries, pair.query_begin, first, count);
         team.sync();
         load_rows<T, kDim>(team, q, queries, own.row, count, kRows, dim, a.vectors);
         team.sync();
@@ -92,7 +92,7 @@ struct ForwardKernel {
             const int columns = end - from < kKeys ? end - from : kKeys,
                       filled = (columns + 15) / 16 * 16;
             team.sync();  // the tiles of the last keys have been read
-            other.load(team, p.plan.key, pair.key_begin, from, columns);
+            other.load(team, p.plan.key, p.num_keys, pair.key_begin, from, columns);
             team.sync();
             load_rows<T, kDim>(team, k, keys, other.row, columns, filled, dim, a.vectors);
             load_rows<T, kDim>(team, v, values, other.row, columns, filled, dim, a.vectors);
@@ -116,8 +116,7 @@ struct ForwardKernel {
                         score = s[t][i] * pair.scale;
                         if (p.qk_norm) score *= own_inverse[row] * other_inverse[column];
                         if (pair.bias)
-                            score += pair.bias[own.place[row] * pair.bias_row_stride +
-                                               other.place[column]];
+                            score += pair.bias[pair.entry(own.place[row], other.place[column])];
                     }
                     s[t][i] = score;
                     peak[t][i / 2 % 2] =

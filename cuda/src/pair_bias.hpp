@@ -18,6 +18,14 @@ struct PairBiasCall {
     int64_t num_chunks = 0;
     double* parts = nullptr;  // [num_chunks][spatial | hop | token][N]
 
+    // The first node of a graph; graph num_graphs begins behind the last node.
+    UNITRANS_DEVICE int64_t first_node(int64_t graph) const {
+        return cut(problem.cu_nodes[graph], 0, problem.num_nodes);
+    }
+    UNITRANS_DEVICE int64_t nodes_of(int64_t graph) const {
+        return cut(first_node(graph + 1) - first_node(graph), 0, problem.num_nodes);
+    }
+
     UNITRANS_HOST_DEVICE int64_t table_rows() const {
         return problem.num_spatial + problem.num_hops * problem.num_codes + 1;
     }
@@ -29,23 +37,34 @@ struct PlaneRow {
     int64_t first_pair, entry;  // of the row of pairs (row > 0); of the row of the plane
 
     UNITRANS_DEVICE PlaneRow(const PairBiasCall& call, int64_t index) {
-        const int32_t* cu = call.problem.cu_nodes;
-        int64_t low = 0, high = call.problem.num_graphs - 1;  // graph g starts with row cu[g] + g
+        const PairBias& p = call.problem;
+        int64_t low = 0, high = p.num_graphs - 1;  // graph g starts with row first_node(g) + g
         while (low < high) {
             const int64_t middle = (low + high + 1) / 2;
-            if (cu[middle] + middle <= index) {
+            if (call.first_node(middle) + middle <= index) {
                 low = middle;
             } else {
                 high = middle - 1;
             }
         }
-        nodes = cu[low + 1] - cu[low];
-        row = index - cu[low] - low;
+        nodes = call.nodes_of(low);
+        row = cut(index - call.first_node(low) - low, 0, nodes);
         const int64_t pairs = call.first_pair[low];
-        first_pair = pairs + (row - 1) * nodes;
-        entry = pairs + 2 * cu[low] + low + row * (nodes + 1);  // (n + 1)^2 = n^2 + 2 n + 1
+        const int64_t num_pairs = p.plane_size - 2 * p.num_nodes - p.num_graphs;
+        first_pair = cut(pairs + (row - 1) * nodes, 0, num_pairs - nodes);
+        // (n + 1)^2 = n^2 + 2 n + 1
+        entry = cut(pairs + 2 * call.first_node(low) + low + row * (nodes + 1), 0,
+                    p.plane_size - nodes - 1);
+        if (first_pair + nodes > num_pairs || entry + nodes >= p.plane_size) nodes = 0;
     }
 };
+
+UNITRANS_DEVICE int64_t spatial_row(const PairBias& p, int64_t distance) {
+    return cut(distance + 1, 0, p.num_spatial - 1);
+}
+UNITRANS_DEVICE int64_t hop_row(const PairBias& p, int64_t pair, int64_t k) {
+    return k * p.num_codes + cut(p.hops[pair * p.num_hops + k], 0, p.num_codes - 1);
+}
 
 template <class T>
 UNITRANS_DEVICE T hop_weight(const PairBias& p, int64_t distance) {
@@ -62,11 +81,8 @@ struct FirstPairKernel {
     UNITRANS_DEVICE static void run(Team& team, const Arguments& a, int64_t, char* memory) {
         int64_t* sums = reinterpret_cast<int64_t*>(memory);
         const int64_t graphs = a.problem.num_graphs;
-        const int32_t* cu = a.problem.cu_nodes;
         const auto begin = [&](int t) { return t * graphs / Team::kThreads; };
-        const auto square = [&](int64_t g) {
-            return static_cast<int64_t>(cu[g + 1] - cu[g]) * (cu[g + 1] - cu[g]);
-        };
+        const auto square = [&](int64_t g) { return a.nodes_of(g) * a.nodes_of(g); };
         team.each([&](int t) {
             sums[t] = 0;
             for (int64_t g = begin(t); g < begin(t + 1); ++g) sums[t] += square(g);
@@ -112,10 +128,9 @@ struct PairBiasForwardKernel {
         if (distance >= p.max_distance) return static_cast<T>(minus_infinity());
         T sum = 0;
         for (int64_t k = 0; k < p.num_hops; ++k) {
-            const int64_t row = k * p.num_codes + p.hops[pair * p.num_hops + k];
-            sum += static_cast<const T*>(p.hop)[row * p.num_heads + head];
+            sum += static_cast<const T*>(p.hop)[hop_row(p, pair, k) * p.num_heads + head];
         }
-        return static_cast<const T*>(p.spatial)[(distance + 1) * p.num_heads + head] +
+        return static_cast<const T*>(p.spatial)[spatial_row(p, distance) * p.num_heads + head] +
                sum * hop_weight<T>(p, distance);
     }
 };
@@ -160,11 +175,10 @@ struct PairBiasBackwardKernel {
             }
             const int64_t pair = at.first_pair + column - 1, distance = p.distance[pair];
             if (distance >= p.max_distance) continue;
-            table[(distance + 1) * p.num_heads] += g[column];
+            table[spatial_row(p, distance) * p.num_heads] += g[column];
             const T weighted = g[column] * hop_weight<T>(p, distance);
             for (int64_t k = 0; k < p.num_hops; ++k) {
-                const int64_t row = p.num_spatial + k * p.num_codes + p.hops[pair * p.num_hops + k];
-                table[row * p.num_heads] += weighted;
+                table[(p.num_spatial + hop_row(p, pair, k)) * p.num_heads] += weighted;
             }
         }
         return token;
@@ -203,14 +217,14 @@ struct PairBiasWorkspace {
     size_t bytes = 0;
     PairBiasCall call;
 
-    PairBiasWorkspace(const PairBias& p, int64_t num_nodes, bool is_backward, void* memory) {
+    PairBiasWorkspace(const PairBias& p, bool is_backward, void* memory) {
         const auto take = [&](int64_t size) {
             char* piece = memory ? static_cast<char*>(memory) + bytes : nullptr;
             bytes += static_cast<size_t>((size + 255) / 256 * 256);
             return piece;
         };
         call.problem = p;
-        call.num_rows = num_nodes + p.num_graphs;
+        call.num_rows = p.num_nodes + p.num_graphs;
         call.first_pair = reinterpret_cast<int64_t*>(take(8 * p.num_graphs));
         if (!is_backward) return;
         // Partial tables take no more memory than twice the planes, or 1 MiB.
@@ -224,18 +238,17 @@ struct PairBiasWorkspace {
 };
 
 template <class T, class Launcher>
-void pair_bias_planes(Launcher& launcher, const PairBias& p, int64_t num_nodes, T* planes,
-                      void* memory) {
+void pair_bias_planes(Launcher& launcher, const PairBias& p, T* planes, void* memory) {
     if (p.num_graphs == 0) return;
-    const PairBiasWorkspace w(p, num_nodes, false, memory);
+    const PairBiasWorkspace w(p, false, memory);
     launcher.template run<FirstPairKernel>(w.call, 1);
     launcher.template run<PairBiasForwardKernel<T>>({w.call, planes}, w.call.num_rows);
 }
 
 template <class T, class Launcher>
-void pair_bias_tables(Launcher& launcher, const PairBias& p, int64_t num_nodes, const T* grad,
-                      T* spatial, T* hop, T* token, void* memory) {
-    const PairBiasWorkspace w(p, num_nodes, true, memory);
+void pair_bias_tables(Launcher& launcher, const PairBias& p, const T* grad, T* spatial, T* hop,
+                      T* token, void* memory) {
+    const PairBiasWorkspace w(p, true, memory);
     const int64_t size = w.call.table_rows() * p.num_heads;
     launcher.zero(w.call.parts, 8 * w.call.num_chunks * size);
     if (p.num_graphs > 0) {

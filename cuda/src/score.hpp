@@ -15,6 +15,13 @@ struct Call {
     int32_t slots = 1;     // teams that share the tiles of a group
 };
 
+// Lists in device memory cannot be checked without waiting for them, so every number that becomes an address is cut to
+// its range where it is read: a plan that does not fit gives wrong numbers, never a wild read or write.
+UNITRANS_DEVICE int64_t cut(int64_t x, int64_t low, int64_t high) {
+    const int64_t below = x < high ? x : high;
+    return below > low ? below : low;  // an empty range gives its low end
+}
+
 // One group, one head.
 struct Pairing {
     int32_t query_begin, num_queries, key_begin, num_keys;
@@ -23,22 +30,34 @@ struct Pairing {
     float scale;
     const float* bias;  // entry (0, 0) of the plane of this group and head; null: none
     int64_t bias_offset, bias_row_stride;
+    int64_t last_entry;  // of the bias, counted from entry (0, 0)
 
     UNITRANS_DEVICE Pairing(const Problem& p, int64_t group, int64_t head_) {
-        const int32_t *q = p.plan.query.cu_seqlens + group, *k = p.plan.key.cu_seqlens + group;
-        query_begin = q[0];
-        num_queries = q[1] - q[0];
-        key_begin = k[0];
-        num_keys = k[1] - k[0];
+        entries_of_group(p.plan.query, group, query_begin, num_queries);
+        entries_of_group(p.plan.key, group, key_begin, num_keys);
         left = p.plan.reach ? p.plan.reach[2 * group] : -1;
         right = p.plan.reach ? p.plan.reach[2 * group + 1] : -1;
         head = head_;
         scale = static_cast<const float*>(p.scale)[head];
         bias_offset = p.plan.bias_offset ? p.plan.bias_offset[group] : -1;
         bias_row_stride = p.plan.bias_offset ? p.plan.bias_row_stride[group] : 0;
-        bias = p.bias && bias_offset >= 0
+        last_entry = p.bias_size - 1 - bias_offset;
+        bias = p.bias && bias_offset >= 0 && last_entry >= 0
                    ? static_cast<const float*>(p.bias) + head * p.bias_size + bias_offset
                    : nullptr;
+    }
+
+    UNITRANS_DEVICE static void entries_of_group(const Groups& list, int64_t group, int32_t& begin,
+                                                 int32_t& count) {
+        const int64_t first = cut(list.cu_seqlens[group], 0, list.num_entries);
+        begin = static_cast<int32_t>(first);
+        count =
+            static_cast<int32_t>(cut(list.cu_seqlens[group + 1], first, list.num_entries) - first);
+    }
+
+    // Of the places of a query and a key, counted from entry (0, 0).
+    UNITRANS_DEVICE int64_t entry(int32_t query_place, int32_t key_place) const {
+        return cut(query_place * bias_row_stride + key_place, 0, last_entry);
     }
 
     UNITRANS_DEVICE bool reached(int query, int key) const {
@@ -58,8 +77,9 @@ struct Pairing {
     }
 };
 
-UNITRANS_DEVICE int32_t listed_row(const Groups& list, int32_t entry) {
-    return list.token_index ? list.token_index[entry] : entry;
+UNITRANS_DEVICE int32_t listed_row(const Groups& list, int32_t entry, int64_t num_rows) {
+    const int32_t row = list.token_index ? list.token_index[entry] : entry;
+    return static_cast<int32_t>(cut(row, 0, num_rows - 1));
 }
 UNITRANS_DEVICE int32_t listed_place(const Groups& list, int32_t entry, int32_t begin) {
     return list.position ? list.position[entry] : entry - begin;
@@ -71,12 +91,12 @@ struct Listed {
     int32_t* place;
 
     template <class Team>
-    UNITRANS_DEVICE void load(Team& team, const Groups& list, int32_t group_begin, int first,
-                              int count) const {
+    UNITRANS_DEVICE void load(Team& team, const Groups& list, int64_t num_rows, int32_t group_begin,
+                              int first, int count) const {
         const Listed self = *this;
         team.each([&](int t) {
             for (int i = t; i < count; i += Team::kThreads) {
-                self.row[i] = listed_row(list, group_begin + first + i);
+                self.row[i] = listed_row(list, group_begin + first + i, num_rows);
                 self.place[i] = listed_place(list, group_begin + first + i, group_begin);
             }
         });

@@ -51,24 +51,24 @@ gpu::Sizes sizes_of(const reference::Problem& p) {
     return sizes;
 }
 
-Output run_emulated(const reference::Problem& p, const Case& c, DType dtype, bool backwards) {
+Output run_emulated(const reference::Problem& p, const gpu::Sizes& sizes, const Case& c,
+                    DType dtype, bool backwards) {
     gpu::Emulation launcher{backwards};
     const int64_t seed = static_cast<int64_t>(p.seed);
     const auto forward = [&](const unitrans::Problem& problem,
                              const unitrans::ForwardOutputs& outputs) {
         with_type(dtype, p.dim, [&]<class T, int kDim>() {
-            gpu::forward<T, kDim>(launcher, {problem, sizes_of(p), &seed}, outputs);
+            gpu::forward<T, kDim>(launcher, {problem, sizes, &seed}, outputs);
         });
     };
     const auto backward = [&](const unitrans::Problem& problem,
                               const unitrans::BackwardInputs& inputs,
                               const unitrans::Gradients& gradients) {
-        const gpu::BackwardWorkspace size(problem, sizes_of(p), true, true, nullptr);
+        const gpu::BackwardWorkspace size(problem, sizes, true, true, nullptr);
         void* memory = std::aligned_alloc(256, size.bytes + 256);
         std::memset(memory, 0xff, size.bytes + 256);
         with_type(dtype, p.dim, [&]<class T, int kDim>() {
-            gpu::backward<T, kDim>(launcher, {problem, sizes_of(p), &seed}, inputs, gradients,
-                                   memory);
+            gpu::backward<T, kDim>(launcher, {problem, sizes, &seed}, inputs, gradients, memory);
         });
         for (size_t b = size.bytes; b < size.bytes + 256; ++b) {
             check::that(static_cast<char*>(memory)[b] == '\xff',
@@ -77,6 +77,10 @@ Output run_emulated(const reference::Problem& p, const Case& c, DType dtype, boo
         std::free(memory);
     };
     return run_with(p, c.repeat, c.pad, dtype, forward, backward);
+}
+
+Output run_emulated(const reference::Problem& p, const Case& c, DType dtype, bool backwards) {
+    return run_emulated(p, sizes_of(p), c, dtype, backwards);
 }
 
 // Tensor cores take weights and score gradients rounded to 16 bits (as flash attention does); scores have exact products.
@@ -228,6 +232,36 @@ void chunks_that_do_not_fit() {
     compare("far planes dbias", o.values.dbias, expected.dbias, 4e-6, 2e-5);
 }
 
+// Lists that do not fit: any numbers may come, but nothing outside the arrays is read or written (the sanitizers and the
+// gaps of the arrays tell).
+void damaged_lists() {
+    const std::vector<int32_t> wild = {INT32_MIN, -1000000, -2, -1, 0, 3, 40, 1000000, INT32_MAX};
+    std::mt19937 rng(11);
+    for (const Case& c : cases()) {
+        if (c.sizes.size() < 2) continue;
+        for (int turn = 0; turn < 12; ++turn) {
+            reference::Problem p = make_problem(c, DType::kFloat32, 1);
+            const gpu::Sizes sizes = sizes_of(p);
+            std::vector<std::vector<int32_t>*> lists;
+            for (auto* list :
+                 {&p.query.cu_seqlens, &p.query.token_index, &p.query.position, &p.key.cu_seqlens,
+                  &p.key.token_index, &p.key.position, &p.bias_row_stride, &p.reach}) {
+                if (!list->empty()) lists.push_back(list);
+            }
+            for (int i = 0; i < 3; ++i) {
+                auto& list = *lists[rng() % lists.size()];
+                list[rng() % list.size()] = wild[rng() % wild.size()];
+            }
+            if (!p.bias_offset.empty() && turn % 2) {
+                p.bias_offset[rng() % p.bias_offset.size()] =
+                    (turn % 4 == 1 ? int64_t{1} << 30 : 1) * wild[rng() % wild.size()];
+            }
+            const Output o = run_emulated(p, sizes, c, DType::kFloat32, turn % 2);
+            check::that(o.gaps_untouched, c.name + " damaged: wrote between the rows");
+        }
+    }
+}
+
 // A row with any NaN score is NaN; other rows do not notice.
 void nan_rows() {
     const Case c{.name = "NaN", .sizes = {12, 12}, .heads = 1, .bias = Bias::kRagged};
@@ -295,5 +329,8 @@ int main() {
     overlapping_planes();
     chunks_that_do_not_fit();
     nan_rows();
+#ifndef UNITRANS_FIBERS  // a query that is listed twice has two writers
+    damaged_lists();
+#endif
     return check::finish("cuda emulation");
 }

@@ -88,9 +88,10 @@ def test_gelu_in_bf16_is_rounded_once() -> None:
     wide = Mlp(WIDTH, OUT).double()
     wide.load_state_dict(mlp.state_dict())
     with torch.no_grad():
-        assert calls(mlp.fc1, x) == 0 and calls(mlp, x) == 1
+        assert calls(mlp.fc1, x) == 0 and calls(mlp, x) == int(linear.serves_bf16())
         want = wide.act(wide.fc1(x.double()))
-        torch.testing.assert_close(mlp.hidden(x).double(), want, atol=2e-3, rtol=2**-8)
+        rounded = 1 if linear.serves_bf16() else 2  # where oneDNN has no bf16: behind the product, and behind the GELU
+        torch.testing.assert_close(mlp.hidden(x).double(), want, atol=2e-3 * rounded, rtol=2**-8 * rounded)
 
 
 def test_who_is_served_by_torch_itself() -> None:

@@ -56,7 +56,8 @@ class Linear(nn.Linear):
         return (
             _pointwise is not None
             and is_eager(x, self.weight, self.bias)
-            and x.dtype == self.weight.dtype in (torch.float32, torch.bfloat16)
+            and x.dtype == self.weight.dtype
+            and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and serves_bf16()))
             and x.device.type == "cpu"
             and x.dim() == 2
             and x.shape[0] * self.weight.numel() >= SMALLEST
@@ -64,6 +65,12 @@ class Linear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
             and torch.autograd.forward_ad._current_level < 0
         )
+
+
+@functools.cache
+def serves_bf16() -> bool:
+    """Whether oneDNN multiplies bf16 on this processor: not with AVX2 alone, where it raises an error."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def is_watched(module: nn.Module) -> bool:

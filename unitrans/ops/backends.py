@@ -16,7 +16,9 @@ from unitrans.ops.compiled import (
     attention_compiled,
     attention_compiled_qkv,
     best_isa,
+    is_eager,
 )
+from unitrans.ops.plan import Plan
 from unitrans.ops.reference import attention_reference
 from unitrans.ops.sdpa import NOTE, attention_torch, attention_torch_qkv
 
@@ -80,9 +82,26 @@ def _torch_why_not(device: str) -> str | None:
     return "it reads the sizes of groups, and meta tensors have none" if device == "meta" else None
 
 
-def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *call, _need_lse = arguments
-    return attention_reference(*call)
+def _check_on_host(x: Tensor, plan: Plan) -> None:
+    """torch's indexing would take a negative row of a plan that somebody wrote into as one from the end."""
+    if x.device.type == "cpu" and is_eager(x):
+        plan.check()
+
+
+def _torch(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *arguments: Any) -> tuple[Tensor, Tensor]:
+    _check_on_host(q, plan)
+    return attention_torch(q, k, v, plan, *arguments)
+
+
+def _torch_qkv(qkv: Tensor, plan: Plan, *arguments: Any) -> tuple[Tensor, Tensor]:
+    _check_on_host(qkv, plan)
+    return attention_torch_qkv(qkv, plan, *arguments)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *arguments: Any) -> tuple[Tensor, Tensor]:
+    _check_on_host(q, plan)
+    *options, _need_lse = arguments
+    return attention_reference(q, k, v, plan, *options)
 
 
 def _reference_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -103,7 +122,7 @@ BACKENDS = (
         for level, isa in enumerate(ISA_NAMES)
     ),
     Backend("cuda", _cuda_why_not, _cuda, _cuda_qkv, _CUDA_NOTE),
-    Backend("torch", _torch_why_not, attention_torch, attention_torch_qkv, NOTE),
+    Backend("torch", _torch_why_not, _torch, _torch_qkv, NOTE),
     Backend("reference", lambda device: None, _reference, _reference_qkv),
 )
 

@@ -4,13 +4,16 @@ Made once per batch on the host (C++ behind `unitrans._graph`). Shape letters: B
 E edges, F features of an edge, K hops, R pairs of nodes (the sum of n * n), U different edges.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from unitrans.ops.movable import Movable
@@ -36,6 +39,9 @@ class GraphPairs(Movable):
         distance: int16 [R], edges of a shortest path from i to j, UNREACHABLE (510) without one.
         hops: int32 [R, K], codes of the first K edges of that path, 0 behind its end.
         edges: int64 [U, F], what the codes stand for: code c is an edge with the features edges[c - 1].
+
+    Raises:
+        ValueError: lists that do not fit together; the message names the list.
     """
 
     cu_nodes: Tensor
@@ -43,6 +49,11 @@ class GraphPairs(Movable):
     distance: Tensor
     hops: Tensor
     edges: Tensor
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if self.cu_nodes.device.type == "cpu" and not isinstance(self.cu_nodes, FakeTensor):
+            _check_values(self)
 
     @classmethod
     def from_edges(
@@ -109,7 +120,80 @@ class GraphPairs(Movable):
         return self.degree.shape[0]
 
 
-pytree.register_dataclass(GraphPairs, serialized_type_name="unitrans.GraphPairs")
+def _check_fields(pairs: GraphPairs) -> None:
+    lists: dict[str, tuple[torch.dtype, int]] = {
+        "cu_nodes": (torch.int32, 1),
+        "degree": (torch.int64, 1),
+        "distance": (torch.int16, 1),
+        "hops": (torch.int32, 2),
+        "edges": (torch.int64, 2),
+    }
+    for name, (dtype, dims) in lists.items():
+        value = getattr(pairs, name)
+        if not isinstance(value, Tensor) or value.dtype != dtype or value.dim() != dims:
+            raise ValueError(f"{name}: expected {dtype} with {dims} dimensions, got {_describe(value)}")
+        if value.device != pairs.cu_nodes.device:
+            raise ValueError(f"{name}: expected on {pairs.cu_nodes.device} like cu_nodes, got {value.device}")
+    if pairs.cu_nodes.shape[0] < 1:
+        raise ValueError("cu_nodes: expected at least one entry (a 0), got none")
+    if pairs.hops.shape[0] != pairs.distance.shape[0]:
+        raise ValueError(
+            f"hops: expected {pairs.distance.shape[0]} pairs as distance, got {pairs.hops.shape[0]}"
+        )
+
+
+def _check_values(pairs: GraphPairs) -> None:
+    sizes = pairs.cu_nodes.diff().long()
+    first, last = int(pairs.cu_nodes[0]), int(pairs.cu_nodes[-1])
+    if first != 0 or last != pairs.num_nodes or bool((sizes < 0).any()):
+        raise ValueError(
+            f"cu_nodes: expected to start at 0, never to fall and to end at the {pairs.num_nodes} nodes of degree, "
+            f"got {first} to {last}{' with falls' if bool((sizes < 0).any()) else ''}"
+        )
+    if int((sizes * sizes).sum()) != pairs.distance.shape[0]:
+        raise ValueError(
+            f"distance: expected {int((sizes * sizes).sum())} pairs for these graphs, got {pairs.distance.shape[0]}"
+        )
+    for name, value, limit in (
+        ("degree", pairs.degree, None),
+        ("distance", pairs.distance, None),
+        ("hops", pairs.hops, pairs.edges.shape[0]),
+    ):
+        if not value.numel():
+            continue
+        low, high = (int(x) for x in value.aminmax())
+        if low < 0 or (limit is not None and high > limit):
+            expected = "at least 0" if limit is None else f"codes of the {limit} edges (0: none)"
+            raise ValueError(f"{name}: expected {expected}, got {low} to {high}")
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(GraphPairs))
+
+
+def _unflatten(leaves: Iterable[Any], context: tuple[()]) -> GraphPairs:
+    """Unchecked, since the leaves may be anything while a function is traced; the op looks again at every call."""
+    pairs = object.__new__(GraphPairs)
+    for name, value in zip(_FIELDS, leaves, strict=True):
+        object.__setattr__(pairs, name, value)
+    return pairs
+
+
+pytree.register_pytree_node(
+    GraphPairs,
+    lambda pairs: ([getattr(pairs, name) for name in _FIELDS], ()),
+    _unflatten,
+    serialized_type_name="unitrans.GraphPairs",
+    to_dumpable_context=list,
+    from_dumpable_context=lambda context: (),
+    flatten_with_keys_fn=lambda pairs: (
+        [(pytree.GetAttrKey(name), getattr(pairs, name)) for name in _FIELDS],
+        (),
+    ),
+)
 
 
 def _cumulative(counts: ArrayLike) -> np.ndarray:

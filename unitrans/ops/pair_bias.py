@@ -34,11 +34,12 @@ def pair_bias(
         plane[i + 1, j + 1] = spatial[d + 1, h] + sum_k hop[k, c_k, h] / min(max(d, 1), max_divisor)
         plane[0, *] = plane[i + 1, 0] = token[h]
 
-    and -inf, with gradient 0, where d >= max_distance. Sums of the gradients are in fp64; results are bit-equal for
-    any number of threads.
+    and -inf, with gradient 0, where d >= max_distance. A distance d for which the spatial table has no row d + 1 (so
+    nodes without a path, in a small table) takes its last row. Sums of the gradients are in fp64; results are
+    bit-equal for any number of threads.
 
     Args:
-        spatial: [S, N], fp32 or fp64; row 0 is never read.
+        spatial: [S, N], fp32 or fp64, S > 0; row 0 is read only where it is the last one.
         hop: [K, U + 1, N]; row 0 of each hop stands for no edge.
         token: [N].
         pairs: of the graphs, on the device of the tables.
@@ -52,6 +53,7 @@ def pair_bias(
 
     Raises:
         ValueError: tables that do not fit the pairs.
+        RuntimeError: pairs that somebody wrote into (`GraphPairs` checks what it is made of).
     """
     _check(spatial, hop, token, pairs)
     if backend not in (None, "cpu", "cuda", "reference"):
@@ -78,6 +80,8 @@ def _check(spatial: Tensor, hop: Tensor, token: Tensor, pairs: GraphPairs) -> No
                 f"{name}: expected float32 or float64 (all tables alike) with {sides} dimensions, "
                 f"got {table.dtype} {list(table.shape)}"
             )
+    if spatial.shape[0] < 1:
+        raise ValueError(f"spatial: expected at least one row, got {list(spatial.shape)}")
     heads, codes = spatial.shape[1], pairs.edges.shape[0] + 1
     if token.shape[0] != heads or hop.shape != (pairs.hops.shape[1], codes, heads):
         raise ValueError(

@@ -101,6 +101,24 @@ class Plan(Movable):
         if self.bias_offset is not None and not self.bias_size:
             object.__setattr__(self, "bias_size", num_entries)
 
+    def check(self) -> None:
+        """Reads all lists again, as the constructor does; on a GPU this waits for the device.
+
+        Raises:
+            ValueError: lists that do not fit together, since somebody wrote into them.
+        """
+        check_fields(self)
+        check_values(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a plan in a pickle, a copy, or a file that `torch.load` reads: checked as a new one."""
+        unknown = state.keys() - _DEFAULTS.keys()
+        if unknown:
+            raise ValueError(f"Plan: expected fields of a plan only, got {', '.join(map(str, unknown))}")
+        for name, default in _DEFAULTS.items():
+            object.__setattr__(self, name, state.get(name, default))
+        self.__post_init__()
+
     @classmethod
     def _trusted(cls, **fields: Any) -> "Plan":
         """A plan from lists that are right by construction: no check, so that it can be traced."""

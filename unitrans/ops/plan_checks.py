@@ -1,4 +1,4 @@
-"""Checks of plans made by hand: every mistake is a ValueError that names the list."""
+"""Checks of plans from outside (made by hand, read from a file): every mistake is a ValueError that names the list."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 def check_fields(plan: "Plan") -> None:
     """Types, shapes, devices and which fields come together; reads no values."""
+    for name in ("num_tokens", "max_group_size", "bias_size", "num_keys", "max_key_group_size"):
+        value = getattr(plan, name)
+        is_optional = name in ("num_keys", "max_key_group_size")
+        if not (isinstance(value, (int, torch.SymInt)) or (value is None and is_optional)) or isinstance(
+            value, bool
+        ):
+            raise ValueError(f"{name}: expected an integer, got {value!r}")
     if not isinstance(plan.cu_seqlens, Tensor) or plan.cu_seqlens.dim() != 1 or plan.cu_seqlens.shape[0] < 1:
         raise ValueError(f"cu_seqlens: expected an int32 tensor [G + 1], got {_describe(plan.cu_seqlens)}")
     _check_companions(plan)

@@ -54,16 +54,22 @@ class _Buckets:
     every_row: bool  # every row of q is listed
 
 
-_CACHE: "weakref.WeakKeyDictionary[Plan, _Buckets]" = weakref.WeakKeyDictionary()
+_State = tuple[tuple[int, int], ...]
+_CACHE: "weakref.WeakKeyDictionary[Plan, tuple[_State, _Buckets]]" = weakref.WeakKeyDictionary()
+
+
+def _state(plan: Plan) -> _State:
+    """Which tensors a plan holds, and how often somebody has written into each."""
+    return tuple((id(x), 0 if x.is_inference() else x._version) for _, x in plan._tensors())
 
 
 def _buckets(plan: Plan) -> _Buckets:
-    """Of a plan, made once: it reads the sizes of the groups on the host."""
-    found = _CACHE.get(plan)
-    if found is None:
+    """Of a plan, made once as long as its lists stay as they are: it reads the sizes of the groups on the host."""
+    state, found = _state(plan), _CACHE.get(plan)
+    if found is None or found[0] != state:
         with torch.no_grad(), torch.inference_mode(False):
-            found = _CACHE[plan] = _make_buckets(plan)
-    return found
+            found = _CACHE[plan] = (state, _make_buckets(plan))
+    return found[1]
 
 
 def _rounded(size: int) -> int:

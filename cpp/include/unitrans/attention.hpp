@@ -14,11 +14,12 @@
 // that row NaN.
 //
 // Results are bit-equal from run to run and for any number of threads: work is cut by the plan
-// alone. Nothing is checked here: plans and shapes are checked where they are made.
+// alone. The kernels check nothing: a caller whose lists come from outside asks plan_fault first.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace unitrans {
 
@@ -54,6 +55,8 @@ struct Groups {
     const int32_t* token_index = nullptr;
     // [M] place of each entry in its bias plane, strictly ascending in a group; null: 0, 1, ...
     const int32_t* position = nullptr;
+    // M, the entries that token_index and position have (without them the rows of the stream)
+    int64_t num_entries = 0;
 };
 
 struct Plan {
@@ -108,6 +111,12 @@ struct Gradients {
     void* dbias = nullptr;   // [N, P] contiguous, element type; null: not wanted
     void* dscale = nullptr;  // [N], element type; null: not wanted
 };
+
+// Empty, or in words the first list that would make the kernels read or write where they must not, or
+// leave a row unwritten: sizes that fall or do not end at M, rows outside the stream, a query listed
+// twice, places that do not rise, a reach below -1, planes that end behind the bias. One pass over the
+// lists (all but reads of memory is vectorized), whose pointers and lengths must be right.
+std::string plan_fault(const Problem& problem);
 
 // Runs body(0) ... body(num_tasks - 1) in any order on any threads, and returns when all are done.
 using Parallel =

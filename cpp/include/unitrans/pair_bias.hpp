@@ -7,12 +7,14 @@
 //     plane[0, *] = plane[i + 1, 0] = token[h]
 //
 // and -inf, without gradient, where d >= max_distance (Graphormer, Ying et al. 2021, sections 3.1.2
-// and 3.1.3). Code 0 is "no edge" and has a row of its own.
+// and 3.1.3). A distance for which the spatial table has no row takes its last one. Code 0 is "no edge"
+// and has a row of its own.
 //
-// Nothing is checked here. Results are bit-equal for any number of threads.
+// The functions check nothing: a caller whose lists come from outside asks pair_bias_fault first. Results are bit-equal for any number of threads.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "unitrans/attention.hpp"
 
@@ -22,6 +24,7 @@ namespace unitrans {
 struct PairBias {
     DType dtype = DType::kFloat32;
     int64_t num_graphs = 0;
+    int64_t num_nodes = 0;  // of all graphs
     int64_t num_heads = 0;  // N
     int64_t num_spatial = 0;
     int64_t num_hops = 0;   // K
@@ -36,6 +39,10 @@ struct PairBias {
     const void* hop = nullptr;          // [K, num_codes, N]
     const void* token = nullptr;        // [N]
 };
+
+// Empty, or in words the first list that would make the functions read or write where they must not:
+// graphs whose sizes fall or do not make `num_pairs` pairs, a distance below 0, a code without a row.
+std::string pair_bias_fault(const PairBias& problem, int64_t num_pairs);
 
 // planes: [N, P], element type.
 void pair_bias_forward(const PairBias& problem, void* planes, const Parallel& parallel);

@@ -62,6 +62,9 @@ struct Lists {
 // asked for, listed at most once; positions are >= 0 and strictly ascending inside a group.
 void check_lists(const Lists& lists, bool unique);
 
+// reach [G, 2]: -1 (unlimited) or more.
+void check_reach(std::span<const int32_t> reach);
+
 // Every addressed bias entry is inside its row and the plane; returns the number of entries needed.
 // Both sides have passed check_lists and have G groups. offset, row_stride: [G]; offset -1 is a group
 // without bias. bias_size: the entries that the caller promises, or absent.

@@ -38,7 +38,8 @@ struct Group {
         keys = {plan.key.token_index ? plan.key.token_index + k0 : nullptr, k0};
         query_position = plan.query.position ? plan.query.position + q0 : nullptr;
         key_position = plan.key.position ? plan.key.position + k0 : nullptr;
-        consecutive_keys = key_position == nullptr || num_keys == 0 ||
+        consecutive_keys = key_position == nullptr || plan.bias_offset == nullptr ||
+                           num_keys == 0 ||
                            key_position[num_keys - 1] - key_position[0] == num_keys - 1;
         if (plan.bias_offset != nullptr) {
             bias_offset = plan.bias_offset[g];

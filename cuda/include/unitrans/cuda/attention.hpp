@@ -38,11 +38,9 @@ void attention_backward(const Problem& problem, const Sizes& sizes, const int64_
                         const BackwardInputs& inputs, const Gradients& gradients, void* workspace,
                         void* stream);
 
-size_t pair_bias_workspace(const PairBias& problem, int64_t num_nodes, bool backward);
-void pair_bias_forward(const PairBias& problem, int64_t num_nodes, void* planes, void* workspace,
-                       void* stream);
-void pair_bias_backward(const PairBias& problem, int64_t num_nodes, const void* grad_planes,
-                        void* grad_spatial, void* grad_hop, void* grad_token, void* workspace,
-                        void* stream);
+size_t pair_bias_workspace(const PairBias& problem, bool backward);
+void pair_bias_forward(const PairBias& problem, void* planes, void* workspace, void* stream);
+void pair_bias_backward(const PairBias& problem, const void* grad_planes, void* grad_spatial,
+                        void* grad_hop, void* grad_token, void* workspace, void* stream);
 
 }  // namespace unitrans::cuda
