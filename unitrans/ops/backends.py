@@ -104,8 +104,9 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *arguments: Any) -> 
     return attention_reference(q, k, v, plan, *options)
 
 
-def _reference_qkv(qkv: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return _reference(*qkv.unbind(1), *arguments)
+def _reference_qkv(qkv: Tensor, plan: Plan, *arguments: Any) -> tuple[Tensor, Tensor]:
+    q, k, v = qkv.unbind(1)
+    return _reference(q, k, v, plan, *arguments)
 
 
 # In order of preference; "torch" and the reference serve every device that torch has. The CPU levels below the best are
