@@ -29,7 +29,8 @@ inline unitrans::DType core_dtype(const Tensor& x) {
         case ScalarType::Double:
             return unitrans::DType::kFloat64;
         default:
-            STD_TORCH_CHECK(false, "unitrans: unsupported dtype of q");
+            refuse("q: expected Float, BFloat16, Half or Double, got ",
+                   torch::headeronly::toString(x.scalar_type()));
     }
 }
 
@@ -40,7 +41,7 @@ inline ScalarType accumulate_type(const Tensor& x) {
 // The kernels read rows of unit stride; expanded gradients (of a sum, say) do not have it.
 inline Tensor unit_stride(const Tensor& x) {
     const int64_t last = x.dim() - 1;
-    return x.stride(last) == 1 || x.size(last) <= 1 ? x : torch::stable::contiguous(x);
+    return last < 0 || x.stride(last) == 1 || x.size(last) <= 1 ? x : torch::stable::contiguous(x);
 }
 
 inline unitrans::ConstRows const_rows(const Tensor& x) {

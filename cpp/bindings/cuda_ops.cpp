@@ -23,9 +23,9 @@ void* current_stream(int32_t device) {
         return reinterpret_cast<Function>(
             library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
     }();
-    STD_TORCH_CHECK(function != nullptr, "unitrans: this torch has no CUDA streams");
+    if (function == nullptr) refuse("this torch has no CUDA streams");
     void* stream = nullptr;
-    STD_TORCH_CHECK(function(device, &stream) == 0, "unitrans: torch gives no current CUDA stream");
+    if (function(device, &stream) != 0) refuse("torch gives no current CUDA stream");
     return stream;
 }
 
@@ -48,7 +48,7 @@ struct CudaCall : Call {
           stream(current_stream(q.get_device_index())),
           seed(optional_data<int64_t>(dropout_seed)) {
         const char* reason = unitrans::cuda::why_not(problem);
-        STD_TORCH_CHECK(reason == nullptr, "unitrans: ", reason);
+        if (reason != nullptr) refuse(reason);
         sizes.max_group_size = max_group_size;
         sizes.max_key_group_size = max_key_group_size;
         sizes.listed_queries = token_index ? token_index->size(0) : problem.num_queries;

@@ -23,8 +23,8 @@ struct CpuCall : Call {
     CpuCall(Call&& call, const OptionalTensor& dropout_seed, int64_t isa_in)
         : Call(std::move(call)),
           isa(isa_in < 0 ? unitrans::best_isa() : static_cast<unitrans::Isa>(isa_in)) {
-        STD_TORCH_CHECK(isa <= unitrans::best_isa(),
-                        "unitrans: this processor cannot run that instruction set");
+        if (isa > unitrans::best_isa())
+            refuse("isa: this processor cannot run that instruction set");
         const std::string fault = unitrans::plan_fault(problem);
         if (!fault.empty()) refuse(fault);
         if (dropout_seed) {

@@ -90,7 +90,9 @@ def test_gelu_in_bf16_is_rounded_once() -> None:
     with torch.no_grad():
         assert calls(mlp.fc1, x) == 0 and calls(mlp, x) == int(linear.serves_bf16())
         want = wide.act(wide.fc1(x.double()))
-        rounded = 1 if linear.serves_bf16() else 2  # where oneDNN has no bf16: behind the product, and behind the GELU
+        rounded = (
+            1 if linear.serves_bf16() else 2
+        )  # where oneDNN has no bf16: behind the product, and behind the GELU
         torch.testing.assert_close(mlp.hidden(x).double(), want, atol=2e-3 * rounded, rtol=2**-8 * rounded)
 
 

@@ -190,7 +190,7 @@ def _check_bias(bias: Tensor, q: Tensor, plan: Plan, dtype: torch.dtype) -> None
 def _scale_per_head(scale: float | Tensor | None, q: Tensor, dtype: torch.dtype) -> Tensor:
     num_heads = q.shape[-2]
     if not isinstance(scale, Tensor):
-        value = q.shape[-1] ** -0.5 if scale is None else float(scale)
+        value = max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
         if not math.isfinite(value):
             raise ValueError(f"scale: expected a finite number, got {value}")
         if q.device.type == "cpu" and is_eager(q):

@@ -155,7 +155,21 @@ def _accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def refuse_mixed_devices(op: str, *arguments: Any) -> None:
+    """One meta tensor among others would bring a call to the function of shapes, whose results hold no numbers.
+
+    Raises:
+        RuntimeError: tensors on several devices.
+    """
+    devices = {str(x.device) for x in arguments if isinstance(x, Tensor)}
+    if len(devices) > 1:
+        raise RuntimeError(
+            f"unitrans: {op}: expected all tensors on one device, got {', '.join(sorted(devices))}"
+        )
+
+
 def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    refuse_mixed_devices("attention", q, k, v, *rest)
     out = q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
     return out, q.new_empty((q.shape[0], q.shape[1]), dtype=_accumulate_dtype(q))
 
@@ -163,6 +177,7 @@ def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor
 def _backward_shapes(
     grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    refuse_mixed_devices("attention", grad_out, grad_lse, q, k, v, *rest)
     bias, scale, need_bias, need_scale = rest[_NUM_PLAN], rest[_NUM_PLAN + 1], rest[-2], rest[-1]
     grad_bias = bias.new_empty(bias.shape) if need_bias else scale.new_empty((0,))
     grad_scale = scale.new_empty(scale.shape) if need_scale else scale.new_empty((0,))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unitrans.ops.compiled import CUDA_LOAD_ERROR, LOAD_ERROR
+from unitrans.ops.compiled import CUDA_LOAD_ERROR, LOAD_ERROR, refuse_mixed_devices
 from unitrans.ops.graphs import GraphPairs
 
 _DTYPES = (torch.float32, torch.float64)
@@ -130,6 +130,7 @@ _Arguments = tuple[Any, ...]
 
 
 def _forward_shapes(spatial: Tensor, hop: Tensor, token: Tensor, *rest: Any) -> Tensor:
+    refuse_mixed_devices("pair_bias", spatial, hop, token, *rest)
     cu_nodes, distance, _, num_nodes = rest[:4]
     return spatial.new_empty((spatial.shape[1], distance.shape[0] + 2 * num_nodes + cu_nodes.shape[0] - 1))
 
@@ -137,6 +138,7 @@ def _forward_shapes(spatial: Tensor, hop: Tensor, token: Tensor, *rest: Any) -> 
 def _backward_shapes(
     grad: Tensor, spatial: Tensor, hop: Tensor, token: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    refuse_mixed_devices("pair_bias", grad, spatial, hop, token, *rest)
     return spatial.new_empty(spatial.shape), hop.new_empty(hop.shape), token.new_empty(token.shape)
 
 
