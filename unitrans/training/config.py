@@ -171,6 +171,11 @@ def _base_of(base: Any, file: Path, path: str) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: base: the files build on each other in a circle") from None
 
 
+def shorten(text: str, most: int = 80) -> str:
+    """The text in quotes, as much of it as a sentence can hold."""
+    return repr(text if len(text) <= most else f"{text[:most]}...")
+
+
 def _checked_layer(content: Any, where: str) -> dict[str, Any]:
     """A layer has the sections and nothing else; ``objective: mim`` is short for ``objective: {name: mim}``."""
     if not isinstance(content, dict):
@@ -201,12 +206,12 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise ConfigError(f"expected key=value such as train.max_steps=100, got {setting!r}")
+            raise ConfigError(f"expected key=value such as train.max_steps=100, got {shorten(setting)}")
         try:
             value = load(text)
         except ValueError as error:
             raise ConfigError(
-                f"{name}: the value {text!r} cannot be read as YAML ({error}); put text in quotes, as in "
+                f"{name}: the value {shorten(text)} cannot be read as YAML ({error}); put text in quotes, as in "
                 f"""'{name}="..."'"""
             ) from None
         if isinstance(value, str) and text.strip()[:1] not in "\"'|>":
