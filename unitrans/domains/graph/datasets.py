@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.foreign import arrays_only
 from unitrans.domains.graph.chemistry import Molecule
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
@@ -109,21 +105,9 @@ def saved_list(path: Path, data: DataConfig) -> Rows:
     """A list of `Data`, or an InMemoryDataset's (data, slices), from torch.save. Nothing but tensors and PyG's own
     containers is unpickled."""
     geometric = _geometric()
-    parts, stores = geometric.data.data, geometric.data.storage
-    names = (
-        (parts, "Data DataEdgeAttr DataTensorAttr"),
-        (stores, "GlobalStorage BaseStorage NodeStorage EdgeStorage"),
-    )
-    containers = [
-        getattr(where, name) for where, listed in names for name in listed.split() if hasattr(where, name)
-    ]
-    try:
-        with torch.serialization.safe_globals(containers):
-            loaded = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"data.path: {path} cannot be read as a list of PyG Data: {' '.join(str(error).split())[:200]}"
-        ) from None
+    containers = _containers(geometric)
+    with arrays_only(f"data.path: {path}", *containers), torch.serialization.safe_globals(containers):
+        loaded = torch.load(path, weights_only=True)
     if isinstance(loaded, tuple) and len(loaded) >= 2:
         fields, slices = loaded[0], loaded[1]
         whole = geometric.data.Data.from_dict(fields) if isinstance(fields, Mapping) else fields
@@ -137,24 +121,46 @@ def saved_list(path: Path, data: DataConfig) -> Rows:
     return from_pyg(loaded, data.max_nodes)
 
 
+def _containers(geometric: Any) -> list[type]:
+    """PyG's classes of data, which are dictionaries with other names."""
+    named = (
+        (geometric.data.data, "Data DataEdgeAttr DataTensorAttr"),
+        (geometric.data.storage, "GlobalStorage BaseStorage NodeStorage EdgeStorage"),
+    )
+    return [getattr(where, name) for where, names in named for name in names.split() if hasattr(where, name)]
+
+
 def pyg(data: DataConfig) -> Rows:
-    """pyg:NAME:ROOT, a class of torch_geometric.datasets; its own split where its constructor has one."""
+    """pyg:NAME:ROOT, a class of torch_geometric.datasets; its own split where its constructor has one. Its loaders
+    unpickle what lies in ROOT, so they run under a guard."""
     _, _, rest = data.path.partition(":")
     name, _, root = rest.partition(":")
-    _geometric()
+    geometric = _geometric()
     import torch_geometric.datasets as known
 
-    if not hasattr(known, name):
+    cls = getattr(known, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, geometric.data.Dataset)):
         raise ValueError(
-            f"data.path: torch_geometric.datasets has no {name!r}; expected pyg:NAME:ROOT"
+            f"data.path: torch_geometric.datasets has no data set {name!r}; expected pyg:NAME:ROOT"
             f"{nearest_name(name, dir(known))}"
         )
-    cls, root = getattr(known, name), root or str(Path("data") / name.lower())
+    root = root or str(Path("data") / name.lower())
     parameters = inspect.signature(cls).parameters
+    missing = [
+        parameter.name
+        for parameter in list(parameters.values())[1:]
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if missing:
+        raise ValueError(
+            f"data.path: pyg:{name}: this class needs {', '.join(missing)} as well, which pyg:NAME:ROOT cannot say; "
+            "save its graphs with torch.save(list(dataset), 'graphs.pt') and name that file"
+        )
     extra: dict[str, Any] = {"subset": True} if "subset" in parameters else {}
-    if "split" not in parameters:
-        return from_pyg(cls(root), data.max_nodes)
-    parts = [list(cls(root, split=part, **extra)) for part in ("train", "val", "test")]
+    with arrays_only("data.path", *_containers(geometric)):
+        if "split" not in parameters:
+            return from_pyg(cls(root), data.max_nodes)
+        parts = [list(cls(root, split=part, **extra)) for part in ("train", "val", "test")]
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     official = Parts(*(list(range(a, b)) for a, b in itertools.pairwise(ends)))
     return from_pyg([graph for part in parts for graph in part], data.max_nodes, official)
@@ -193,7 +199,7 @@ def _pcqm(name: str, root: Path, data: DataConfig) -> Rows:
     _must_exist(folder / "raw" / "data.csv.gz", "ogb.lsc import PCQM4Mv2Dataset as D; D", root, f"'{root}'")
     from ogb.lsc import PCQM4Mv2Dataset
 
-    with arrays_only():
+    with arrays_only("data.path", plain_torch_load=True):
         loaded = PCQM4Mv2Dataset(root=str(root), only_smiles=True)
         split = loaded.get_idx_split()
     table = parse_smiles(loaded.graphs, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
@@ -218,7 +224,7 @@ def _ogbg(name: str, root: Path, data: DataConfig) -> Rows:
         )
     from ogb.graphproppred import GraphPropPredDataset
 
-    with arrays_only():
+    with arrays_only("data.path", plain_torch_load=True):
         loaded = GraphPropPredDataset(name=name, root=str(root))
         split = loaded.get_idx_split()
     if loaded.task_type not in ("binary classification", "regression"):
@@ -258,36 +264,3 @@ def _must_exist(file: Path, statement: str, root: Path, arguments: str) -> None:
             f"data.path: there is no {file}; fetch the data set once with: "
             f'python -c "from {statement}({arguments})"'
         )
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays and tensors, and refuses everything else."""
-
-    _allowed = {
-        "numpy": {"ndarray", "dtype"},
-        "numpy.core.multiarray": {"_reconstruct", "scalar"},
-        "numpy._core.multiarray": {"_reconstruct", "scalar"},
-        "torch._utils": {"_rebuild_tensor_v2"},
-        "torch": {"LongStorage", "FloatStorage", "DoubleStorage", "IntStorage"},
-        "collections": {"OrderedDict"},
-        "_codecs": {"encode"},  # bytes of arrays in old protocols
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The named object, if it is a part of an array."""
-        if name not in self._allowed.get(module, ()):
-            raise pickle.UnpicklingError(f"expected arrays, got {module}.{name}: the file is not loaded")
-        return super().find_class(module, name)
-
-
-@contextmanager
-def arrays_only() -> Iterator[None]:
-    """Inside, torch.load takes the pickled NumPy arrays that OGB's files hold, in the protocol that `weights_only` does
-    not know, and nothing else that is pickled."""
-    module = SimpleNamespace(Unpickler=_ArraysOnly, __name__="arrays_only")
-    load = partial(torch.load, weights_only=False, pickle_module=module)
-    try:
-        with mock.patch.object(torch, "load", load):
-            yield
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"data.path: a file of the data set cannot be read: {error}") from None
