@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     import torch
 
+    from unitrans.ops.self_check import describe
     from unitrans.training.environment import describe_environment, torch_note
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,7 +47,11 @@ def main(arguments: Sequence[str]) -> int:
     for name, state in found["backends"].items():
         print(f"{'':<10} {name}: {state}")
     print(f"GPU        {', '.join(found['gpus']) or why_no_gpu()}")
+    verdicts = describe()
+    for verdict in verdicts:
+        print(f"self-check {verdict}")
     problems = [note for note in [torch_note()] if note]
+    problems += [f"the CUDA kernels are not used: {verdict}" for verdict in verdicts if "FAILED" in verdict]
     problems += companion_problems(found["packages"])
     if found["threads"] > found["cpus"]:
         problems.append(

@@ -18,9 +18,11 @@ from unitrans.ops.compiled import (
     best_isa,
     is_eager,
 )
+from unitrans.ops.movable import before_move
 from unitrans.ops.plan import Plan
 from unitrans.ops.reference import attention_reference
 from unitrans.ops.sdpa import NOTE, attention_torch, attention_torch_qkv
+from unitrans.ops.self_check import check_before_use, distrust
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def _cpu_why_not(isa: str, device: str) -> str | None:
         return f"this processor (or build) has no {isa}; its best is {_BEST_ISA}"
     return LOAD_ERROR
 
+
+before_move.append(check_before_use)
 
 #: What the CUDA kernels hand to the `torch` backend, in words.
 _CUDA_NOTE = "fp32, bf16 and fp16 with head_dim up to 128; other calls go to the torch backend"
@@ -171,7 +175,8 @@ def explain_backends(device: str) -> list[tuple[str, str | None]]:
 
 
 def choose_backend(name: str | None, device: torch.device) -> Backend:
-    """The backend of that name, or the first that serves the device.
+    """The backend of that name, or the first that serves the device. The CUDA kernels serve calls that name no backend
+    only where `unitrans.ops.self_check` trusts them.
 
     Raises:
         ValueError: no such backend, or it cannot serve this device; the message says why.
@@ -180,7 +185,11 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
     if name is None:
         if device.type == "cpu":
             return _CPU_DEFAULT
-        return next(backend for backend in BACKENDS if backend.why_not(device.type) is None)
+        return next(
+            backend
+            for backend in BACKENDS
+            if backend.why_not(device.type) is None and not (backend.name == "cuda" and distrust(device))
+        )
     for backend in BACKENDS:
         if backend.name == name:
             reason = backend.why_not(device.type)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 M = TypeVar("M", bound="Movable")
 
+#: Called with the device before values move to one; see `unitrans.ops.backends`.
+before_move: list[Callable[[torch.device], None]] = []
+
 
 class Movable:
     """Base of frozen dataclasses whose fields are tensors, others of these, lists of both, or anything that stays."""
@@ -17,6 +20,8 @@ class Movable:
 
     def to(self: M, device: torch.device | str | int, *, non_blocking: bool = False) -> M:
         """The same on another device; the arguments of `Tensor.to`."""
+        for prepare in before_move:
+            prepare(torch.device(device))
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: M) -> M:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unitrans.ops.compiled import CUDA_LOAD_ERROR, LOAD_ERROR, refuse_mixed_devices
 from unitrans.ops.graphs import GraphPairs
+from unitrans.ops.self_check import distrust
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -45,7 +46,7 @@ def pair_bias(
         pairs: of the graphs, on the device of the tables.
         max_divisor: largest number that the sum over hops is divided by; 1: it is not divided.
         max_distance: pairs this far apart or farther do not see each other.
-        backend: None (the compiled one where it serves the device), "cpu", "cuda" or "reference".
+        backend: None (the compiled one where it serves the device and is trusted there), "cpu", "cuda" or "reference".
 
     Returns:
         [N, P], the plane of each graph flat, one after the other, as `Plan.from_lengths(n + 1, bias="ragged")`
@@ -65,7 +66,8 @@ def pair_bias(
         if reason is not None:
             raise ValueError(f"backend={backend!r} cannot serve this call: {reason}")
     lists = (pairs.cu_nodes, pairs.distance, pairs.hops)
-    if backend == "reference" or why_not is not None:
+    distrusted = backend is None and device == "cuda" and why_not is None and distrust(spatial.device)
+    if backend == "reference" or why_not is not None or distrusted:
         return pair_bias_reference(spatial, hop, token, *lists, max_divisor, max_distance)
     planes: Tensor = torch.ops.unitrans.pair_bias_forward(
         spatial, hop, token, *lists, pairs.num_nodes, max_divisor, max_distance

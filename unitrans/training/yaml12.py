@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise ValueError(f"line {line}: values are nested more than {MAX_DEPTH} levels deep")
-        node: Any = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self._sizes[id(node)] = self._size(node, line)

@@ -106,7 +106,7 @@ def saved_list(path: Path, data: DataConfig) -> Rows:
     containers is unpickled."""
     geometric = _geometric()
     containers = _containers(geometric)
-    with arrays_only(f"data.path: {path}", *containers), torch.serialization.safe_globals(containers):
+    with arrays_only(f"data.path: {path}", *containers), torch.serialization.safe_globals([*containers]):
         loaded = torch.load(path, weights_only=True)
     if isinstance(loaded, tuple) and len(loaded) >= 2:
         fields, slices = loaded[0], loaded[1]
