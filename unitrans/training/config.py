@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -171,11 +172,6 @@ def _base_of(base: Any, file: Path, path: str) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: base: the files build on each other in a circle") from None
 
 
-def shorten(text: str, most: int = 80) -> str:
-    """The text in quotes, as much of it as a sentence can hold."""
-    return repr(text if len(text) <= most else f"{text[:most]}...")
-
-
 def _checked_layer(content: Any, where: str) -> dict[str, Any]:
     """A layer has the sections and nothing else; ``objective: mim`` is short for ``objective: {name: mim}``."""
     if not isinstance(content, dict):
@@ -206,12 +202,12 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise ConfigError(f"expected key=value such as train.max_steps=100, got {shorten(setting)}")
+            raise ConfigError(f"expected key=value such as train.max_steps=100, got {setting!r}")
         try:
             value = load(text)
         except ValueError as error:
             raise ConfigError(
-                f"{name}: the value {shorten(text)} cannot be read as YAML ({error}); put text in quotes, as in "
+                f"{name[:200]}: the value {text[:200]!r} cannot be read as YAML ({error}); put text in quotes, as in "
                 f"""'{name}="..."'"""
             ) from None
         if isinstance(value, str) and text.strip()[:1] not in "\"'|>":
@@ -328,9 +324,10 @@ def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, 
     if "," in domain:
         return _of_domains(read_file(str(folder / f"joint-{objective}.yaml")), domain_names(domain))
     path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
-    for file in (folder / f"{domain}-{objective}-{path}.yaml", folder / f"{domain}-{objective}.yaml"):
-        if file.parent == folder and file.is_file():
-            return read_file(str(file))
+    shipped = {file.name for file in folder.glob("*.yaml")}  # a path may be what no file can be called
+    for name in (f"{domain}-{objective}-{path}.yaml", f"{domain}-{objective}.yaml"):
+        if name in shipped:
+            return read_file(str(folder / name))
     return {}
 
 
@@ -412,13 +409,17 @@ def absolute_paths(
 ) -> dict[str, Any]:
     """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
 
-    def absolute(value: Any) -> Any:
-        if (
-            not isinstance(value, str)
-            or value in (*embedded, "none")
-            or not Path(value).expanduser().exists()
-        ):
+    def absolute(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or value in (*embedded, "none"):
             return value
-        return str(Path(value).expanduser().resolve())
+        try:
+            if "\0" in value:
+                raise OSError(errno.EINVAL, "it holds a NUL character")
+            path = Path(value).expanduser()
+            if not (path.is_file() or path.is_dir()):
+                return value  # absent, or a pipe, whose name in /dev/fd is all it has
+            return str(path.resolve())
+        except OSError as error:
+            raise ConfigError(f"data.{key}: {value[:100]!r} cannot name a file: {error.strerror}") from None
 
-    return data | {key: absolute(data[key]) for key in keys if key in data}
+    return data | {key: absolute(key, data[key]) for key in keys if key in data}
