@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.foreign import guarded, load
 from unitrans.domains.graph.chemistry import Molecule
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
@@ -109,55 +106,67 @@ def saved_list(path: Path, data: DataConfig) -> Rows:
     """A list of `Data`, or an InMemoryDataset's (data, slices), from torch.save. Nothing but tensors and PyG's own
     containers is unpickled."""
     geometric = _geometric()
-    parts, stores = geometric.data.data, geometric.data.storage
-    names = (
-        (parts, "Data DataEdgeAttr DataTensorAttr"),
-        (stores, "GlobalStorage BaseStorage NodeStorage EdgeStorage"),
-    )
-    containers = [
-        getattr(where, name) for where, listed in names for name in listed.split() if hasattr(where, name)
-    ]
-    try:
-        with torch.serialization.safe_globals(containers):
-            loaded = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"data.path: {path} cannot be read as a list of PyG Data: {' '.join(str(error).split())[:200]}"
-        ) from None
-    if isinstance(loaded, tuple) and len(loaded) >= 2:
-        fields, slices = loaded[0], loaded[1]
-        whole = geometric.data.Data.from_dict(fields) if isinstance(fields, Mapping) else fields
-        count = len(next(iter(slices.values()))) - 1
-        separate = geometric.data.separate.separate
-        loaded = [separate(geometric.data.Data, whole, i, slices, decrement=False) for i in range(count)]
-    if not isinstance(loaded, list) or not all(hasattr(item, "edge_index") for item in loaded):
-        raise ValueError(
-            f"data.path: {path}: expected a list of PyG Data objects, got {type(loaded).__name__}"
-        )
-    return from_pyg(loaded, data.max_nodes)
+    with guarded(f"data.path: {path}", "a list of PyG Data"):
+        loaded = load(path)
+        if isinstance(loaded, tuple) and len(loaded) >= 2:
+            fields, slices = loaded[0], loaded[1]
+            whole = geometric.data.Data.from_dict(fields) if isinstance(fields, Mapping) else fields
+            count = len(next(iter(slices.values()))) - 1
+            separate = geometric.data.separate.separate
+            loaded = [separate(geometric.data.Data, whole, i, slices, decrement=False) for i in range(count)]
+    return from_pyg(_checked(loaded, str(path)), data.max_nodes)
 
 
 def pyg(data: DataConfig) -> Rows:
-    """pyg:NAME:ROOT, a class of torch_geometric.datasets; its own split where its constructor has one."""
+    """pyg:NAME:ROOT, a class of torch_geometric.datasets; its own split where its constructor has one.
+
+    Its loaders run guarded (:mod:`unitrans.domains.foreign`): the files below ROOT are read as data.
+    """
     _, _, rest = data.path.partition(":")
     name, _, root = rest.partition(":")
-    _geometric()
+    geometric = _geometric()
     import torch_geometric.datasets as known
 
-    if not hasattr(known, name):
+    cls = getattr(known, name, None)
+    if not isinstance(cls, type) or not issubclass(cls, geometric.data.Dataset):
         raise ValueError(
             f"data.path: torch_geometric.datasets has no {name!r}; expected pyg:NAME:ROOT"
             f"{nearest_name(name, dir(known))}"
         )
-    cls, root = getattr(known, name), root or str(Path("data") / name.lower())
+    root = root or str(Path("data") / name.lower())
     parameters = inspect.signature(cls).parameters
     extra: dict[str, Any] = {"subset": True} if "subset" in parameters else {}
+    with guarded(f"data.path: {name} in {root}", "", sys.modules[cls.__module__]):
+        if "split" not in parameters:
+            whole = list(cls(root))
+        else:
+            parts = [list(cls(root, split=part, **extra)) for part in ("train", "val", "test")]
     if "split" not in parameters:
-        return from_pyg(cls(root), data.max_nodes)
-    parts = [list(cls(root, split=part, **extra)) for part in ("train", "val", "test")]
+        return from_pyg(_checked(whole, root), data.max_nodes)
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     official = Parts(*(list(range(a, b)) for a, b in itertools.pairwise(ends)))
-    return from_pyg([graph for part in parts for graph in part], data.max_nodes, official)
+    return from_pyg(_checked([graph for part in parts for graph in part], root), data.max_nodes, official)
+
+
+def _checked(graphs: Any, where: str) -> list[Any]:
+    """A list of Data whose fields are what their names say; ValueError for any other content."""
+    if not isinstance(graphs, list) or not all(hasattr(item, "edge_index") for item in graphs):
+        raise ValueError(
+            f"data.path: {where}: expected a list of PyG Data objects, got {type(graphs).__name__}"
+        )
+    with guarded(f"data.path: {where}: a graph"):
+        for number, graph in enumerate(graphs):
+            for field in ("x", "edge_index", "edge_attr", "y"):
+                value = getattr(graph, field, None)
+                if not (value is None or torch.is_tensor(value) or (field == "y" and np.ndim(value) < 2)):
+                    raise ValueError(
+                        f"graph {number}: expected a tensor as {field}, got {type(value).__name__}"
+                    )
+            edges = graph.edge_index
+            if edges is not None and (edges.dim() != 2 or edges.shape[0] != 2):
+                raise ValueError(f"graph {number}: expected edge_index [2, E], got {list(edges.shape)}")
+            int(graph.num_nodes or 0)
+    return graphs
 
 
 def _geometric() -> Any:
@@ -193,7 +202,7 @@ def _pcqm(name: str, root: Path, data: DataConfig) -> Rows:
     _must_exist(folder / "raw" / "data.csv.gz", "ogb.lsc import PCQM4Mv2Dataset as D; D", root, f"'{root}'")
     from ogb.lsc import PCQM4Mv2Dataset
 
-    with arrays_only():
+    with guarded(f"data.path: a file of {folder}"):
         loaded = PCQM4Mv2Dataset(root=str(root), only_smiles=True)
         split = loaded.get_idx_split()
     table = parse_smiles(loaded.graphs, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
@@ -218,7 +227,7 @@ def _ogbg(name: str, root: Path, data: DataConfig) -> Rows:
         )
     from ogb.graphproppred import GraphPropPredDataset
 
-    with arrays_only():
+    with guarded(f"data.path: a file of {folder}"):
         loaded = GraphPropPredDataset(name=name, root=str(root))
         split = loaded.get_idx_split()
     if loaded.task_type not in ("binary classification", "regression"):
@@ -258,36 +267,3 @@ def _must_exist(file: Path, statement: str, root: Path, arguments: str) -> None:
             f"data.path: there is no {file}; fetch the data set once with: "
             f'python -c "from {statement}({arguments})"'
         )
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays and tensors, and refuses everything else."""
-
-    _allowed = {
-        "numpy": {"ndarray", "dtype"},
-        "numpy.core.multiarray": {"_reconstruct", "scalar"},
-        "numpy._core.multiarray": {"_reconstruct", "scalar"},
-        "torch._utils": {"_rebuild_tensor_v2"},
-        "torch": {"LongStorage", "FloatStorage", "DoubleStorage", "IntStorage"},
-        "collections": {"OrderedDict"},
-        "_codecs": {"encode"},  # bytes of arrays in old protocols
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The named object, if it is a part of an array."""
-        if name not in self._allowed.get(module, ()):
-            raise pickle.UnpicklingError(f"expected arrays, got {module}.{name}: the file is not loaded")
-        return super().find_class(module, name)
-
-
-@contextmanager
-def arrays_only() -> Iterator[None]:
-    """Inside, torch.load takes the pickled NumPy arrays that OGB's files hold, in the protocol that `weights_only` does
-    not know, and nothing else that is pickled."""
-    module = SimpleNamespace(Unpickler=_ArraysOnly, __name__="arrays_only")
-    load = partial(torch.load, weights_only=False, pickle_module=module)
-    try:
-        with mock.patch.object(torch, "load", load):
-            yield
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"data.path: a file of the data set cannot be read: {error}") from None

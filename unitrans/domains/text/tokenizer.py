@@ -238,8 +238,9 @@ def _loaded(place: str, name: str, added: tuple[str, ...], changed: int) -> Text
     from transformers import AutoTokenizer
 
     # What is in a folder or the cache needs no hub, and transformers would ask one that is out of reach for a minute.
+    # It would also ask on the terminal whether to run code of the folder: none is run.
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever transformers, tokenizers and transports raise
         if place != name or Path(place).is_dir():
             reason = f"the folder has no tokenizer that can be read ({_first_words(error)})"
@@ -259,7 +260,7 @@ def _of_hub(name: str) -> Any:
     if found is None:
         raise ValueError(f"data.tokenizer: there is no folder {name!r}, and {reason}")
     try:
-        return AutoTokenizer.from_pretrained(found[0], revision=found[1])
+        return AutoTokenizer.from_pretrained(found[0], revision=found[1], trust_remote_code=False)
     except Exception as error:  # as above
         raise ValueError(
             f"data.tokenizer: {name!r} on the hub has no tokenizer that can be read ({_first_words(error)})"

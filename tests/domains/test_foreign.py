@@ -1,0 +1,260 @@
+"""Pickles that are programs, behind every door through which a file of the user's is unpickled: none of them runs."""
+
+import copyreg
+import gzip
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unitrans.cli import main
+from unitrans.domains.foreign import guarded, load
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(torch.jit|TypedStorage|TorchScript)")
+
+
+class Call:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function, *args) -> None:
+        self.parts = (function, args)
+
+    def __reduce__(self):
+        return self.parts
+
+
+def forged_dtype() -> bytes:
+    """An array of objects whose dtype says that it holds none: NumPy makes pointers of its bytes."""
+    honest = pickle.dumps(np.array([None], dtype=object), 2)
+    return honest.replace(b"K?t", b"K\0t")  # the flags, 63
+
+
+def zip_of(content: bytes) -> bytes:
+    """What torch.save writes, with another data.pkl."""
+    whole, out = io.BytesIO(), io.BytesIO()
+    torch.save({}, whole)
+    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(out, "w") as write:
+        for name in read.namelist():
+            write.writestr(name, content if name.endswith("data.pkl") else read.read(name))
+    return out.getvalue()
+
+
+def tar_of(content: bytes) -> bytes:
+    """What torch.save wrote before version 0.2."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def exploits(command: str) -> dict[str, bytes]:
+    run = Call(os.system, command)
+    by_name = (
+        b"cbuiltins\ngetattr\n(cposix\nU\x06systemtR(U" + bytes([len(command)]) + command.encode() + b"tR."
+    )
+    pickled = pickle.dumps(run, 2)
+    tensor = torch._utils._rebuild_tensor_v2
+    legacy = io.BytesIO()
+    torch.save({"x": run}, legacy, _use_new_zipfile_serialization=False)
+    npz = io.BytesIO()
+    np.savez(npz, x=np.array([run], dtype=object))
+    program = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), program)
+    hostile = {
+        "reduce": pickle.dumps(run, 4),
+        "protocol 0": pickle.dumps(run, 0),
+        "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.tofile.x\x93.",
+        "getattr": by_name,
+        "eval": pickle.dumps(Call(eval, f"__import__('os').system({command!r})"), 2),
+        "import": pickle.dumps(Call(__import__, "antigravity"), 2),
+        "copyreg": pickle.dumps(Call(copyreg._reconstructor, os._Environ, object, None), 2),
+        "object array": pickle.dumps(np.array([run], dtype=object), 2),
+        "forged dtype": forged_dtype(),
+        "rebuild": pickle.dumps(Call(tensor, run, 0, (2,), (1,), False, None), 2),
+        "rebuild by type": pickle.dumps(
+            Call(torch._tensor._rebuild_from_type_v2, os.system, str, (command,), {}), 2
+        ),
+        "nested": pickle.dumps(Call(torch.storage._load_from_bytes, zip_of(pickled)), 2),
+        "changed function": b"\x80\x02cnumpy\ndtype\n}U\x08__code__NsN\x86b.",
+        "gzip": gzip.compress(pickled),
+        "npz": npz.getvalue(),
+        "legacy": legacy.getvalue(),
+        "tar": tar_of(pickled),
+        "program": program.getvalue(),
+        "empty": b"",
+        "cut": zip_of(pickled)[:-30],
+    }
+    return hostile | {f"{name} in a zip": zip_of(content) for name, content in hostile.items()}
+
+
+EXPLOITS = tuple(exploits("true"))
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A file that exploits make."""
+    place = tmp_path / "ran"
+    yield place
+    assert not place.exists(), "the file was executed"
+
+
+def refuse(path: str, capsys) -> None:
+    """`unitrans train --data PATH` says in one sentence that it cannot read the data."""
+    code = main(["train", "--domain", "graph", "--objective", "regression", "--data", path, "--dry-run"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unitrans: ")]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("unitrans: data.path: "), lines
+
+
+@pytest.mark.parametrize("name", EXPLOITS)
+def test_a_list_of_graphs_that_is_a_program(name, tmp_path, trap, capsys) -> None:
+    pytest.importorskip("torch_geometric", reason="needs the graph extra")
+    path = tmp_path / "graphs.pt"
+    path.write_bytes(exploits(f"touch {trap}")[name])
+    refuse(str(path), capsys)
+
+
+@pytest.mark.parametrize("name", EXPLOITS)
+@pytest.mark.parametrize("read", [load, torch.load, "pickle", "numpy", "pandas", "imported"])
+def test_every_way_to_unpickle(name, read, tmp_path, trap) -> None:
+    """All of them are guarded while loaders of others run, also one that was imported by name before."""
+    content = exploits(f"touch {trap}")[name]
+    path = tmp_path / "x.pkl"
+    path.write_bytes(content)
+
+    def attempt() -> object:
+        if read == "pickle":
+            return pickle.loads(content)
+        if read == "imported":
+            return EARLY(io.BytesIO(content)).load()
+        if read == "numpy":
+            return dict(np.load(path, allow_pickle=True))
+        if read == "pandas":
+            return pytest.importorskip("pandas").read_pickle(path)
+        with path.open("rb") as file:
+            return torch.load(file, weights_only=False) if read is torch.load else load(file)
+
+    # The zip files of torch are no .npz, and the first pickle of several is a number.
+    is_harmless = "legacy" in name or (read == "numpy" and (name == "program" or name.endswith("zip")))
+    try:
+        with guarded("it"):
+            attempt()
+    except ValueError as error:
+        assert str(error).startswith("it cannot be read")
+    else:
+        assert is_harmless
+
+
+EARLY = pickle.Unpickler
+
+
+@pytest.mark.parametrize("name", ["reduce", "eval", "legacy", "tar", "program", "reduce in a zip"])
+@pytest.mark.parametrize("door", ["pre_transform.pt", "pre_filter.pt", "data_v3.pt"])
+def test_processed_files_of_pyg(name, door, tmp_path, trap, capsys) -> None:
+    pytest.importorskip("torch_geometric", reason="needs the graph extra")
+    for part in ("raw", "processed"):
+        (tmp_path / "qm9" / part).mkdir(parents=True)
+    for file in ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt", "qm9_v3.pt"):
+        (tmp_path / "qm9" / "raw" / file).write_text("x")
+    (tmp_path / "qm9" / "processed" / "data_v3.pt").write_text("x")
+    (tmp_path / "qm9" / "processed" / door).write_bytes(exploits(f"touch {trap}")[name])
+    refuse(f"pyg:QM9:{tmp_path / 'qm9'}", capsys)
+
+
+def zinc(root: Path, content: bytes) -> str:
+    (root / "zinc" / "raw").mkdir(parents=True)
+    for part in ("train", "val", "test"):
+        (root / "zinc" / "raw" / f"{part}.pickle").write_bytes(content)
+        (root / "zinc" / "raw" / f"{part}.index").write_text("0,1,2,3\n")
+    return f"pyg:ZINC:{root / 'zinc'}"
+
+
+@pytest.mark.parametrize("name", ["reduce", "getattr", "rebuild", "nested", "forged dtype"])
+def test_raw_pickles_of_pyg(name, tmp_path, trap, capsys) -> None:
+    pytest.importorskip("torch_geometric", reason="needs the graph extra")
+    refuse(zinc(tmp_path, exploits(f"touch {trap}")[name]), capsys)
+
+
+@pytest.mark.parametrize("name", ["Data", "zinc", "os", "__builtins__", "Entities", "Cornell"])
+def test_what_is_no_data_set_that_a_folder_opens(name, tmp_path, capsys) -> None:
+    pytest.importorskip("torch_geometric", reason="needs the graph extra")
+    for part in ("raw", "processed"):
+        (tmp_path / part).mkdir()
+    refuse(f"pyg:{name}:{tmp_path}", capsys)
+
+
+def test_a_real_set_in_its_own_format_is_read(tmp_path) -> None:
+    """ZINC as its authors publish it: pickled dictionaries of tensors; then its processed files."""
+    pytest.importorskip("torch_geometric", reason="needs the graph extra")
+    from unitrans.domains.graph.config import DataConfig
+    from unitrans.domains.graph.reading import read_rows
+
+    bonds = torch.tensor([[0, 1, 0], [1, 0, 2], [0, 2, 0]], dtype=torch.int8)
+    molecules = [
+        {
+            "num_atom": 3,
+            "atom_type": torch.tensor([0, 1, k], dtype=torch.int8),
+            "bond_type": bonds,
+            "logP_SA_cycle_normalized": torch.tensor([float(k)]),
+        }
+        for k in range(4)
+    ]
+    path = zinc(tmp_path, pickle.dumps(molecules, 3))
+    for _ in range(2):
+        rows = read_rows(DataConfig(path=path))
+        assert len(rows.table) == 12 and rows.columns["y"].tolist() == [0, 1, 2, 3] * 3
+        assert rows.table.graph(6)["nodes"].tolist() == [[0], [1], [2]]
+        assert rows.table.graph(6)["edge_attr"].tolist() == [[1], [1], [2], [2]]
+    assert list((tmp_path / "zinc").rglob("pre_transform.pt"))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_data_keeps_its_values(protocol) -> None:
+    value = {
+        "whole": [1, 2.5, None, True, "ä", b"\x80\xff", (1, 2), {3}, 10**30, 1 + 2j],
+        "arrays": [
+            np.arange(6).astype(dtype).reshape(2, 3, order="F")
+            for dtype in ("i8", ">i4", "<u2", "f4", "f8", "c8", "b1", "f2")
+        ],
+        "text": np.array(["a", "bcd"]),
+        "bytes": np.array([b"ab", b"c"]),
+        "scalar": np.float32(2.5),
+        "tensors": [torch.arange(6).view(2, 3).t(), torch.ones(2, dtype=torch.bfloat16), torch.Size([2])],
+    }
+    files = [io.BytesIO() for _ in range(2)]
+    torch.save(value, files[0], pickle_protocol=max(protocol, 2))
+    torch.save(value, files[1], pickle_protocol=max(protocol, 2), _use_new_zipfile_serialization=False)
+    read = []
+    for file in files:
+        file.seek(0)
+        read.append(load(file))
+    with guarded("it"):
+        read.append(pickle.loads(pickle.dumps(value, protocol)))
+    for found in read:
+        assert found["whole"] == value["whole"] and found["scalar"] == 2.5
+        for name in ("arrays", "tensors"):
+            for a, b in zip(found[name], value[name], strict=True):
+                if isinstance(b, torch.Size):
+                    assert a == b
+                else:  # NumPy itself turns the bytes of arrays round to the order of the machine
+                    assert (a.dtype == b.dtype or b.dtype == np.dtype(">i4")) and (a == b).all()
+        assert (found["text"] == value["text"]).all() and (found["bytes"] == value["bytes"]).all()
+    assert pickle.loads(pickle.dumps(Path("x"))) == Path("x")  # outside, pickle is as it was
+
+
+def test_a_tensor_larger_than_its_storage_is_refused() -> None:
+    for size, stride in (((1 << 40,), (1,)), ((2,), (-1,)), ((3, 3), (3, 1))):
+        content = pickle.dumps(
+            Call(torch._utils._rebuild_tensor_v2, torch.ones(4).storage(), 0, size, stride, False, None)
+        )
+        with pytest.raises(ValueError, match="larger than what the file stores"), guarded("it"):
+            pickle.loads(content)
