@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
             value = load(text)
         except ValueError as error:
             raise ConfigError(
-                f"{name}: the value {text!r} cannot be read as YAML ({error}); put text in quotes, as in "
+                f"{name[:200]}: the value {text[:200]!r} cannot be read as YAML ({error}); put text in quotes, as in "
                 f"""'{name}="..."'"""
             ) from None
         if isinstance(value, str) and text.strip()[:1] not in "\"'|>":
@@ -323,9 +324,10 @@ def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, 
     if "," in domain:
         return _of_domains(read_file(str(folder / f"joint-{objective}.yaml")), domain_names(domain))
     path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
-    for file in (folder / f"{domain}-{objective}-{path}.yaml", folder / f"{domain}-{objective}.yaml"):
-        if file.parent == folder and file.is_file():
-            return read_file(str(file))
+    shipped = {file.name for file in folder.glob("*.yaml")}  # a path may be what no file can be called
+    for name in (f"{domain}-{objective}-{path}.yaml", f"{domain}-{objective}.yaml"):
+        if name in shipped:
+            return read_file(str(folder / name))
     return {}
 
 
@@ -407,13 +409,15 @@ def absolute_paths(
 ) -> dict[str, Any]:
     """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
 
-    def absolute(value: Any) -> Any:
-        if (
-            not isinstance(value, str)
-            or value in (*embedded, "none")
-            or not Path(value).expanduser().exists()
-        ):
+    def absolute(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or value in (*embedded, "none"):
             return value
-        return str(Path(value).expanduser().resolve())
+        try:
+            if "\0" in value:
+                raise OSError(errno.EINVAL, "it holds a NUL character")
+            path = Path(value).expanduser()
+            return str(path.resolve()) if path.exists() else value
+        except OSError as error:
+            raise ConfigError(f"data.{key}: {value[:100]!r} cannot name a file: {error.strerror}") from None
 
-    return data | {key: absolute(data[key]) for key in keys if key in data}
+    return data | {key: absolute(key, data[key]) for key in keys if key in data}

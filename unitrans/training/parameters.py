@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from unitrans.domains.base import nearest_name
 from unitrans.errors import ConfigError
-from unitrans.training.yaml12 import dump_value
+from unitrans.training.yaml12 import dump_value, shown
 
 
 def docstring_help(text: str | None, names: set[str]) -> dict[str, str]:
@@ -174,5 +174,5 @@ def _sentence(error: ValidationError, model: type[BaseModel], section: str, valu
             got, [part.strip(" '") for part in expected.removeprefix("one of ").split(",")]
         )
         example = "" if suggestion else example
-    came = "" if ", got " in expected else f", got {dump_value(got)}"
+    came = "" if ", got " in expected else f", got {shown(got)}"
     return f"{section}.{name}: expected {expected}{came}{suggestion}{example}"

@@ -22,6 +22,10 @@ _RULES: list[tuple[str, str, str]] = [
     ),
 ]
 
+_MAX_DEPTH, _MAX_DIGITS = 50, 1000
+#: Values that aliases may make of fewer.
+_MAX_REPEATED = 10_000
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}
@@ -37,6 +41,15 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > _MAX_DIGITS:
+            line = node.start_mark.line + 1
+            raise ValueError(f"line {line}: expected at most {_MAX_DIGITS} digits, got {len(node.value):,}")
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
 
 class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = {}
@@ -49,13 +62,44 @@ for _tag, _pattern, _first in _RULES:
 
 
 def load(text: str) -> Any:
-    """The value of a YAML text. ValueError with line and column for one that cannot be read."""
+    """The value of a YAML text. ValueError with line and column for one that cannot be read, nests deeper than any
+    configuration, or grows by aliases."""
     try:
+        _check_size(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{where}{getattr(error, 'problem', None) or error}") from None
+
+
+def _check_size(text: str) -> None:
+    """ValueError for what would take a reader long or too deep. Events come without recursion, aliases as they are."""
+    written, size = 0, 0  # values so far, without and with what aliases repeat
+    sizes: dict[str, int] = {}  # of what has an anchor
+    opened: list[tuple[str | None, int]] = []  # anchors of lists and mappings, and the size before each
+    for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"line {line}: the tag {event.tag!r} has no use here: write the value alone")
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = size - before
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes and any(anchor == event.anchor for anchor, _ in opened):
+                raise ValueError(f"line {line}: *{event.anchor} stands inside of what it names")
+            size += sizes.get(event.anchor, 1)  # composing names an alias without an anchor
+        elif isinstance(event, yaml.NodeEvent):
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, size))
+            elif event.anchor is not None:
+                sizes[event.anchor] = 1
+            written, size = written + 1, size + 1
+        if len(opened) > _MAX_DEPTH:
+            raise ValueError(f"line {line}: lists and mappings nest deeper than {_MAX_DEPTH} levels")
+        if size > max(written, _MAX_REPEATED):
+            raise ValueError(f"line {line}: aliases make more than {_MAX_REPEATED:,} values of {written:,}")
 
 
 def dump_value(value: Any) -> str:
@@ -66,3 +110,9 @@ def dump_value(value: Any) -> str:
         value, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True
     )
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its beginning, if it is long."""
+    text = dump_value(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, TextIO
 from unitrans.domains.base import Sample
 from unitrans.domains.rows import open_text, table_lines
 from unitrans.errors import ConfigError, user_errors
+from unitrans.stored import parse_json
 
 Record = dict[str, Any]
 
@@ -87,7 +87,7 @@ def _json_lines(lines: Iterable[str], first: str) -> Table:
 
 def _json_record(line: str) -> Record | str:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         return f"the line is no JSON: {error}"
     return record if isinstance(record, dict) else "the line is no JSON object"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unitrans import stored
 from unitrans.errors import ConfigError
 from unitrans.training.callbacks import METRICS_FILE, read_metrics
 from unitrans.training.runs import CONFIG_FILE, SUMMARY_FILE, command_line
@@ -161,7 +161,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         return {}, f"{path.name} is missing"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = stored.read_json(path)
     except (ValueError, OSError, RecursionError) as error:
         return {}, f"{path.name} cannot be read: {' '.join(str(error).split())}"
     if not isinstance(content, dict):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from unitrans.domains.tables import ask_hub
+from unitrans.stored import read_json
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 WORDPIECE_SPECIALS = (PAD, UNK, CLS, SEP, MASK)
@@ -130,7 +131,7 @@ class TextTokenizer:
         """Writes what AutoTokenizer reads."""
         self.tokenizer.save_pretrained(str(folder))
         config = folder / "tokenizer_config.json"
-        stored = json.loads(config.read_text(encoding="utf-8"))
+        stored = read_json(config)
         if stored.get("tokenizer_class") == "TokenizersBackend":  # a name that transformers 4 does not know
             stored["tokenizer_class"] = "PreTrainedTokenizerFast"
             config.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
