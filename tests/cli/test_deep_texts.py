@@ -97,17 +97,25 @@ def test_json_beside_weights(command, content, tmp_path, capsys) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).write_text(content)
     (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    refuse(
+    said = refuse(
         {
             "init": ["train", "--init", str(folder), "--dry-run"],
             "tokenizer": ["train", "--domain", "text", "--tokenizer", str(folder), "--dry-run"],
-            "predict": ["predict", str(folder), "digits"],
-            "embed": ["embed", str(folder), "digits", "--output", str(tmp_path / "v.npz")],
-            "export": ["export", str(folder), str(tmp_path / "m.onnx")],
+            "predict": ["predict", "--checkpoint", str(folder), str(tmp_path / "x.csv")],
+            "embed": [
+                "embed",
+                "--checkpoint",
+                str(folder),
+                str(tmp_path / "x.csv"),
+                "-o",
+                str(tmp_path / "v.npy"),
+            ],
+            "export": ["export", "--checkpoint", str(folder), "--to", "onnx", "-o", str(tmp_path / "m.onnx")],
             "convert": ["convert", str(folder), str(tmp_path / "out"), "--to", "hf"],
         }[command],
         capsys,
     )
+    assert str(folder) in said and "--help" not in said
 
 
 def test_json_of_a_reasonable_depth_is_read() -> None:

@@ -416,7 +416,9 @@ def absolute_paths(
             if "\0" in value:
                 raise OSError(errno.EINVAL, "it holds a NUL character")
             path = Path(value).expanduser()
-            return str(path.resolve()) if path.exists() else value
+            if not (path.is_file() or path.is_dir()):
+                return value  # absent, or a pipe, whose name in /dev/fd is all it has
+            return str(path.resolve())
         except OSError as error:
             raise ConfigError(f"data.{key}: {value[:100]!r} cannot name a file: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unitrans.domains.base import Sample
+from unitrans.domains.places import settled
 from unitrans.domains.rows import open_text, table_lines
 from unitrans.errors import ConfigError, user_errors
 from unitrans.stored import parse_json
@@ -122,12 +123,14 @@ def opened(
         raise ConfigError(f"expected one table, got {len(inputs)} inputs ({', '.join(inputs[:3])})")
     name = inputs[0]
     try:
-        file = stdin if name == "-" else open_text(Path(name).expanduser())
+        with user_errors():
+            place = Path(name) if name == "-" else settled(Path(name).expanduser(), "the table")
+        file = stdin if name == "-" else open_text(place)
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror or error}") from None
     try:
         with user_errors():
-            table = read_table(file, "standard input" if name == "-" else name, domain)
+            table = read_table(file, "standard input" if name == "-" else str(place), domain)
             folder = {} if name == "-" else {"files": str(Path(name).expanduser().parent)}
             read = domain.record_reader(table.names, {**folder, **reading}, column)
         yield table, read

@@ -15,6 +15,7 @@ from unitrans.domains.graph import chemistry
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, cached_values, content_key, parse, parse_smiles
+from unitrans.domains.places import settled
 from unitrans.domains.rows import SMILES_NAMES, open_text, table_lines
 
 EMBEDDED = ("nci",)
@@ -59,6 +60,7 @@ def read_rows(data: DataConfig) -> Rows:
             f"data.path: there is no file {data.path!r}; expected a table of molecules, an SDF or .pt file, "
             f"pyg:NAME:ROOT, ogbg-NAME:ROOT, pcqm4mv2:ROOT or {', '.join(EMBEDDED)}{nearest_name(data.path, EMBEDDED)}"
         )
+    path = settled(path, "data.path")
     if path.is_dir():
         raise ValueError(f"data.path: {data.path!r} is a folder, expected a file such as molecules.csv")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unitrans.domains.base import nearest_name
+from unitrans.domains.places import settled
 from unitrans.domains.tables import is_table
 from unitrans.domains.text import tables
 from unitrans.domains.text.config import DataConfig
@@ -89,6 +90,7 @@ def open_documents(path: str, data: DataConfig, kind: LabelKind | None, key: str
     try:
         if not root.exists():
             return tables.open_hub(path, data, kind, key, EMBEDDED)
+        root = settled(root, key)
         if root.is_dir() and is_table(root):
             return tables.open_saved(root, data, kind, key)
         files, problems = ([root], []) if root.is_file() else list_files(root)

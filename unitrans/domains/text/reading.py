@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from unitrans.domains.places import is_kernels
 from unitrans.domains.text.config import Boundary
 
 SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -187,6 +188,9 @@ def list_files(root: Path) -> tuple[list[Path], list[str]]:
 
     for folder, folders, files in os.walk(root, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        kernels = [name for name in folders if is_kernels(os.lstat(Path(folder) / name).st_dev)]
+        folders[:] = [name for name in folders if name not in kernels]
+        problems += [f"{Path(folder) / name} is a file system of the kernel" for name in kernels]
         found += [Path(folder) / name for name in sorted(files) if not name.startswith(".")]
     return found, problems
 

@@ -16,6 +16,8 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from unitrans.domains.places import is_kernels
+
 ValueRange = Literal["dtype", "percentile"] | tuple[float, float]
 
 IMAGE_SUFFIXES = frozenset(
@@ -62,6 +64,9 @@ def find_images(root: Path) -> Listing:
             status = os.stat(root / folder)
             key = (status.st_dev, status.st_ino)
             if key in seen:
+                return
+            if is_kernels(status.st_dev):
+                listing.unreadable.append((folder or ".", "a file system of the kernel"))
                 return
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError as error:

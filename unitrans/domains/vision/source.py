@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from unitrans.domains.base import Sample
+from unitrans.domains.places import settled
 from unitrans.domains.tables import is_table
 from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
@@ -277,6 +278,7 @@ def open_reader(
     try:
         if not root.exists():
             return *open_hub(path, data, key, EMBEDDED, labels), []
+        root = settled(root, key)
         if is_table(root):
             return *open_table(root, path, data, key, labels), []
         if is_listing(root) and root.is_file():
