@@ -68,7 +68,7 @@ def _plain(dtype: np.dtype | None) -> np.dtype:
 class _Array(np.ndarray):
     """An array whose content comes by __setstate__ as NumPy writes it; it must fit the shape."""
 
-    def __setstate__(self, state: Any) -> None:  # type: ignore[override]
+    def __setstate__(self, state: Any) -> None:
         version, shape, dtype, fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
