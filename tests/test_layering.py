@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Numbers as in CONTRIBUTING.md; the compiled modules are layer 2.
 LAYERS = {
     "errors": 0,
-    "parsing": 0,
+    "stored": 0,
     "_planning": 2,
     "ops": 3,
     "nn": 4,

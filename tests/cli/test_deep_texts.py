@@ -119,7 +119,7 @@ def test_json_beside_weights(command, content, tmp_path, capsys) -> None:
 
 
 def test_json_of_a_reasonable_depth_is_read() -> None:
-    from unitrans.parsing import parse_json
+    from unitrans.stored import parse_json
 
     text = json.dumps({"a": [[[1, 2.5]]]})
     assert parse_json(text) == {"a": [[[1, 2.5]]]}

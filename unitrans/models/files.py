@@ -27,7 +27,7 @@ from unitrans.models.gpt2 import Gpt2LMHeadModel, Gpt2Model
 from unitrans.models.swin import SwinForImageClassification, SwinModel
 from unitrans.models.swinv2 import Swinv2ForImageClassification, Swinv2Model, keep_measure
 from unitrans.models.vit import VitForImageClassification, VitModel
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 
 WEIGHTS = "model.safetensors"
 
@@ -63,7 +63,7 @@ _FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit", "vit_mae", "beit")
 def read_config(folder: Path) -> dict[str, Any] | None:
     """config.json of a model folder of transformers whose family we have; None for any other folder."""
     try:
-        stored = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        stored = read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
     return stored if isinstance(stored, dict) and stored.get("model_type") in _FAMILIES else None
@@ -80,7 +80,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(folder / WEIGHTS)
         index = folder / (WEIGHTS + ".index.json")
         if index.is_file():
-            names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(read_json(index)["weight_map"].values()))
             weights: dict[str, Tensor] = {}
             for name in names:
                 weights |= safetensors.torch.load_file(folder / Path(name).name)

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from unitrans.parsing import parse_json
+from unitrans.stored import parse_json
 from unitrans.training.trainer import UnitransTrainer
 
 METRICS_FILE = "metrics.jsonl"

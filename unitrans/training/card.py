@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,12 +52,14 @@ def model_card(session: Session, run: Path | None, step: int) -> str:
                 *figures,
             ]
         )
-    notes = [f"- {note}" for note in source.notes[:_NOTES_SHOWN]]
+    notes = [f"- {html.escape(note, quote=False)}" for note in source.notes[:_NOTES_SHOWN]]
     if source.skipped:
         notes.append(f"- {len(source.skipped):,} samples could not be read and were left out")
     labels = source.labels
     if labels is not None:
-        shown = ", ".join(labels.names[:20]) + (", ..." if len(labels.names) > 20 else "")
+        shown = ", ".join(html.escape(name, quote=False) for name in labels.names[:20]) + (
+            ", ..." if len(labels.names) > 20 else ""
+        )
         notes.append(f"- labels ({labels.kind}): {shown}")
     init = session.settings["init"]
     known = session.init_notes or (["random weights"] if init is None else [f"weights of {init}"])
@@ -103,4 +107,21 @@ def model_card(session: Session, run: Path | None, step: int) -> str:
         "",
         f"{', '.join(versions)}; {torch.get_num_threads()} threads.",
     ]
-    return "\n".join(lines) + "\n"
+    return _without_folders("\n".join(lines) + "\n", [config.to_dict(), init])
+
+
+def _without_folders(text: str, settings: Any) -> str:
+    """A card without the folders of the machine that trained: of the absolute paths in the settings the last part."""
+    found: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, Mapping | list):
+            for inner in value.values() if isinstance(value, Mapping) else value:
+                collect(inner)
+        elif isinstance(value, str) and os.path.isabs(value):
+            found.add(value)
+
+    collect(settings)
+    for path in sorted(found, key=len, reverse=True):  # the longest first: one may lie in another
+        text = text.replace(path, os.path.basename(path.rstrip("/")) or "folder")
+    return text

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from unitrans.errors import ConfigError
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -87,7 +87,7 @@ def point_links(checkpoints: Path, step: int, best: int | None) -> None:
 def verify(folder: Path) -> None:
     """ConfigError, naming the file, unless every file of the checkpoint is as it was written."""
     try:
-        manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         for name, expected in manifest.items():
             path = folder / name
             if not path.is_file():

@@ -23,7 +23,7 @@ from unitrans.models.files import read_config
 from unitrans.models.joint import PARTS
 from unitrans.models.recognise import configured
 from unitrans.models.resize import ResizeRule, fit_shape
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.init_foreign import FINAL_NORMS, WORD_ROWS, grown_rows, init_foreign, read_foreign
 from unitrans.training.init_joint import JointPart, is_joint, join_settings, leave_settings, left
@@ -95,7 +95,7 @@ def model_settings(
                 config = configured(foreign[1], overrides, f"--init {name}", prefix="model.")[0].to_dict()
     else:
         try:
-            stored = parse_json((init_folder(name) / "config.json").read_text(encoding="utf-8"))
+            stored = read_json(init_folder(name) / "config.json")
         except (OSError, ValueError):
             return {}
         config = (
@@ -147,7 +147,7 @@ def init_weights(model: Any, name: str) -> list[str]:
         ckpt.verify(folder)
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
-        stored = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        stored = read_json(folder / "config.json")
         if own_encoder(stored) is not None:
             stored, weights = as_checkpoint(stored, weights)
         encoder = dict(stored["encoder"])

@@ -24,7 +24,7 @@ from unitrans.models.recognise import configured, recognise
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.models.swinv2 import keep_measure
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 from unitrans.training.init import init_folder, init_weights
 
 _CLASSES: dict[tuple[str, str], Any] = {
@@ -142,7 +142,7 @@ def encoder_of(model: Any) -> Any:
 
 def _model_type(folder: Path) -> str:
     try:
-        stored = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        stored = read_json(folder / "config.json")
     except (OSError, ValueError):
         return ""
     return str(stored.get("model_type") or "") if isinstance(stored, dict) else ""
@@ -205,7 +205,7 @@ def load_run(folder: Path, overrides: Mapping[str, Any]) -> MaskedSignalModel:
 
 def _load_own(folder: Path, overrides: dict[str, Any]) -> PreTrainedModel:
     """A model of this program that save_pretrained wrote, with changed settings."""
-    stored = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    stored = read_json(folder / "config.json")
     cls = getattr(models, str((stored.get("architectures") or [""])[0]), None)
     if cls is None:
         raise ConfigError(f"{folder}: its config.json names no architecture of this program")

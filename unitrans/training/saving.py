@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from unitrans.errors import ConfigError, RunError
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.switches import AveragedWeights
 
@@ -163,7 +163,7 @@ class Saving:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        progress = parse_json((folder / ckpt.PROGRESS).read_text(encoding="utf-8"))
+        progress = read_json(folder / ckpt.PROGRESS)
         if progress["world_size"] != self.args.world_size:
             raise ConfigError(
                 f"the run was saved by {progress['world_size']} processes and cannot go on exactly with "

@@ -79,9 +79,10 @@ def _check_size(text: str) -> None:
     sizes: dict[str, int] = {}  # of what has an anchor
     opened: list[tuple[str | None, int]] = []  # anchors of lists and mappings, and the size before each
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
-        if getattr(event, "tag", None) is not None:
-            raise ValueError(f"line {line}: the tag {event.tag!r} has no use here: write the value alone")
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise ValueError(f"line {line}: the tag {tag!r} has no use here: write the value alone")
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             if anchor is not None:
@@ -89,7 +90,7 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes and any(anchor == event.anchor for anchor, _ in opened):
                 raise ValueError(f"line {line}: *{event.anchor} stands inside of what it names")
-            size += sizes.get(event.anchor, 1)  # composing names an alias without an anchor
+            size += sizes.get(str(event.anchor), 1)  # composing names an alias without an anchor
         elif isinstance(event, yaml.NodeEvent):
             if isinstance(event, yaml.CollectionStartEvent):
                 opened.append((event.anchor, size))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unitrans.errors import ConfigError
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.config import RunConfig, resolve
 from unitrans.training.processes import world_size
@@ -55,7 +55,7 @@ def is_ensemble(run: Path) -> bool:
 
 def resume_ensemble(folder: Path) -> Path:
     """Goes on with an ensemble: members that are complete stay, the one that was stopped goes on exactly."""
-    names = parse_json((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["members"]
+    names = read_json(folder / ENSEMBLE_FILE)["members"]
     return _train_members(resolve(config=str(folder / CONFIG_FILE)), folder, names)
 
 

@@ -19,7 +19,7 @@ from unitrans.domains.base import Sample, get_domain, get_domain_names
 from unitrans.errors import ConfigError, user_errors
 from unitrans.objectives import MaskedSignalModel
 from unitrans.objectives.base import Labels
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.init import init_folder
 from unitrans.training.loading import load_run
@@ -50,7 +50,7 @@ class Trained:
         self.calibration: dict[str, Any] | None = None
         members = [name]
         if (root / ENSEMBLE_FILE).is_file():
-            record = parse_json((root / ENSEMBLE_FILE).read_text(encoding="utf-8"))
+            record = read_json(root / ENSEMBLE_FILE)
             members = [str(root / member) for member in record["members"]]
             self.calibration = record["targets"] or None  # none where nothing was held out
             if complete and record["targets"] is None:

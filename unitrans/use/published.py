@@ -13,7 +13,7 @@ from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD
 from unitrans.errors import ConfigError
 from unitrans.models.images import ImageEncoder
 from unitrans.objectives.base import Labels
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 from unitrans.training.loading import encoder_of, is_run, load
 
 CROP = 0.875  # of the side, as published models up to 256 px are judged
@@ -99,7 +99,7 @@ def _listed_classes(file: str) -> list[str]:
 def _told_classes(path: Path) -> list[str] | None:
     """Names of id2label in config.json; None where there is none, or where they are but numbers."""
     try:
-        told = parse_json((path / "config.json").read_text(encoding="utf-8"))["id2label"]
+        told = read_json(path / "config.json")["id2label"]
         names = [str(told[str(number)]) for number in range(len(told))]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -133,7 +133,7 @@ def published(name: str, image_size: int | None = None) -> tuple[Published, str]
 def _reading(path: Path, config: Any) -> dict[str, Any]:
     """How published models read images; mean and std by preprocessor_config.json where there is one."""
     try:
-        told = parse_json((path / "preprocessor_config.json").read_text(encoding="utf-8"))
+        told = read_json(path / "preprocessor_config.json")
         mean, std = list(map(float, told["image_mean"])), list(map(float, told["image_std"]))
     except (OSError, ValueError, KeyError, TypeError):
         mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)

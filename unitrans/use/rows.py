@@ -13,7 +13,7 @@ from unitrans.domains.base import Sample
 from unitrans.domains.places import settled
 from unitrans.domains.rows import open_text, table_lines
 from unitrans.errors import ConfigError, user_errors
-from unitrans.parsing import parse_json
+from unitrans.stored import parse_json
 
 Record = dict[str, Any]
 

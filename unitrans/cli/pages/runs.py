@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unitrans import stored
 from unitrans.errors import ConfigError
 from unitrans.parsing import parse_json
 from unitrans.training.callbacks import METRICS_FILE, read_metrics
@@ -161,7 +162,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         return {}, f"{path.name} is missing"
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = stored.read_json(path)
     except (ValueError, OSError, RecursionError) as error:
         return {}, f"{path.name} cannot be read: {' '.join(str(error).split())}"
     if not isinstance(content, dict):

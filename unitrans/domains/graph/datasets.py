@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from unitrans.domains.base import nearest_name
-from unitrans.domains.foreign import arrays_only
+from unitrans.domains.foreign import guarded, load
 from unitrans.domains.graph.chemistry import Molecule
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
@@ -105,20 +106,15 @@ def saved_list(path: Path, data: DataConfig) -> Rows:
     """A list of `Data`, or an InMemoryDataset's (data, slices), from torch.save. Nothing but tensors and PyG's own
     containers is unpickled."""
     geometric = _geometric()
-    containers = _containers(geometric)
-    with arrays_only(f"data.path: {path}", *containers), torch.serialization.safe_globals([*containers]):
-        loaded = torch.load(path, weights_only=True)
-    if isinstance(loaded, tuple) and len(loaded) >= 2:
-        fields, slices = loaded[0], loaded[1]
-        whole = geometric.data.Data.from_dict(fields) if isinstance(fields, Mapping) else fields
-        count = len(next(iter(slices.values()))) - 1
-        separate = geometric.data.separate.separate
-        loaded = [separate(geometric.data.Data, whole, i, slices, decrement=False) for i in range(count)]
-    if not isinstance(loaded, list) or not all(hasattr(item, "edge_index") for item in loaded):
-        raise ValueError(
-            f"data.path: {path}: expected a list of PyG Data objects, got {type(loaded).__name__}"
-        )
-    return from_pyg(loaded, data.max_nodes)
+    with guarded(f"data.path: {path}", "a list of PyG Data"):
+        loaded = load(path)
+        if isinstance(loaded, tuple) and len(loaded) >= 2:
+            fields, slices = loaded[0], loaded[1]
+            whole = geometric.data.Data.from_dict(fields) if isinstance(fields, Mapping) else fields
+            count = len(next(iter(slices.values()))) - 1
+            separate = geometric.data.separate.separate
+            loaded = [separate(geometric.data.Data, whole, i, slices, decrement=False) for i in range(count)]
+    return from_pyg(_checked(loaded, str(path)), data.max_nodes)
 
 
 def _containers(geometric: Any) -> list[type]:
@@ -131,15 +127,17 @@ def _containers(geometric: Any) -> list[type]:
 
 
 def pyg(data: DataConfig) -> Rows:
-    """pyg:NAME:ROOT, a class of torch_geometric.datasets; its own split where its constructor has one. Its loaders
-    unpickle what lies in ROOT, so they run under a guard."""
+    """pyg:NAME:ROOT, a class of torch_geometric.datasets; its own split where its constructor has one.
+
+    Its loaders run guarded (:mod:`unitrans.domains.foreign`): the files below ROOT are read as data.
+    """
     _, _, rest = data.path.partition(":")
     name, _, root = rest.partition(":")
     geometric = _geometric()
     import torch_geometric.datasets as known
 
     cls = getattr(known, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, geometric.data.Dataset)):
+    if not isinstance(cls, type) or not issubclass(cls, geometric.data.Dataset):
         raise ValueError(
             f"data.path: torch_geometric.datasets has no data set {name!r}; expected pyg:NAME:ROOT"
             f"{nearest_name(name, dir(known))}"
@@ -157,13 +155,37 @@ def pyg(data: DataConfig) -> Rows:
             "save its graphs with torch.save(list(dataset), 'graphs.pt') and name that file"
         )
     extra: dict[str, Any] = {"subset": True} if "subset" in parameters else {}
-    with arrays_only("data.path", *_containers(geometric)):
+    with guarded(f"data.path: {name} in {root}", "", sys.modules[cls.__module__]):
         if "split" not in parameters:
-            return from_pyg(cls(root), data.max_nodes)
-        parts = [list(cls(root, split=part, **extra)) for part in ("train", "val", "test")]
+            whole = list(cls(root))
+        else:
+            parts = [list(cls(root, split=part, **extra)) for part in ("train", "val", "test")]
+    if "split" not in parameters:
+        return from_pyg(_checked(whole, root), data.max_nodes)
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     official = Parts(*(list(range(a, b)) for a, b in itertools.pairwise(ends)))
-    return from_pyg([graph for part in parts for graph in part], data.max_nodes, official)
+    return from_pyg(_checked([graph for part in parts for graph in part], root), data.max_nodes, official)
+
+
+def _checked(graphs: Any, where: str) -> list[Any]:
+    """A list of Data whose fields are what their names say; ValueError for any other content."""
+    if not isinstance(graphs, list) or not all(hasattr(item, "edge_index") for item in graphs):
+        raise ValueError(
+            f"data.path: {where}: expected a list of PyG Data objects, got {type(graphs).__name__}"
+        )
+    with guarded(f"data.path: {where}: a graph"):
+        for number, graph in enumerate(graphs):
+            for field in ("x", "edge_index", "edge_attr", "y"):
+                value = getattr(graph, field, None)
+                if not (value is None or torch.is_tensor(value) or (field == "y" and np.ndim(value) < 2)):
+                    raise ValueError(
+                        f"graph {number}: expected a tensor as {field}, got {type(value).__name__}"
+                    )
+            edges = graph.edge_index
+            if edges is not None and (edges.dim() != 2 or edges.shape[0] != 2):
+                raise ValueError(f"graph {number}: expected edge_index [2, E], got {list(edges.shape)}")
+            int(graph.num_nodes or 0)
+    return graphs
 
 
 def _geometric() -> Any:
@@ -199,7 +221,7 @@ def _pcqm(name: str, root: Path, data: DataConfig) -> Rows:
     _must_exist(folder / "raw" / "data.csv.gz", "ogb.lsc import PCQM4Mv2Dataset as D; D", root, f"'{root}'")
     from ogb.lsc import PCQM4Mv2Dataset
 
-    with arrays_only("data.path", plain_torch_load=True):
+    with guarded(f"data.path: a file of {folder}"):
         loaded = PCQM4Mv2Dataset(root=str(root), only_smiles=True)
         split = loaded.get_idx_split()
     table = parse_smiles(loaded.graphs, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
@@ -224,7 +246,7 @@ def _ogbg(name: str, root: Path, data: DataConfig) -> Rows:
         )
     from ogb.graphproppred import GraphPropPredDataset
 
-    with arrays_only("data.path", plain_torch_load=True):
+    with guarded(f"data.path: a file of {folder}"):
         loaded = GraphPropPredDataset(name=name, root=str(root))
         split = loaded.get_idx_split()
     if loaded.task_type not in ("binary classification", "regression"):

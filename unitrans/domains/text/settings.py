@@ -14,7 +14,7 @@ from unitrans.models.convert_config import config_from
 from unitrans.models.convert_text_config import TEXT_FAMILIES
 from unitrans.models.joint import domain_of, part_of
 from unitrans.models.text import TextConfig
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 
 _FIELDS = [f.name for f in dataclasses.fields(TextConfig) if f.name in TextConfig.__annotations__]
 
@@ -51,7 +51,7 @@ def _of_folder(name: str) -> dict[str, Any]:
     root = Path(os.path.expanduser(name))
     for folder in (root, root / "checkpoints" / "best", root / "checkpoints" / "latest"):
         try:
-            stored = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+            stored = read_json(folder / "config.json")
         except (OSError, ValueError):
             continue
         if stored.get("model_type") in TEXT_FAMILIES:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unitrans.domains.tables import ask_hub
-from unitrans.parsing import parse_json
+from unitrans.stored import read_json
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 WORDPIECE_SPECIALS = (PAD, UNK, CLS, SEP, MASK)
@@ -131,7 +131,7 @@ class TextTokenizer:
         """Writes what AutoTokenizer reads."""
         self.tokenizer.save_pretrained(str(folder))
         config = folder / "tokenizer_config.json"
-        stored = parse_json(config.read_text(encoding="utf-8"))
+        stored = read_json(config)
         if stored.get("tokenizer_class") == "TokenizersBackend":  # a name that transformers 4 does not know
             stored["tokenizer_class"] = "PreTrainedTokenizerFast"
             config.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
@@ -239,8 +239,9 @@ def _loaded(place: str, name: str, added: tuple[str, ...], changed: int) -> Text
     from transformers import AutoTokenizer
 
     # What is in a folder or the cache needs no hub, and transformers would ask one that is out of reach for a minute.
+    # It would also ask on the terminal whether to run code of the folder: none is run.
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever transformers, tokenizers and transports raise
         if place != name or Path(place).is_dir():
             reason = f"the folder has no tokenizer that can be read ({_first_words(error)})"
@@ -260,7 +261,7 @@ def _of_hub(name: str) -> Any:
     if found is None:
         raise ValueError(f"data.tokenizer: there is no folder {name!r}, and {reason}")
     try:
-        return AutoTokenizer.from_pretrained(found[0], revision=found[1])
+        return AutoTokenizer.from_pretrained(found[0], revision=found[1], trust_remote_code=False)
     except Exception as error:  # as above
         raise ValueError(
             f"data.tokenizer: {name!r} on the hub has no tokenizer that can be read ({_first_words(error)})"

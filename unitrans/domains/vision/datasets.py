@@ -21,7 +21,7 @@ from unitrans.domains.labels import cell_classes
 from unitrans.domains.tables import choose_split, hub_builder, is_table, parquet_builder, readable, unbroken
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.labels import class_name, label_column
-from unitrans.domains.vision.reading import BrokenImageError, ValueRange, read_image
+from unitrans.domains.vision.reading import BrokenImageError, OutOfRangeError, ValueRange, read_image
 
 _SUFFIX_OF = ((b"\x93NUMPY", ".npy"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
 
@@ -101,8 +101,8 @@ def read_record(record: Any, name: str, folder: Path, channels: int, value_range
         file.flush()
         try:
             return read_image(Path(file.name), channels, value_range)
-        except ValueError as error:  # the config does not fit: name the row, not our file
-            raise ValueError(str(error).replace(file.name, name)) from None
+        except OutOfRangeError as error:  # name the row, not our file
+            raise OutOfRangeError(str(error).replace(file.name, name)) from None
 
 
 # ---- names and columns ------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ class BrokenImageError(Exception):
     """This file cannot be used; the message says why. The run goes on without it."""
 
 
+class OutOfRangeError(BrokenImageError, ValueError):
+    """The stored values do not fit data.value_range; the message says which setting reads them."""
+
+
 @dataclass
 class Listing:
     """What is in a folder. ids: relative POSIX paths, sorted; paths: the same, as the file system spells
@@ -122,8 +126,8 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
     bits in JPEG 2000 and AVIF is read as 8 bits. .npy files hold [H, W] or [H, W, channels] of any real type,
     as do TIFF files of which Pillow does not know the layout (read by tifffile).
 
-    Raises BrokenImageError for a file that cannot be decoded or has other channels, and ValueError when
-    ``value_range`` does not fit the data: that is a mistake in the config, not in one file.
+    Raises BrokenImageError for a file that cannot be decoded or has other channels, and its OutOfRangeError when
+    ``value_range`` does not fit the data: one such file among many is left out like a broken one.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -337,7 +341,7 @@ def _to_unit_range(pixels: np.ndarray, value_range: ValueRange, path: Path) -> t
 
 
 def _refuse_dtype(path: Path, pixels: np.ndarray, why: str) -> None:
-    raise ValueError(
+    raise OutOfRangeError(
         f"data.value_range=dtype does not fit {path}: {why}, and it has {pixels.dtype} values from "
         f"{pixels.min():g} to {pixels.max():g}; use data.value_range=percentile or data.value_range=[lo,hi]"
     )
