@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import pickle
+import sys
 import tarfile
 import zipfile
 from contextlib import suppress
@@ -254,3 +255,40 @@ def test_a_tensor_larger_than_its_storage_is_refused() -> None:
         )
         with pytest.raises(ValueError, match="larger than what the file stores"), guarded("it"):
             pickle.loads(content)
+
+
+def test_members_of_archives_stay_in_their_folder(tmp_path) -> None:
+    archive = tmp_path / "raw.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo("../outside")
+        tar.addfile(info, io.BytesIO(b""))
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ValueError, match="it cannot be read"), guarded("it"), tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "in")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_expressions_of_tables_are_not_evaluated(tmp_path, trap) -> None:
+    """A data set of hypergraphs evaluates a column of its table."""
+    datasets = pytest.importorskip("torch_geometric.datasets", reason="needs the graph extra")
+    if not hasattr(datasets, "CornellTemporalHyperGraphDataset"):
+        pytest.skip("this release of PyG has no data set that evaluates a table")
+    cls = datasets.CornellTemporalHyperGraphDataset
+    folder = tmp_path / "email-Eu" / "transductive" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "val", "test"):
+        row = f"\"[1] if open({str(trap)!r}, 'w') else []\",0"
+        (folder / f"{part}_df.csv").write_text(f"nodes,timestamp\n{row}\n")
+    with pytest.raises(ValueError, match="it cannot be read"), guarded("it", "", sys.modules[cls.__module__]):
+        cls(str(tmp_path), "email-Eu", setting="transductive")
+
+
+def test_a_class_that_needs_more_than_a_folder(tmp_path, capsys) -> None:
+    pytest.importorskip("torch_geometric", reason="needs the graph extra")
+    code = main(
+        [
+            *"train --domain graph --objective regression --dry-run --data".split(),
+            f"pyg:MoleculeNet:{tmp_path}",
+        ]
+    )
+    assert code == 2 and "this class needs name as well" in capsys.readouterr().err

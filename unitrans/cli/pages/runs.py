@@ -11,7 +11,6 @@ from typing import Any
 
 from unitrans import stored
 from unitrans.errors import ConfigError
-from unitrans.parsing import parse_json
 from unitrans.training.callbacks import METRICS_FILE, read_metrics
 from unitrans.training.runs import CONFIG_FILE, SUMMARY_FILE, command_line
 from unitrans.training.yaml12 import load
