@@ -38,13 +38,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class RunLog(TrainerCallback):
     """Every row to metrics.jsonl and TensorBoard. A run that goes on drops the rows after its checkpoint."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, trainer: UnitransTrainer) -> None:
+        self.run, self.trainer = run, trainer
         self.path = run / METRICS_FILE
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Opens both files."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+        if self.trainer.must_evaluate_first:  # it may have been made up for by a process that was killed then
+            kept = [row for row in kept if row["step"] < state.global_step or "eval_loss" not in row]
         temporary = self.path.with_name(f".{METRICS_FILE}.tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         temporary.replace(self.path)

@@ -94,7 +94,7 @@ def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> int 
     trainer = make_trainer(session, run, run)
     bar = ProgressBar(trainer)
     if is_main():
-        for callback in (bar, RunLog(run)):
+        for callback in (bar, RunLog(run, trainer)):
             trainer.add_callback(callback)
     trainer.add_callback(StopOnSignal(trainer))
     try:

@@ -87,6 +87,7 @@ class Saving:
     _tr_loss: torch.Tensor
     _globalstep_last_logged: int
     _restored: dict[str, Any]
+    resumed_from: Path | None
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model holds the weights that count: their moving average where there is one."""
@@ -169,7 +170,7 @@ class Saving:
                 f"the run was saved by {progress['world_size']} processes and cannot go on exactly with "
                 f"{self.args.world_size}: use the same number"
             )
-        self._restored = progress
+        self._restored, self.resumed_from = progress, folder
         patience = self.settings["early_stopping_patience"]
         if patience is not None and progress["evaluations_without_best"] >= patience:
             self.args.max_steps = progress["step"]  # it had stopped early: only the report is left

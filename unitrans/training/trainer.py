@@ -123,6 +123,7 @@ class UnitransTrainer(Saving, Trainer):
         self._unreadable_in_a_row = 0
         self.pending_evaluation = False
         self._restored: dict[str, Any] = {}
+        self.resumed_from: Path | None = None
         self._tokens_last_logged, self._seconds_last_logged = 0, 0.0
         decay = settings["ema_decay"]
         self.average = None if decay is None else AveragedWeights(model, decay)
@@ -136,7 +137,15 @@ class UnitransTrainer(Saving, Trainer):
         """The loop; see transformers. Once for each trainer."""
         self.clock = Clock()
         self.add_callback(_Flow(self))  # last: it may evaluate, and the others must be ready to show it
-        return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        except _StoppedAgainError:
+            return None  # the checkpoint that the run goes on from is as it was
+
+    @property
+    def must_evaluate_first(self) -> bool:
+        """Whether the checkpoint was written by a signal during its evaluation, which is made up for."""
+        return bool(self._restored) and bool(self._restored["pending_evaluation"])
 
     # ---- what an update sees ------------------------------------------------------------------------------------
 
@@ -458,9 +467,23 @@ class UnitransTrainer(Saving, Trainer):
         self._tr_loss = torch.tensor(self._restored["loss_since_log"], device=self.args.device)
         self._globalstep_last_logged = self._restored["last_logged"]
         self.evaluations_without_best = self._restored["evaluations_without_best"]
-        if self._restored["pending_evaluation"]:
-            self._determine_best_metric(self._evaluate(None, None), None)
-            self.control.should_save = False
+        if self.must_evaluate_first:
+            self._make_up_evaluation()
+
+    def _make_up_evaluation(self) -> None:
+        """The evaluation that a signal cut short, and the checkpoint again with what it found."""
+        metrics = self._evaluate(None, None)
+        if not metrics:
+            raise _StoppedAgainError
+        self._determine_best_metric(metrics, None)
+        self.pending_evaluation = False
+        self._load_rng_state(str(self.resumed_from))  # the loop does so later; the checkpoint holds them
+        self._save_checkpoint(self.model, None)
+        self.control.should_save = False
+
+
+class _StoppedAgainError(Exception):
+    """A signal came while the evaluation was made up for that an earlier signal had cut short."""
 
 
 class _Flow(TrainerCallback):
