@@ -3,15 +3,21 @@
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import unitrans
+from unitrans.cli import main
 from unitrans.errors import ConfigError
+from unitrans.objectives import MaskedSignalModel
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.callbacks import read_metrics
+from unitrans.training.config import RunConfig
+from unitrans.training.run import train
 from unitrans.training.runs import command_line, create_run_folder, find_run
 
 
@@ -132,3 +138,33 @@ def test_a_cut_off_row_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(path) == []
     path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_flipped_bit_is_noticed_by_everything_that_reads_a_model(
+    name: str, workdir: Path, tiny: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny(), "run")
+    capsys.readouterr()
+    checkpoint = Path("run/checkpoints/best").resolve()
+    content = bytearray((checkpoint / name).read_bytes())
+    place = len(content) - 3 if name == "model.safetensors" else content.index(b"8")
+    content[place] ^= 1
+    (checkpoint / name).write_bytes(content)
+    said = f"{name} has changed"
+    for read in (
+        lambda: unitrans.load("run"),
+        lambda: unitrans.load(str(checkpoint)),
+        lambda: MaskedSignalModel.from_pretrained("run/checkpoints/best"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read()
+    Path("x.png").write_bytes(b"")
+    for command in (
+        ["export", "--checkpoint", "run", "--to", "torch-export", "-o", "model.pt2"],
+        ["convert", "run", "out", "--to", "hf"],
+        ["embed", "--checkpoint", "run", "x.png", "-o", "x.npy"],
+        ["train", "--init", "run", "--dry-run"],
+    ):
+        assert main(command) == 2
+        assert said in capsys.readouterr().err, command

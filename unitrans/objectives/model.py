@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from unitrans.models.images import HasImageEncoder, KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.flag import flag
 from unitrans.objectives.registry import make_objective
+from unitrans.stored import verify_model
 
 
 class MaskedSignalConfig(PreTrainedConfig):
@@ -63,6 +65,16 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
         )
         self.head: nn.Module = self.objective.build_head()
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **options: Any) -> Any:
+        """As in transformers. A checkpoint of a run must be as it was written.
+
+        Raises:
+            ConfigError: a file of the checkpoint has changed.
+        """
+        verify_model(Path(name))
+        return super().from_pretrained(name, *args, **options)
 
     @classmethod
     def create(

@@ -23,8 +23,7 @@ from unitrans.models.files import read_config
 from unitrans.models.joint import PARTS
 from unitrans.models.recognise import configured
 from unitrans.models.resize import ResizeRule, fit_shape
-from unitrans.stored import read_json
-from unitrans.training import checkpoint as ckpt
+from unitrans.stored import read_json, verify_model
 from unitrans.training.init_foreign import FINAL_NORMS, WORD_ROWS, grown_rows, init_foreign, read_foreign
 from unitrans.training.init_joint import JointPart, is_joint, join_settings, leave_settings, left
 from unitrans.training.init_own import as_checkpoint, own_encoder
@@ -38,10 +37,15 @@ _FREE |= {"fixed_positions", "init", "pretrained_window_sizes"}
 
 
 def init_folder(name: str, flag: str = "--init") -> Path:
-    """The folder with the weights: a checkpoint, or the best (else the latest) checkpoint of a run."""
+    """The folder with the weights: a checkpoint, or the best (else the latest) checkpoint of a run.
+
+    Raises:
+        ConfigError: there is none, or its files are not as they were written.
+    """
     root = Path(name).expanduser()
     for folder in (root, root / "checkpoints" / "best", root / "checkpoints" / "latest"):
         if (folder / WEIGHTS).is_file():
+            verify_model(folder)
             return folder.resolve()
     fix = f"name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
     if root.is_file():
@@ -143,8 +147,6 @@ def init_weights(model: Any, name: str) -> list[str]:
     if foreign is not None:
         return init_foreign(model, name, *foreign)
     folder = init_folder(name)
-    if (folder / ckpt.MANIFEST).is_file():
-        ckpt.verify(folder)
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         stored = read_json(folder / "config.json")

@@ -20,7 +20,6 @@ from unitrans.errors import ConfigError, user_errors
 from unitrans.objectives import MaskedSignalModel
 from unitrans.objectives.base import Labels
 from unitrans.stored import read_json
-from unitrans.training import checkpoint as ckpt
 from unitrans.training.init import init_folder
 from unitrans.training.loading import load_run
 from unitrans.use.published import Published, is_published, published
@@ -216,8 +215,6 @@ def half_width(calibration: Mapping[str, float], spread: Any) -> Any:
 def load_model(name: str) -> MaskedSignalModel:
     """The model of a run (its best checkpoint) or checkpoint, in evaluation mode, on a GPU where there is one."""
     folder = init_folder(name, flag="--checkpoint")
-    if (folder / ckpt.MANIFEST).is_file():
-        ckpt.verify(folder)
     transformers_logging.disable_progress_bar()
     with user_errors():
         model = MaskedSignalModel.from_pretrained(folder)
