@@ -21,8 +21,7 @@ from unitrans.models import (
     VitForImageClassification,
     VitModel,
 )
-from unitrans.models.convert import export_tensors, export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 from unitrans.models.files import save_hf
 from unitrans.nn import patchify
 from unitrans.objectives import MaskedSignalModel, get_objective

@@ -7,7 +7,7 @@ import pydantic
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitrans.models.bert import IGNORED
+from unitrans.models.text_heads import IGNORED
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.objectives.mlm import PredictsTokens, TokenObjective
 
@@ -35,7 +35,7 @@ class CausalLanguageModeling(TokenObjective):
         super().__init__(encoder_config, labels, **options)
         if not encoder_config.causal:
             raise ValueError(
-                "objective clm: expected a causal encoder such as gpt2, got "
+                "objective clm: expected a causal encoder, got "
                 f"{encoder_config.model_type.removeprefix('unitrans-')}, which would see what it predicts"
             )
 

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unitrans.models.bert import IGNORED
 from unitrans.models.text import draw_head
+from unitrans.models.text_heads import IGNORED
 from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
 
 
