@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from unitrans.models._encoder import encoder_of
+from unitrans.models._encoder import MapEncoder, encoder_of
 from unitrans.models.whole import Grid
 from unitrans.nn import gather_rows, patchify
 
@@ -124,7 +124,7 @@ class HasImageEncoder:
             raise ValueError(
                 f"forward_features: expected an encoder of images, got a {type(encoder).__name__}"
             )
-        return cast(Any, encoder).forward_features(pixel_values, out_indices)
+        return cast(MapEncoder, encoder).forward_features(pixel_values, out_indices)
 
 
 def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ def register_model(
     """Makes a family known by name.
 
     Args:
-        name: what `model.name` of a run can be; the configuration's model_type is "unitrans-NAME", or any where it is given as a class.
+        name: what `model.name` of a run can be; the configuration's model_type is "unitrans-NAME", or any where it is
+            given as a class.
         config, model: configuration and encoder, as classes or "module:Name". The encoder follows
             `unitrans.models._encoder.Encoder`.
         auto: classes with a head, by the Auto class of transformers that makes them.

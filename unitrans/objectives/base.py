@@ -119,7 +119,8 @@ class Objective:
         self.options = self.Options(**options)
         if getattr(self.options, "flag_steps", 0) and not getattr(encoder_config, "perturbable", False):
             raise ValueError(
-                f"objective.flag_steps: expected 0 for a model whose features take no perturbation, got {self.options.flag_steps}"
+                "objective.flag_steps: expected 0 for a model whose features take no perturbation, got "
+                f"{self.options.flag_steps}"
             )
 
     @property

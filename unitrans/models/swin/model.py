@@ -150,10 +150,6 @@ class SwinModel(SwinPreTrainedModel):
         """Embedded rows [T, C] through all stages and the final norm -> [T_last, num_features]."""
         return self.norm(self.encode_stages(x, plans)[-1])
 
-    def encode_rows(self, x: Tensor, plans: SwinPlans) -> Tensor:
-        """The same: all rows are those of patches."""
-        return self.encode(x, plans)
-
     def token_rows(self, x: Tensor, plans: SwinPlans) -> Tensor:
         """Last rows [T_last, C] -> those of patches: all of them."""
         return x

@@ -149,10 +149,6 @@ class VitModel(VitPreTrainedModel):
         return self.patch_embed(patches)
 
     def encode(self, x: Tensor, plans: VitPlans) -> Tensor:
-        """Embedded rows [T, C] through all blocks and the final norm -> [T, C], without class tokens."""
-        return self.patches_of(self.encode_rows(x, plans), plans)
-
-    def encode_rows(self, x: Tensor, plans: VitPlans) -> Tensor:
         """Embedded rows [T, C] through all blocks and the final norm -> [T', C], class tokens included."""
         return self.leave(self.encode_blocks(x, plans)[-1])
 
@@ -224,7 +220,7 @@ class VitModel(VitPreTrainedModel):
 
     def features(self, patches: Tensor, plans: VitPlans) -> Tensor:
         """patches [T, in_chans*p*p] -> rows [T', C] behind the norm of rows, class tokens included."""
-        return self.encode_rows(self.embed(self.visible(patches, plans)), plans)
+        return self.encode(self.embed(self.visible(patches, plans)), plans)
 
     def pool(self, x: Tensor, plans: VitPlans) -> Tensor:
         """Rows [T', C] -> [B, C] by `config.pooling`, behind the norm of pooled rows if there is one."""
