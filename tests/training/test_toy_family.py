@@ -69,7 +69,7 @@ def test_trained_predicted_and_exported(workdir: Path, capsys: pytest.CaptureFix
     assert stored["encoder"]["model_type"] == "toy-mixer" and stored["encoder"]["embed_dim"] == 8
     Path("new").mkdir()
     Image.new("RGB", (8, 8), "white").save("new/white.png")
-    assert main(["predict", "--checkpoint", "fine", "--data", "new", "--output", "answers.csv"]) == 0
+    assert main(["predict", "--checkpoint", "fine", "new", "--output", "answers.csv"]) == 0
     assert "white.png" in Path("answers.csv").read_text()
     assert main(["export", "--checkpoint", "fine", "--to", "torch-export", "--output", "fine.pt2"]) == 0
     assert Path("fine.pt2").stat().st_size
