@@ -72,7 +72,7 @@ def keep_measure(config: Any, source: Any, given: Mapping[str, Any]) -> None:
     measure (`kept_settings`) and `given` does not set it."""
     if type(config) is not type(source):
         return
-    kept = getattr(source, "kept_settings", dict)()
+    kept: dict[str, Any] = getattr(source, "kept_settings", dict)()
     if not kept or kept.keys() & given.keys() or getattr(config, "kept_settings", dict)() == kept:
         return
     if getattr(config, "num_stages", None) == getattr(source, "num_stages", None):

@@ -158,7 +158,7 @@ def configured(
     if found.kind not in ("classifier", "tokens"):
         fields.pop("num_labels", None)
     config = config_from(base, theirs, found.family, **fields)
-    needed = {name: changes[name] for name in found.untold if name in changes}
-    if changes.keys() - needed.keys():
-        keep_measure(config, config_from(base, {}, found.family, **(found.fields | needed)), changes)
+    told = {name: changes[name] for name in found.untold if name in changes}
+    if changes.keys() - told.keys():
+        keep_measure(config, config_from(base, {}, found.family, **(found.fields | told)), changes)
     return config, options

@@ -7,7 +7,7 @@ import pydantic
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitrans.models._encoder import Encoder
+from unitrans.models.text import TextEncoder
 from unitrans.models.text_heads import IGNORED
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.objectives.mlm import PredictsTokens, TokenObjective
@@ -55,7 +55,7 @@ class ClmHead(nn.Module, PredictsTokens):
 
     def forward(
         self,
-        encoder: Encoder,
+        encoder: TextEncoder,
         input_ids: Tensor,
         plans: Any,
         labels: Tensor | None = None,
@@ -65,7 +65,7 @@ class ClmHead(nn.Module, PredictsTokens):
         rows = encoder.encode(self.enter(encoder, input_ids, plans), plans)
         return self.leave(encoder, rows, input_ids, plans, labels, predicted)
 
-    def enter(self, encoder: Encoder, input_ids: Tensor, plans: Any) -> Tensor:
+    def enter(self, encoder: TextEncoder, input_ids: Tensor, plans: Any) -> Tensor:
         """Rows [T, C] for the encoder."""
         return encoder.embed_kept(input_ids, plans)
 
@@ -76,7 +76,7 @@ class ClmHead(nn.Module, PredictsTokens):
 
     def leave(
         self,
-        encoder: Encoder,
+        encoder: TextEncoder,
         rows: Tensor,
         input_ids: Tensor,
         plans: Any,

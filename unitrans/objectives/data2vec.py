@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.models import registry
-from unitrans.models._encoder import Encoder
 from unitrans.objectives.base import (
     CollapseError,
     Labels,
@@ -192,9 +191,7 @@ class TeacherHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
         self._begun = False
 
-    def forward(
-        self, encoder: Encoder, plans: Any, mask: Tensor | None = None, **inputs: Any
-    ) -> SignalOutput:
+    def forward(self, encoder: Any, plans: Any, mask: Tensor | None = None, **inputs: Any) -> SignalOutput:
         """Encode with parts hidden, predict what the teacher makes of them.
 
         Args:
