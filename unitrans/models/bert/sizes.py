@@ -21,3 +21,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "roberta-base": _BASE | _ROBERTA,
     "roberta-large": _LARGE | _ROBERTA,
 }
+#: The smaller ones of Turc et al. 2019 (arXiv:1908.08962), and MiniLM, whose heads have 32 channels.
+SIZES |= {
+    f"bert_uncased_L-{depth}_H-{width}_A-{width // 64}": _BASE
+    | {"vocab_size": 30522, "embed_dim": width, "depth": depth, "num_heads": width // 64}
+    for depth in range(2, 13, 2)
+    for width in (128, 256, 512, 768)
+}
+SIZES |= {
+    f"MiniLM-L{depth}-H384-uncased": _BASE
+    | {"vocab_size": 30522, "embed_dim": 384, "depth": depth, "num_heads": 12}
+    for depth in (6, 12)
+}

@@ -4,6 +4,7 @@ from typing import Any
 
 _PUBLISHED = {
     "gpt2": (768, 12, 12),
+    "distilgpt2": (768, 6, 12),
     "gpt2-medium": (1024, 24, 16),
     "gpt2-large": (1280, 36, 20),
     "gpt2-xl": (1600, 48, 25),
