@@ -28,7 +28,7 @@ import torch
 from benchmarks.graph_padded import PaddedGraphormer, collate, preprocess
 from unitrans.models import Graphormer, GraphormerConfig
 from unitrans.models.convert import export_weights
-from unitrans.models.graphormer_plans import pack_official
+from unitrans.models.graphormer.plans import pack_official
 
 
 def zinc_like(count: int, seed: int, outlier: bool) -> list[dict[str, np.ndarray]]:

@@ -33,8 +33,7 @@ import transformers
 from torch import Tensor
 
 from unitrans.models import BertForMaskedLM
-from unitrans.models.convert import load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, load_weights
 from unitrans.models.text_plans import TextPlans
 from unitrans.ops import Plan
 

@@ -8,6 +8,8 @@ below, so that `unitrans --help` answers at once.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unitrans.models.registry import create as create
+    from unitrans.models.registry import list_models as list_models
     from unitrans.ops.attention import attention as attention
     from unitrans.ops.attention import attention_qkvpacked as attention_qkvpacked
     from unitrans.ops.maps import AttentionMap as AttentionMap
@@ -17,15 +19,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _OPS = ("AttentionMap", "Plan", "attention", "attention_maps", "attention_qkvpacked")
-__all__ = [*_OPS, "load", "__version__"]
+_MODELS = ("create", "list_models")
+__all__ = [*_OPS, *_MODELS, "load", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """The op, `Plan` and `load`, imported when first asked for."""
+    """The op, `Plan`, models by name and `load`, imported when they are used first."""
     if name == "load":
         from unitrans.training.loading import load
 
         return load
+    if name in _MODELS:
+        from unitrans.models import registry
+
+        return getattr(registry, name)
     if name in _OPS:
         from unitrans import ops
 

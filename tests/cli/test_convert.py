@@ -147,7 +147,7 @@ def test_models_without_segments_get_an_empty_table(tmp_path: Path) -> None:
             BertConfig(**BERT),
             "mlm",
             ["--to", "onnx"],
-            "--to onnx: expected one of unitrans, hf, official, timm",
+            "--to onnx: expected one of unitrans, hf, mae, official, timm",
         ),
         (BertConfig(**BERT), "mlm", ["--to", "unitrans"], "is a model of this program already"),
     ],

@@ -17,8 +17,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from unitrans.domains.graph import GraphDomain
-from unitrans.models.convert import export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.objectives.supervised import ValueHead

@@ -12,8 +12,7 @@ import torch
 from golden_cases import GOLDEN
 
 from unitrans.models import Graphormer
-from unitrans.models.convert import export_tensors, export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 from unitrans.nn import block
 from unitrans.ops import pair_bias as pair_bias_module
 

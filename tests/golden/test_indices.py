@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unitrans.models.resize import fit_shape, resize_bias_table
-from unitrans.models.swin_plans import merge_map, windows_of
+from unitrans.models.swin.plans import merge_map, windows_of
 from unitrans.nn.bias import log_spaced_offsets, relative_position_index
 from unitrans.objectives.mim import unit_mask
 

@@ -61,7 +61,7 @@ def test_mae(golden, monkeypatch: pytest.MonkeyPatch, name: str, backend: str) -
         len(images), -1, config.embed_dim
     )
     order = torch.cat([torch.zeros(len(keep), 1, dtype=torch.long), keep.argsort(1).argsort(1) + 1], 1)
-    rows = model.encoder.encode_rows(model.encoder.embed(model.encoder.visible(patches, plans)), plans)
+    rows = model.encoder.encode(model.encoder.embed(model.encoder.visible(patches, plans)), plans)
     predicted = model.head.decoder(rows, plans.whole).view(len(images), h * w, -1)
     output = model(patches=patches, plans=plans, mask=mask.flatten())
     loss = output.loss_sum / output.num_targets

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from unitrans import models
-from unitrans.models.convert import export_tensors, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, load_weights
 from unitrans.models.text import padded_like
 from unitrans.nn import block
 

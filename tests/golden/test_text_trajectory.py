@@ -9,8 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from unitrans.domains.text import TextDomain
-from unitrans.models.convert import export_tensors, export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.training.config import resolve
 from unitrans.training.optim import parameter_groups

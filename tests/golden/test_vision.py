@@ -19,8 +19,7 @@ from unitrans.models import (
     VitForImageClassification,
     VitModel,
 )
-from unitrans.models.convert import export_tensors, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, load_weights
 from unitrans.nn import block, unpatchify
 from unitrans.objectives import MaskedSignalModel, get_objective
 from unitrans.objectives.mim import local_statistics

@@ -13,8 +13,7 @@ from unitrans.models import (
     VitConfig,
     VitForImageClassification,
 )
-from unitrans.models.convert import export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_weights, load_weights
 from unitrans.models.renames import Layout, Target
 from unitrans.models.resize import fit_shape, resize_bias_table, resize_places
 from unitrans.objectives import MaskedSignalModel, get_objective

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.models import SwinConfig, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
-from unitrans.models.swin_plans import StageWindow, pad_map, windows_of
+from unitrans.models.swin.plans import StageWindow, pad_map, windows_of
 from unitrans.models.vit import VitConfig, VitModel
 from unitrans.nn import Attention, LogSpacedPositionBias, RelativePositionBias, patchify
 from unitrans.objectives import MaskedSignalModel, make_objective

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from unitrans.models import Graphormer, GraphormerConfig, GraphormerModel
-from unitrans.models.convert import export_tensors, export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.graph_padded import PaddedGraphormer, collate, preprocess

@@ -21,8 +21,7 @@ from unitrans.models import (
     VitForImageClassification,
     VitModel,
 )
-from unitrans.models.convert import export_tensors, export_weights, load_weights
-from unitrans.models.convert_config import config_from
+from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 from unitrans.models.files import save_hf
 from unitrans.nn import patchify
 from unitrans.objectives import MaskedSignalModel, get_objective
@@ -285,7 +284,7 @@ def test_beit_for_masked_images_is_theirs(tmp_path: Path) -> None:
     mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(1)) < 0.4
     patches, plans = model.encoder.pack(x)
     rows = torch.where(mask.flatten()[:, None], model.head.mask_token, model.encoder.embed(patches))
-    scores = model.head.classifier(model.encoder.encode(rows, plans))
+    scores = model.head.classifier(model.encoder.token_rows(model.encoder.encode(rows, plans), plans))
     compare([hf(x, bool_masked_pos=mask).logits], [scores], hf, model)
     convert(str(tmp_path / "theirs"), "unitrans", tmp_path / "run", overrides={"min_block": 4})
     convert(str(tmp_path / "run"), "hf", tmp_path / "back")

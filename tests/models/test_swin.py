@@ -14,9 +14,8 @@ from transformers import SwinModel as HFSwin
 from unitrans.models.convert import export_weights, load_weights
 from unitrans.models.renames import Layout, Target
 from unitrans.models.resize import fit_shape, resize_bias_table
-from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
-from unitrans.models.swin_plans import merge_map
-from unitrans.models.swinv2 import Swinv2Model
+from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel, Swinv2Model
+from unitrans.models.swin.plans import merge_map
 from unitrans.nn import RelativePositionBias, patchify, relative_position_index
 from unitrans.objectives import MaskedSignalModel, get_objective
 

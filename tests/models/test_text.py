@@ -9,10 +9,8 @@ from torch import nn
 
 from unitrans import models
 from unitrans.models import BertConfig, BertForMaskedLM, BertModel, Gpt2Config, Gpt2LMHeadModel, Gpt2Model
-from unitrans.models.convert import export_tensors, export_weights, load_weights
-from unitrans.models.convert_config import config_from
-from unitrans.models.convert_text_config import text_config_to_hf
-from unitrans.models.gpt2 import sample_tokens
+from unitrans.models.convert import config_from, config_to_hf, export_tensors, export_weights, load_weights
+from unitrans.models.text_heads import sample_tokens
 
 BERT = {
     "vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 50,
@@ -183,7 +181,7 @@ def test_settings_that_are_not_ours(theirs: dict[str, Any], message: str) -> Non
 def test_configuration_there_and_back(config: dict[str, Any], architecture: str) -> None:
     family = architecture.partition("For")[0].lower()
     ours = config_from("hf5", {"model_type": family} | config)
-    back = config_from("hf5", text_config_to_hf(ours, architecture))
+    back = config_from("hf5", config_to_hf(ours, architecture))
     assert back.to_diff_dict() == ours.to_diff_dict() | {"num_labels": 2} or back.mlp_ratio == ours.mlp_ratio
     assert back.position_offset == ours.position_offset == (2 if family == "roberta" else 0)
     assert back.max_position_embeddings == ours.max_position_embeddings

@@ -70,5 +70,7 @@ def test_published_loop(kind: str, bound: float) -> None:
 
 
 def test_other_models_refuse() -> None:
-    with pytest.raises(ValueError, match="flag_steps: expected 0 for a model other than Graphormer"):
+    with pytest.raises(
+        ValueError, match="flag_steps: expected 0 for a model whose features take no perturbation"
+    ):
         make_objective("classification", SwinConfig(image_size=64), {"flag_steps": 3}, CLASSES)

@@ -104,7 +104,7 @@ def test_masks_follow_from_seed_epoch_and_id() -> None:
     ("name", "config", "options", "message"),
     [
         ("mlm", Gpt2Config(**SMALL), {}, "expected an encoder that sees both sides"),
-        ("clm", BertConfig(**SMALL), {}, "expected a causal encoder such as gpt2, got bert"),
+        ("clm", BertConfig(**SMALL), {}, "expected a causal encoder, got bert"),
         ("mlm", BertConfig(**SMALL), {}, "mask_token_id: mlm needs the token"),
         ("mlm", BertConfig(**SMALL, mask_token_id=200), {}, "mask_token_id: expected a token from 0 to 199"),
         (

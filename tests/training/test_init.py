@@ -13,8 +13,7 @@ from unitrans.errors import ConfigError
 from unitrans.models import BertConfig, BertForMaskedLM
 from unitrans.models.channels import average_channels, inflate_channels
 from unitrans.models.convert import export_weights
-from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel
-from unitrans.models.swinv2 import Swinv2Config, Swinv2Model
+from unitrans.models.swin import SwinConfig, SwinForImageClassification, SwinModel, Swinv2Config, Swinv2Model
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.objectives.base import Labels
 from unitrans.training.init import init_weights, model_settings

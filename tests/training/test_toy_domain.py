@@ -11,7 +11,7 @@ import torch
 
 from unitrans.domains import base as domains
 from unitrans.domains import get_domain, register_domain
-from unitrans.models import MODELS
+from unitrans.models.registry import families, get_family, unregister_model
 from unitrans.objectives import registry
 from unitrans.training import run as running
 from unitrans.training.config import resolve
@@ -27,17 +27,20 @@ SETTINGS = (
 )
 
 
-@pytest.fixture
-def _series(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for table in (domains._DOMAINS, MODELS, registry.OBJECTIVES):
-        for name in ("series", "hidden_pieces"):
-            monkeypatch.setitem(table, name, None)
-            monkeypatch.delitem(table, name)
-    runpy.run_path(str(Path(__file__).with_name("toy_domain.py")))
-    yield
-    for table in (domains._DOMAINS, MODELS, registry.OBJECTIVES):
+def _forget() -> None:
+    if "series" in families():
+        unregister_model("series")
+    for table in (domains._DOMAINS, registry.OBJECTIVES):
         for name in ("series", "hidden_pieces"):
             table.pop(name, None)
+
+
+@pytest.fixture
+def _series() -> Iterator[None]:
+    _forget()
+    runpy.run_path(str(Path(__file__).with_name("toy_domain.py")))
+    yield
+    _forget()
 
 
 @pytest.mark.usefixtures("_series")
@@ -56,9 +59,9 @@ def test_a_domain_from_outside_the_package(workdir: Path, capsys: pytest.Capture
 
 @pytest.mark.usefixtures("_series")
 def test_series_do_not_see_each_other() -> None:
-    config_class, model_class = MODELS["series"]
-    config = config_class()
-    model = model_class(config).eval()
+    family = get_family("series")
+    config = family.config_class()
+    model = family.model_class(config).eval()
     values = torch.randn(12, config.piece)
     together = model(values, config.plans([7, 5]))
     torch.testing.assert_close(together[:7], model(values[:7], config.plans([7])), rtol=1e-5, atol=1e-6)

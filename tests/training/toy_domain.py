@@ -9,12 +9,12 @@ import numpy as np
 import pydantic
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from unitrans import Plan
 from unitrans.domains import register_domain
 from unitrans.domains.split import hash_fraction
-from unitrans.models import MODELS
+from unitrans.models.registry import register_model
 from unitrans.nn import Block, RelativePositionBias
 from unitrans.objectives import Objective, SignalOutput, register_objective
 
@@ -83,9 +83,7 @@ class SeriesModel(PreTrainedModel):
         return ("relative_position_bias_table",)
 
 
-MODELS["series"] = (SeriesConfig, SeriesModel)
-AutoConfig.register(SeriesConfig.model_type, SeriesConfig)
-AutoModel.register(SeriesConfig, SeriesModel)
+register_model("series", config=SeriesConfig, model=SeriesModel)
 
 # ---------------------------------------------------------------- the domain: files -> samples -> packed batches
 

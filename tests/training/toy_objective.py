@@ -47,6 +47,7 @@ class Head(nn.Module):
 
     def forward(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor) -> SignalOutput:
         rows = encoder.encode(encoder.embed(torch.where(mask[:, None], 0.0, patches)), plans)
+        rows = encoder.token_rows(rows, plans)
         guess = self.out(rows).squeeze(1)
         loss = (guess - patches.mean(1)).square()[mask].sum()
         return SignalOutput(loss_sum=loss, num_targets=mask.sum(), prediction=guess.detach())

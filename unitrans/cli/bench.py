@@ -14,7 +14,7 @@ SUITES = ("attention", "models", "pretrain", "quality", "all")
 _EPILOG = """examples:
   unitrans bench --quick                       everything at small sizes, a few minutes on one core
   unitrans bench --suite attention             the op against its peers, scaling, roofline
-  unitrans bench --suite models --case bert --output bench     adds to the results in bench/
+  unitrans bench --suite models --case CASE --output bench     adds to the results in bench/
 """
 
 

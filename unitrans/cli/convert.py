@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unitrans.cli.parser import Parser, UsageError, nearest
+from unitrans.models.registry import families
 
 _EPILOG = """examples:
-  unitrans convert swin_tiny_patch4_window7_224.pth swin           a folder of ours, for --init and unitrans.load
-  unitrans convert swin.pth wide image_size=384 window_size=12     position tables resized as published
-  unitrans convert microsoft/swin-tiny-patch4-window7-224 swin     a name on the hub, where there is no such file
-  unitrans convert runs/text-mlm-1 bert --to hf                    BertForMaskedLM.from_pretrained("bert") opens it
-  unitrans convert runs/vision-mim-1 swin.safetensors --to official
+  unitrans convert weights.pth ours                                a folder of ours, for --init and unitrans.load
+  unitrans convert weights.pth wide image_size=384 window_size=12  position tables resized as published
+  unitrans convert OWNER/NAME ours                                 a name on the hub, where there is no such file
+  unitrans convert runs/text-mlm-1 theirs --to hf                  from_pretrained("theirs") of transformers opens it
+  unitrans convert runs/vision-mim-1 theirs.safetensors --to official
 """
-TARGETS = ("unitrans", "hf", "official", "timm", "v1", "v2")
-SOURCES = ("auto", "official", "hf", "timm", "torchvision", "mae", "v1", "v2")
+
+
+def layouts() -> list[str]:
+    """Names of the layouts of all families, those of transformers as "hf"."""
+    found = dict.fromkeys(name for family in families().values() for name in family.layouts)
+    return ["hf", *sorted(name for name in found if not name.startswith("hf"))]
 
 
 def make_parser() -> Parser:
@@ -32,14 +37,14 @@ def make_parser() -> Parser:
         dest="layout",
         metavar="LAYOUT",
         default="auto",
-        help=f"whose names the source has: {', '.join(SOURCES)} (default: told by the names)",
+        help=f"whose names the source has: auto, {', '.join(layouts())} (default: told by the names)",
     )
     parser.add_argument(
         "--to",
         default="unitrans",
         metavar="LAYOUT",
-        help="unitrans (default): a folder of ours; hf: a folder that transformers opens; official, timm: a "
-        "file; v1, v2: a file for the published Graphormer of that version",
+        help="unitrans (default): a folder of ours; hf: a folder that transformers opens; another layout, such as "
+        "official, timm, v1 or v2: a file under the names of that code",
     )
     parser.add_argument("--encoder", action="store_true", help="leave the head out")
     parser.add_argument(
@@ -59,7 +64,11 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see :func:`unitrans.cli.main` for the exit code."""
     options = make_parser().parse(list(arguments))
-    for flag, value, known in (("--to", options.to, TARGETS), ("--from", options.layout, SOURCES)):
+    known_layouts = layouts()
+    for flag, value, known in (
+        ("--to", options.to, ["unitrans", *known_layouts]),
+        ("--from", options.layout, ["auto", *known_layouts]),
+    ):
         if value not in known:
             raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}{nearest(value, known)}")
     output = Path(options.output).expanduser()

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from unitrans.domains.base import Batch, Domain, Sample, Source
-from unitrans.models.joint import FIXED, TRUNK
+from unitrans.models.joint.config import FIXED, TRUNK
 from unitrans.objectives.base import LabelKind
 
 

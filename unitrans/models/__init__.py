@@ -1,82 +1,64 @@
-"""Models: a configuration and a network each, in transformers' conventions (layer 5)."""
+"""Models: one folder per family, a configuration and a network each, in transformers' conventions (layer 5).
 
-from typing import Any
+Names are imported when they are used. The first use makes all families known to transformers' Auto classes.
+"""
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
 
-from unitrans.models.bert import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-)
-from unitrans.models.gpt2 import Gpt2Config, Gpt2LMHeadModel, Gpt2Model
-from unitrans.models.graphormer import Graphormer, GraphormerConfig, GraphormerModel
-from unitrans.models.joint import JointConfig, JointModel
-from unitrans.models.swin import SwinBackbone, SwinConfig, SwinForImageClassification, SwinModel
-from unitrans.models.swinv2 import Swinv2Backbone, Swinv2Config, Swinv2ForImageClassification, Swinv2Model
-from unitrans.models.vit import VitConfig, VitForImageClassification, VitModel
+from unitrans.models import registry
 
-#: What `model.name` of a configuration file can be.
-MODELS: dict[str, tuple[Any, Any]] = {
-    "bert": (BertConfig, BertModel),
-    "gpt2": (Gpt2Config, Gpt2Model),
-    "swin": (SwinConfig, SwinModel),
-    "swinv2": (Swinv2Config, Swinv2Model),
-    "vit": (VitConfig, VitModel),
-    "graphormer": (GraphormerConfig, GraphormerModel),
-    "joint": (JointConfig, JointModel),
-}
+if TYPE_CHECKING:
+    from unitrans.models.bert.config import BertConfig as BertConfig
+    from unitrans.models.bert.model import BertForMaskedLM as BertForMaskedLM
+    from unitrans.models.bert.model import BertForNextSentencePrediction as BertForNextSentencePrediction
+    from unitrans.models.bert.model import BertForPreTraining as BertForPreTraining
+    from unitrans.models.bert.model import BertForSequenceClassification as BertForSequenceClassification
+    from unitrans.models.bert.model import BertForTokenClassification as BertForTokenClassification
+    from unitrans.models.bert.model import BertModel as BertModel
+    from unitrans.models.gpt2.config import Gpt2Config as Gpt2Config
+    from unitrans.models.gpt2.model import Gpt2LMHeadModel as Gpt2LMHeadModel
+    from unitrans.models.gpt2.model import Gpt2Model as Gpt2Model
+    from unitrans.models.graphormer.config import GraphormerConfig as GraphormerConfig
+    from unitrans.models.graphormer.model import Graphormer as Graphormer
+    from unitrans.models.graphormer.model import GraphormerModel as GraphormerModel
+    from unitrans.models.joint.config import JointConfig as JointConfig
+    from unitrans.models.joint.model import JointModel as JointModel
+    from unitrans.models.swin.config import SwinConfig as SwinConfig
+    from unitrans.models.swin.config import Swinv2Config as Swinv2Config
+    from unitrans.models.swin.model import SwinBackbone as SwinBackbone
+    from unitrans.models.swin.model import SwinForImageClassification as SwinForImageClassification
+    from unitrans.models.swin.model import SwinModel as SwinModel
+    from unitrans.models.swin.model import Swinv2Backbone as Swinv2Backbone
+    from unitrans.models.swin.model import Swinv2ForImageClassification as Swinv2ForImageClassification
+    from unitrans.models.swin.model import Swinv2Model as Swinv2Model
+    from unitrans.models.vit.config import VitConfig as VitConfig
+    from unitrans.models.vit.model import VitForImageClassification as VitForImageClassification
+    from unitrans.models.vit.model import VitModel as VitModel
 
-for _config, _model in MODELS.values():
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModel.register(_config, _model, exist_ok=True)
-for _config, _classifier in (
-    (SwinConfig, SwinForImageClassification),
-    (Swinv2Config, Swinv2ForImageClassification),
-    (VitConfig, VitForImageClassification),
-):
-    AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
-AutoModelForMaskedLM.register(BertConfig, BertForMaskedLM, exist_ok=True)
-AutoModelForSequenceClassification.register(BertConfig, BertForSequenceClassification, exist_ok=True)
-AutoModelForTokenClassification.register(BertConfig, BertForTokenClassification, exist_ok=True)
 
-__all__ = [
-    "Graphormer",
-    "GraphormerConfig",
-    "GraphormerModel",
-    "MODELS",
-    "BertConfig",
-    "BertForMaskedLM",
-    "BertForNextSentencePrediction",
-    "BertForPreTraining",
-    "BertForSequenceClassification",
-    "BertForTokenClassification",
-    "BertModel",
-    "Gpt2Config",
-    "Gpt2LMHeadModel",
-    "Gpt2Model",
-    "JointConfig",
-    "JointModel",
-    "SwinBackbone",
-    "SwinConfig",
-    "SwinForImageClassification",
-    "SwinModel",
-    "Swinv2Backbone",
-    "Swinv2Config",
-    "Swinv2ForImageClassification",
-    "Swinv2Model",
-    "VitConfig",
-    "VitForImageClassification",
-    "VitModel",
-]
+def __getattr__(name: str) -> Any:
+    if name == "MODELS":
+        warnings.warn(
+            "unitrans.models.MODELS goes with the next release: register a model with "
+            "unitrans.models.registry.register_model",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return registry.OldTable()
+    folder = next((folder for folder in registry.folders() if name in folder.__all__), None)
+    if folder is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    registry.announce()
+    value = getattr(folder, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({"MODELS", "registry", *(name for folder in registry.folders() for name in folder.__all__)})
+
+
+if "transformers" in sys.modules:
+    registry.announce()

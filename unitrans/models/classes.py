@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unitrans.models.convert import layout_for
+from unitrans.models._weights import layout_for
 
 
 def with_classes(

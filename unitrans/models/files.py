@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +11,29 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unitrans.models.bert import (
-    BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
+from unitrans.models import registry
+from unitrans.models._encoder import keep_measure
+from unitrans.models._weights import (
+    Format,
+    LoadReport,
+    config_from,
+    config_to_hf,
+    export_tensors,
+    format_of,
+    formats,
+    load_weights,
 )
 from unitrans.models.classes import with_classes
-from unitrans.models.convert import LoadReport, export_tensors, layout_for, load_weights
-from unitrans.models.convert_config import config_from, config_to_hf
-from unitrans.models.convert_text_config import TEXT_FAMILIES
-from unitrans.models.gpt2 import Gpt2LMHeadModel, Gpt2Model
-from unitrans.models.swin import SwinForImageClassification, SwinModel
-from unitrans.models.swinv2 import Swinv2ForImageClassification, Swinv2Model, keep_measure
-from unitrans.models.vit import VitForImageClassification, VitModel
 from unitrans.stored import read_json
 
 WEIGHTS = "model.safetensors"
 
-#: Their class -> ours.
-CLASSES: dict[str, Callable[[Any], PreTrainedModel]] = {
-    "BertModel": BertModel,
-    "BertForMaskedLM": BertForMaskedLM,
-    "BertForPreTraining": BertForPreTraining,
-    "BertForNextSentencePrediction": BertForNextSentencePrediction,
-    "BertForSequenceClassification": BertForSequenceClassification,
-    "BertForTokenClassification": BertForTokenClassification,
-    "RobertaModel": BertModel,
-    "RobertaForMaskedLM": BertForMaskedLM,
-    "RobertaForTokenClassification": BertForTokenClassification,
-    "GPT2Model": Gpt2Model,
-    "GPT2LMHeadModel": Gpt2LMHeadModel,
-    "SwinModel": SwinModel,
-    "SwinForImageClassification": SwinForImageClassification,
-    "Swinv2Model": Swinv2Model,
-    "Swinv2ForImageClassification": Swinv2ForImageClassification,
-    "ViTModel": VitModel,
-    "ViTForImageClassification": VitForImageClassification,
-    "BeitModel": VitModel,
-    "BeitForImageClassification": VitForImageClassification,
-    "ViTMAEModel": VitModel,
-    "ViTMAEForPreTraining": VitModel,
-}
-#: Classes of which the encoder alone is read: what else they have, by the beginning of its name.
-_LEFT_OUT = {"ViTMAEForPreTraining": "decoder."}
-_FAMILIES = (*TEXT_FAMILIES, "swin", "swinv2", "vit", "vit_mae", "beit")
+
+def hub_formats() -> dict[str, Format]:
+    """model_type of transformers -> format."""
+    return {
+        kind: each for each in formats().values() if each.hub is not None for kind in each.hub.model_types
+    }
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -66,7 +42,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         stored = read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
-    return stored if isinstance(stored, dict) and stored.get("model_type") in _FAMILIES else None
+    return stored if isinstance(stored, dict) and stored.get("model_type") in hub_formats() else None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -163,22 +139,24 @@ def load_hf(
     theirs = read_config(folder)
     if theirs is None:
         raise ValueError(
-            f"{folder}: expected a model folder of transformers of one of {', '.join(_FAMILIES)}"
+            f"{folder}: expected a model folder of transformers of one of {', '.join(hub_formats())}"
         )
-    base = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
-    base |= {"swinv2": "Swinv2Model", "vit": "ViTModel", "vit_mae": "ViTMAEModel", "beit": "BeitModel"}
-    name = str((theirs.get("architectures") or [base[theirs["model_type"]]])[0])
-    if name not in CLASSES:
-        raise ValueError(f"{folder}: expected one of {', '.join(CLASSES)}, got a {name}")
+    hub = hub_formats()[theirs["model_type"]].hub
+    assert hub is not None
+    name = str((theirs.get("architectures") or [hub.model_types[theirs["model_type"]]])[0])
+    if name not in hub.classes:
+        known = [each for format in hub_formats().values() if format.hub for each in format.hub.classes]
+        raise ValueError(f"{folder}: expected one of {', '.join(dict.fromkeys(known))}, got a {name}")
     weights = read_weights(folder)
-    if name in _LEFT_OUT:
-        weights = {key: value for key, value in weights.items() if not key.startswith(_LEFT_OUT[name])}
+    if name in hub.left_out:
+        weights = {key: value for key, value in weights.items() if not key.startswith(hub.left_out[name])}
     if class_map is not None:
         changes = {"num_labels": len(class_map)} | changes
     config = config_from("hf5", theirs, **changes)
-    if "pretrained_window_sizes" not in changes:
-        keep_measure(config, config_from("hf5", theirs))
-    model, layout = CLASSES[name](config), layout_of_names(weights, theirs["model_type"])
+    if changes:
+        keep_measure(config, config_from("hf5", theirs), changes)
+    model = registry.resolve(hub.classes[name])(config)
+    layout = layout_of_names(weights, theirs["model_type"])
     fresh: set[str] = set()
     if "num_labels" in changes:
         weights, fresh = with_classes(model, weights, layout, class_map)
@@ -192,9 +170,10 @@ def load_hf(
 
 
 def layout_of_names(weights: Mapping[str, Tensor], family: str) -> str:
-    """ "hf4" or "hf5", by the names themselves: they differ for Swin and ViT."""
+    """ "hf4" or "hf5", by the names themselves, where they differ; family: a model_type of transformers."""
     in_memory = any(".q_proj." in name or "attention.o_proj" in name for name in weights)
-    return "hf5" if in_memory or family in TEXT_FAMILIES else "hf4"
+    hub = hub_formats()[family].hub
+    return "hf5" if in_memory or (hub is not None and hub.same_in_memory) else "hf4"
 
 
 def save_hf(
@@ -223,10 +202,9 @@ def save_hf(
     if tensors is None:
         tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     weights = export_tensors(model, tensors, "hf4")
-    if theirs["model_type"] in ("bert", "roberta") and not config.type_vocab_size:
-        prefix = "" if architecture.endswith("Model") else layout_for(model, "hf4").prefix
-        name = prefix + "embeddings.token_type_embeddings.weight"
-        weights[name] = torch.zeros(1, config.embed_dim)  # their models always have such a table
+    format = format_of(config)
+    if format.hub is not None:
+        weights |= format.hub.complete(config, architecture, format.layouts["hf4"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}

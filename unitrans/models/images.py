@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from unitrans.models._encoder import MapEncoder, encoder_of
 from unitrans.models.whole import Grid
 from unitrans.nn import gather_rows, patchify
 
@@ -118,14 +119,12 @@ class HasImageEncoder:
         self, pixel_values: Tensor, out_indices: Sequence[int] | None = None
     ) -> list[Tensor]:
         """Feature maps of the encoder for dense tasks; see its own `forward_features`."""
-        encoder = next(
-            e for e in (getattr(self, name, None) for name in ("encoder", "swin", "vit")) if e is not None
-        )
+        encoder = encoder_of(self)
         if not isinstance(encoder, ImageEncoder):
             raise ValueError(
                 f"forward_features: expected an encoder of images, got a {type(encoder).__name__}"
             )
-        return cast(Any, encoder).forward_features(pixel_values, out_indices)
+        return cast(MapEncoder, encoder).forward_features(pixel_values, out_indices)
 
 
 def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Templates of names: how a table of renames is read in both directions. The tables are in `layouts`.
+"""Templates of names: how a table of renames is read in both directions. The tables are in the folders of the families.
 
 A template holds fields: `{s}` stands for a number, `{s+1}` for that number plus one, `{2s+1}` for twice that
 number plus one, `{rest}` for anything. A rename is a pair of templates, theirs and ours; where theirs are several,
@@ -152,3 +152,25 @@ def _to_theirs(name: str, renames: Sequence[Rename]) -> tuple[str, ...]:
             templates = (theirs,) if isinstance(theirs, str) else theirs
             return tuple(_fill(template, values) for template in templates)
     return (name,)
+
+
+def under(theirs: str, ours: str, renames: Sequence[Rename]) -> tuple[Rename, ...]:
+    """The renames of a part of a model, where that part sits."""
+    return tuple(
+        (theirs + their if isinstance(their, str) else tuple(theirs + name for name in their), ours + our)
+        for their, our in renames
+    )
+
+
+def qkv(names: tuple[str, str, str], kind: str) -> Rename:
+    """Three projections that are one here; kind: weight or bias."""
+    return tuple(f"{name}.{kind}" for name in names), f"attn.qkv.{kind}"
+
+
+#: Names of a block in files of transformers 4.
+HF4_MLP: tuple[Rename, ...] = (
+    ("attention.output.dense.{rest}", "attn.proj.{rest}"),
+    ("intermediate.dense.{rest}", "mlp.fc1.{rest}"),
+    ("output.dense.{rest}", "mlp.fc2.{rest}"),
+)
+HF4_NAMES = ("attention.self.query", "attention.self.key", "attention.self.value")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unitrans.models.swin_plans import Grid
+from unitrans.models.swin.plans import Grid
 
 ResizeRule = Literal["bicubic", "geometric", "geometric-linear"]
 

@@ -134,3 +134,16 @@ class GraphPairBias(nn.Module):
 
 def _wide(table: Tensor) -> Tensor:
     return table if table.dtype in (torch.float32, torch.float64) else table.float()
+
+
+def categories(name: str, values: Tensor, count: int) -> Tensor:
+    """Features of nodes or edges as int64 [count, F]; ValueError where they are not whole numbers."""
+    values = values.cpu()
+    values = values[:, None] if values.dim() == 1 else values
+    whole = values.long()
+    if values.dim() != 2 or len(values) != count or not torch.equal(whole.to(values.dtype), values):
+        raise ValueError(
+            f"{name}: expected categories, whole numbers [{count}, features], got {values.dtype} "
+            f"{list(values.shape)}; continuous features have to be made categories first"
+        )
+    return whole

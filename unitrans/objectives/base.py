@@ -71,7 +71,7 @@ def check_one_row_per_patch(objective: str, encoder_config: Any) -> None:
     """ValueError for an image encoder with windows or merges, whose last rows stand for several patches."""
     if encoder_config.total_stride != encoder_config.patch_size:
         raise ValueError(
-            f"objective {objective}: expected an encoder with one row per patch such as vit, got "
+            f"objective {objective}: expected an encoder with one row per patch, got "
             f"{encoder_config.model_type.removeprefix('unitrans-')}; for it use objective mim with "
             "encoder_tokens=visible"
         )
@@ -119,7 +119,8 @@ class Objective:
         self.options = self.Options(**options)
         if getattr(self.options, "flag_steps", 0) and not getattr(encoder_config, "perturbable", False):
             raise ValueError(
-                f"objective.flag_steps: expected 0 for a model other than Graphormer, got {self.options.flag_steps}"
+                "objective.flag_steps: expected 0 for a model whose features take no perturbation, got "
+                f"{self.options.flag_steps}"
             )
 
     @property

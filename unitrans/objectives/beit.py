@@ -284,7 +284,9 @@ class TokenClassifier(nn.Module):
         x = encoder.embed(patches)
         x = torch.where(hidden[:, None], self.mask_token.to(x.dtype), x)
         places = hidden.nonzero().squeeze(1)
-        logits = self.classifier(encoder.encode(x, plans).index_select(0, places)).float()
+        logits = self.classifier(
+            encoder.token_rows(encoder.encode(x, plans), plans).index_select(0, places)
+        ).float()
         labels = tokens.index_select(0, places)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         output = TokenOutput(loss_sum=loss, num_targets=torch.tensor(len(labels), device=loss.device))

@@ -7,7 +7,8 @@ import pydantic
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitrans.models.bert import IGNORED
+from unitrans.models.text import TextEncoder
+from unitrans.models.text_heads import IGNORED
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.objectives.mlm import PredictsTokens, TokenObjective
 
@@ -35,7 +36,7 @@ class CausalLanguageModeling(TokenObjective):
         super().__init__(encoder_config, labels, **options)
         if not encoder_config.causal:
             raise ValueError(
-                "objective clm: expected a causal encoder such as gpt2, got "
+                "objective clm: expected a causal encoder, got "
                 f"{encoder_config.model_type.removeprefix('unitrans-')}, which would see what it predicts"
             )
 
@@ -54,7 +55,7 @@ class ClmHead(nn.Module, PredictsTokens):
 
     def forward(
         self,
-        encoder: Any,
+        encoder: TextEncoder,
         input_ids: Tensor,
         plans: Any,
         labels: Tensor | None = None,
@@ -64,7 +65,7 @@ class ClmHead(nn.Module, PredictsTokens):
         rows = encoder.encode(self.enter(encoder, input_ids, plans), plans)
         return self.leave(encoder, rows, input_ids, plans, labels, predicted)
 
-    def enter(self, encoder: Any, input_ids: Tensor, plans: Any) -> Tensor:
+    def enter(self, encoder: TextEncoder, input_ids: Tensor, plans: Any) -> Tensor:
         """Rows [T, C] for the encoder."""
         return encoder.embed_kept(input_ids, plans)
 
@@ -75,7 +76,7 @@ class ClmHead(nn.Module, PredictsTokens):
 
     def leave(
         self,
-        encoder: Any,
+        encoder: TextEncoder,
         rows: Tensor,
         input_ids: Tensor,
         plans: Any,

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel
 
+from unitrans.models import registry
 from unitrans.objectives.base import (
     CollapseError,
     Labels,
@@ -177,7 +177,7 @@ class TeacherHead(nn.Module):
     def __init__(self, encoder_config: Any, options: Data2VecOptions) -> None:
         super().__init__()
         self.options = options
-        self.teacher = AutoModel.from_config(encoder_config).requires_grad_(False)
+        self.teacher = registry.make_encoder(encoder_config).requires_grad_(False)
         dim = encoder_config.num_features
         by_vector = bool(self.teacher.hides_by_vector)
         self.mask_token = nn.Parameter(torch.zeros(1, dim)) if by_vector else None

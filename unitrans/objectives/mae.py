@@ -119,7 +119,7 @@ class MaeHead(nn.Module):
         """Encode what is visible, predict the rest.
 
         Args:
-            encoder: has embed(patches), visible(patches, plans) and encode_rows(rows, plans).
+            encoder: has embed(patches), visible(patches, plans) and encode(rows, plans).
             patches: [T, in_chans*p*p], normalised pixels of whole images.
             plans: the encoder's plans of the visible patches.
             mask: bool [T], True = hidden and predicted; None hides nothing and sums nothing.
@@ -128,7 +128,7 @@ class MaeHead(nn.Module):
             loss_sum: sum of squared errors over hidden values, of normalised ones with norm_pix_loss; num_targets: how
             many values those are; prediction: [T, in_chans*p*p] in the units and order of patches.
         """
-        rows = encoder.encode_rows(self.enter(encoder, patches, plans), plans)
+        rows = encoder.encode(self.enter(encoder, patches, plans), plans)
         return self.leave(encoder, rows, patches, plans, mask)
 
     def enter(self, encoder: Any, patches: Tensor, plans: Any) -> Tensor:

@@ -244,7 +244,7 @@ class PixelHead(nn.Module):
         """Hide, encode, predict.
 
         Args:
-            encoder: has embed(patches), encode_rows(rows, plans) and token_rows(rows, plans); its plans have `cover`.
+            encoder: has embed(patches), encode(rows, plans) and token_rows(rows, plans); its plans have `cover`.
             patches: [T, in_chans*p*p], normalised pixels.
             plans: the encoder's plans of the batch.
             mask: bool [T], True = hidden and predicted; None hides nothing (and sums nothing).
@@ -253,7 +253,7 @@ class PixelHead(nn.Module):
             loss_sum: sum of absolute errors over hidden values; num_targets: how many values those are;
             prediction: [T, in_chans*p*p] in the order of patches.
         """
-        rows = encoder.encode_rows(self.enter(encoder, patches, plans, mask), plans)
+        rows = encoder.encode(self.enter(encoder, patches, plans, mask), plans)
         return self.leave(encoder, rows, patches, plans, mask)
 
     def enter(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> Tensor:
@@ -329,7 +329,7 @@ class NormalizedPixelHead(PixelHead):
         loss_sum is in units of the normalised target. prediction is in units of `patches`: what the decoder
         says times the deviation plus the mean of the true image.
         """
-        rows = encoder.encode_rows(self.enter(encoder, patches, plans, mask), plans)
+        rows = encoder.encode(self.enter(encoder, patches, plans, mask), plans)
         return self.leave(encoder, rows, patches, plans, mask, grids)
 
     def leave(

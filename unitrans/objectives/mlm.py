@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unitrans.models.bert import IGNORED, MaskedLMHead, head_arguments
+from unitrans.models.text_heads import IGNORED, MaskedLMHead, head_arguments
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 
@@ -110,7 +110,7 @@ class MaskedLanguageModeling(TokenObjective):
         super().__init__(encoder_config, labels, **options)
         if encoder_config.causal:
             raise ValueError(
-                f"objective mlm: expected an encoder that sees both sides such as bert, got "
+                f"objective mlm: expected an encoder that sees both sides, got "
                 f"{encoder_config.model_type.removeprefix('unitrans-')}; use objective clm"
             )
         mask = encoder_config.mask_token_id

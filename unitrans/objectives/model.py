@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-import unitrans.models  # noqa: F401 - registers our configurations and models by name
+from unitrans.models import registry
 from unitrans.models.images import HasImageEncoder, KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.flag import flag
@@ -41,7 +41,7 @@ class MaskedSignalConfig(PreTrainedConfig):
     def encoder_config(self) -> PreTrainedConfig:
         """The encoder's configuration as an object."""
         fields = dict(self.encoder or {})
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        return registry.make_config(fields.pop("model_type"), **fields)
 
 
 class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
@@ -57,7 +57,7 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
     def __init__(self, config: MaskedSignalConfig) -> None:
         super().__init__(config)
         encoder_config = config.encoder_config
-        self.encoder = AutoModel.from_config(encoder_config)
+        self.encoder = registry.make_encoder(encoder_config)
         self.main_input_name = self.encoder.input_names[0]
         labels = None if config.labels is None else Labels.from_dict(config.labels)
         self.objective = make_objective(
@@ -67,14 +67,14 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **options: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As in transformers. A checkpoint of a run must be as it was written.
 
         Raises:
             ConfigError: a file of the checkpoint has changed.
         """
-        verify_model(Path(name))
-        return super().from_pretrained(name, *args, **options)
+        verify_model(Path(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
     def create(

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unitrans.models._encoder import Encoder
 from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
 from unitrans.objectives.flag import FlagOptions
 
@@ -57,7 +58,7 @@ class LabelHead(nn.Module):
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
-    def predict(self, encoder: Any, inputs: dict[str, Any]) -> Tensor:
+    def predict(self, encoder: Encoder, inputs: dict[str, Any]) -> Tensor:
         """[B, K] for the samples of a batch; inputs are `encoder.input_names`."""
         pooled = encoder.pool(encoder.features(**inputs), inputs["plans"])
         return self.linear(self.dropout(pooled)).float()
@@ -86,7 +87,7 @@ class ClassHead(LabelHead):
         super().__init__(num_features, num_outputs, dropout)
         self.kind, self.label_smoothing, self.weights = kind, label_smoothing, weights
 
-    def forward(self, encoder: Any, labels: Tensor | None = None, **inputs: Any) -> SignalOutput:
+    def forward(self, encoder: Encoder, labels: Tensor | None = None, **inputs: Any) -> SignalOutput:
         """Predict.
 
         Args:
@@ -257,7 +258,7 @@ class ValueHead(LabelHead):
         super().__init__(num_features, num_outputs, dropout)
         self.loss = loss
 
-    def forward(self, encoder: Any, labels: Tensor | None = None, **inputs: Any) -> SignalOutput:
+    def forward(self, encoder: Encoder, labels: Tensor | None = None, **inputs: Any) -> SignalOutput:
         """Predict.
 
         Args:

@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unitrans.models.bert import IGNORED
+from unitrans.models._encoder import Encoder
 from unitrans.models.text import draw_head
+from unitrans.models.text_heads import IGNORED
 from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
 
 
@@ -82,7 +83,7 @@ class TokenHead(nn.Module):
         self.linear = nn.Linear(num_features, num_classes)
         draw_head(self)
 
-    def forward(self, encoder: Any, labels: Tensor | None = None, **inputs: Any) -> SignalOutput:
+    def forward(self, encoder: Encoder, labels: Tensor | None = None, **inputs: Any) -> SignalOutput:
         """Predict.
 
         Args:

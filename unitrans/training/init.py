@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from unitrans.domains.base import domain_names
 from unitrans.errors import ConfigError, user_errors
-from unitrans.models import MODELS
+from unitrans.models import registry
+from unitrans.models._weights import blocks_sharing, config_from
 from unitrans.models.channels import average_channels, inflate_channels
-from unitrans.models.convert import blocks_sharing
-from unitrans.models.convert_config import config_from
 from unitrans.models.files import read_config
-from unitrans.models.joint import PARTS
+from unitrans.models.joint.config import PARTS
 from unitrans.models.recognise import configured
 from unitrans.models.resize import ResizeRule, fit_shape
 from unitrans.stored import read_json, verify_model
@@ -111,14 +110,12 @@ def model_settings(
         own = {key: value for key, value in config.items() if key not in _OWN_SETTINGS}
         return _joint_settings(join_settings(own, domain_names(domain), f"--init {name}"))
     config = leave_settings(config, domain, f"--init {name}")
-    model = str(config.get("model_type")).removeprefix("unitrans-")
-    if model not in MODELS:
+    family = registry.family_of(config)
+    if family is None:
         return {}
-    fields = parameters_of(MODELS[model][0]).model_fields
-    if model == "swinv2":  # position biases stay those of the weights whatever the windows become
-        source = MODELS[model][0](**{key: value for key, value in config.items() if key in fields})
-        config = config | {"pretrained_window_sizes": source.measured_windows}
-    found = {"name": model} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
+    fields = parameters_of(family.config_class).model_fields
+    config = config | _kept_settings(family.config_class, config, fields)
+    found = {"name": family.name} | {k: config[k] for k in fields if k in config and k not in _OWN_SETTINGS}
     # What has no class token cannot be pooled by it.
     return found | ({"pooling": "mean"} if found.get("cls_token") is False else {})
 
@@ -126,7 +123,7 @@ def model_settings(
 def _joint_settings(section: dict[str, Any]) -> dict[str, Any]:
     """A section of a joint model without what a run takes from its own data and recipe."""
     for name in PARTS.keys() & section.keys():
-        fields = parameters_of(MODELS[section[name]["name"]][0]).model_fields
+        fields = parameters_of(registry.get_family(section[name]["name"]).config_class).model_fields
         section[name] = {
             key: value
             for key, value in section[name].items()
@@ -267,17 +264,24 @@ def _regrouped(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[d
 
 
 def _other_units(there: dict[str, Any], here: Any) -> list[str]:
-    """A note where the bias network of Swin V2 would measure offsets by other windows than it was trained with."""
-    if there.get("model_type") != "unitrans-swinv2" or here.model_type != "unitrans-swinv2":
+    """Notes where the model would measure offsets by other windows than the weights were trained with."""
+    if there.get("model_type") != here.model_type:
         return []
-
-    sizes = type(here)(**{key: value for key, value in there.items() if key != "model_type"}).measured_windows
-    if sizes == here.measured_windows:
-        return []
+    kept = _kept_settings(type(here), there, there.keys() - {"model_type"})
+    own = here.kept_settings() if kept else {}
     return [
         "the weights were trained with other windows: their position biases are kept with "
-        f"model.pretrained_window_sizes={json.dumps(sizes, separators=(',', ':'))}"
+        f"model.{name}={json.dumps(value, separators=(',', ':'))}"
+        for name, value in kept.items()
+        if value != own[name]
     ]
+
+
+def _kept_settings(cls: Any, stored: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """What weights of this stored configuration are to be read with whatever the data are; see `keep_measure`."""
+    if not hasattr(cls, "kept_settings"):
+        return {}
+    return dict(cls(**{key: value for key, value in stored.items() if key in fields}).kept_settings())
 
 
 def _is_of_channels(key: str) -> bool:

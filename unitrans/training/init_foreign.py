@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from unitrans.errors import ConfigError, user_errors
-from unitrans.models.convert import layout_for, load_weights
-from unitrans.models.files import layout_of_names, read_config, read_file, read_weights
+from unitrans.models._weights import format_of, formats, layout_for, load_weights
+from unitrans.models.files import hub_formats, layout_of_names, read_config, read_file, read_weights
 from unitrans.models.recognise import Recognised, recognise
 
 # A ViT has one of the two, on its rows or on what is pooled; they are not each other's.
 FINAL_NORMS = ("encoder.norm.", "encoder.fc_norm.")
-_SAME_MODEL = {"beit": "vit"}  # named apart in transformers only
 WORD_ROWS = ("word_embeddings.weight", "output_bias")  # what has a row for every token of the vocabulary
 
 
@@ -41,7 +40,7 @@ def read_foreign(path: Path) -> tuple[dict[str, Tensor], Recognised] | None:
     weights = read_file(path) if path.is_file() else read_weights(path)
     found = recognise(weights, what=str(path))
     if theirs is not None:  # says more than the names can
-        family = {"vit_mae": "vit"}.get(theirs["model_type"], theirs["model_type"])
+        family = hub_formats()[theirs["model_type"]].name
         layout = layout_of_names(weights, theirs["model_type"])
         found = dataclasses.replace(found, family=family, layout=layout)
     return weights, found
@@ -56,10 +55,10 @@ def init_foreign(model: Any, name: str, weights: dict[str, Tensor], found: Recog
     where = f"--init {name}"
     config = model.config.encoder_config
     with user_errors():
-        family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
-    if _SAME_MODEL.get(family, family) != _SAME_MODEL.get(found.family, found.family):
+        here, there = format_of(config), formats()[found.family]
+    if (here.like or here.name) != (there.like or there.name):
         raise ConfigError(
-            f"{where} holds {found}, and this model is a {family}: leave the model.* keys out, they follow from the "
+            f"{where} holds {found}, and this model is a {here.name}: leave the model.* keys out, they follow from the "
             "weights"
         )
     table = layout_for(model, found.layout)

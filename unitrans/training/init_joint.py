@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from unitrans.errors import ConfigError
-from unitrans.models.joint import FIXED, PARTS, TRUNK, domain_of, part_of
+from unitrans.models.joint.config import FIXED, PARTS, TRUNK, domain_of, part_of
 from unitrans.objectives.model import MaskedSignalConfig
 
 

@@ -7,19 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from unitrans import models
-from unitrans.models import MODELS
+from unitrans.models import registry
+from unitrans.models._weights import resize_rule
 from unitrans.training.parameters import parameters_of
-
-_PREFIXES = ("encoder.", "swin.", "vit.")  # of the encoder in a model with a head
 
 
 def own_encoder(stored: Any) -> dict[str, Any] | None:
     """The settings of the encoder by the config.json of such a folder; None for any other config.json."""
-    name = str(stored.get("model_type")).removeprefix("unitrans-") if isinstance(stored, dict) else ""
-    if name not in MODELS or not str(stored["model_type"]).startswith("unitrans-"):
+    family = registry.family_of(stored) if isinstance(stored, dict) else None
+    if family is None or stored["model_type"] != family.config_class.model_type:
         return None
-    fields = parameters_of(MODELS[name][0]).model_fields
+    fields = parameters_of(family.config_class).model_fields
     kept = {key: value for key, value in stored.items() if key in fields}
     return kept | {"model_type": stored["model_type"]}
 
@@ -32,13 +30,15 @@ def as_checkpoint(
     ValueError where they do not say what they are.
     """
     name = str((stored.get("architectures") or [""])[0])
-    if getattr(models, name, None) is None:
+    cls = registry.find_class(name)
+    family = registry.family_of(stored)
+    if cls is None or family is None:
         raise ValueError("its config.json names no architecture of this program")
-    bare = any(cls.__name__ == name for _, cls in MODELS.values())
+    prefixes = ("encoder.", f"{cls.base_model_prefix}.")  # of the encoder in a model with a head
+    bare = cls is family.model_class
     found: dict[str, Tensor] = {}
     for key, tensor in weights.items():
-        prefix = "" if bare else next((p for p in _PREFIXES if key.startswith(p)), None)
+        prefix = "" if bare else next((p for p in prefixes if key.startswith(p)), None)
         found[f"head.{key}" if prefix is None else f"encoder.{key.removeprefix(prefix)}"] = tensor
-    # A ViT with tables of relative positions is one of BEiT or SimMIM; others are resized as Swin does.
-    rule = "geometric" if stored["model_type"] == "unitrans-vit" else "bicubic"
+    rule = resize_rule(family.config_class)
     return {"encoder": own_encoder(stored), "objective": name, "resize": rule}, found

@@ -12,51 +12,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from unitrans import models
 from unitrans.domains.base import nearest_name
 from unitrans.domains.tables import ask_hub
 from unitrans.errors import ConfigError
+from unitrans.models import registry
+from unitrans.models._encoder import encoder_of as encoder_of
+from unitrans.models._encoder import keep_measure
+from unitrans.models._weights import LoadReport, config_from, formats, load_weights, resize_rule
 from unitrans.models.classes import with_classes
-from unitrans.models.convert import LoadReport, encoder_prefix, load_weights
-from unitrans.models.convert_config import config_from
-from unitrans.models.files import FILE_SUFFIXES, load_hf, read_config, read_file, read_weights
+from unitrans.models.files import FILE_SUFFIXES, hub_formats, load_hf, read_config, read_file, read_weights
 from unitrans.models.recognise import configured, recognise
-from unitrans.models.resize import ResizeRule, fit_shape
-from unitrans.models.swinv2 import keep_measure
+from unitrans.models.resize import fit_shape
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.stored import read_json
 from unitrans.training.init import init_folder, init_weights
 
-_CLASSES: dict[tuple[str, str], Any] = {
-    ("swin", "encoder"): models.SwinModel,
-    ("swin", "classifier"): models.SwinForImageClassification,
-    ("swin", "backbone"): models.SwinBackbone,
-    ("swinv2", "encoder"): models.Swinv2Model,
-    ("swinv2", "classifier"): models.Swinv2ForImageClassification,
-    ("swinv2", "backbone"): models.Swinv2Backbone,
-    ("vit", "encoder"): models.VitModel,
-    ("vit", "classifier"): models.VitForImageClassification,
-    ("gpt2", "clm"): models.Gpt2LMHeadModel,
-    ("graphormer", "graph"): models.Graphormer,
-}
-for _family in ("bert", "roberta"):
-    _CLASSES |= {
-        (_family, "encoder"): models.BertModel,
-        (_family, "mlm"): models.BertForMaskedLM,
-        (_family, "pretraining"): models.BertForPreTraining,
-        (_family, "nsp"): models.BertForNextSentencePrediction,
-        (_family, "classifier"): models.BertForSequenceClassification,
-        (_family, "tokens"): models.BertForTokenClassification,
-    }
-_CLASSES |= {("beit", kind): _CLASSES["vit", kind] for kind in ("encoder", "classifier")}
 _OBJECTIVES = {"masked": "mim", "mae": "mae", "beit": "beit"}
-
-#: What the config.json of transformers' MAE says of the objective, and our names for it.
-_MAE_OPTIONS = {
-    "decoder_num_attention_heads": "decoder_num_heads",
-    "mask_ratio": "mask_ratio",
-    "norm_pix_loss": "norm_pix_loss",
-}
 
 
 def load(
@@ -115,14 +86,14 @@ def _load_path(
         path = from_hub(name)
     theirs = read_config(path)
     if theirs is not None and source in ("auto", "hf4", "hf5"):
-        if str(theirs.get("architectures")).endswith(("ForMaskedImageModeling']", "ViTMAEForPreTraining']")):
+        if _is_pretraining(theirs):
             return load_state(
                 read_weights(path), source, strict=strict, what=name, theirs=theirs, **overrides
             )
         return load_hf(path, strict=strict, **overrides)
     if is_run(path):
         return load_run(path, overrides), None
-    if _model_type(path).startswith("unitrans-"):
+    if registry.family_of({"model_type": _model_type(path)}) is not None:
         return _load_own(path, overrides), None
     return load_state(read_weights(path), source, strict=strict, what=name, **overrides)
 
@@ -132,12 +103,6 @@ def is_run(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir() or _model_type(
         folder
     ) == MaskedSignalModel.config_class.model_type
-
-
-def encoder_of(model: Any) -> Any:
-    """The bare encoder of a model with a head; the model itself where it is one."""
-    prefix = encoder_prefix(model)
-    return getattr(model, prefix.removesuffix(".")) if prefix else model
 
 
 def _model_type(folder: Path) -> str:
@@ -194,10 +159,9 @@ def load_run(folder: Path, overrides: Mapping[str, Any]) -> MaskedSignalModel:
         )
     before = config.encoder_config
     config.encoder = {**(config.encoder or {}), **overrides}
-    if "pretrained_window_sizes" not in overrides:
-        changed = config.encoder_config
-        keep_measure(changed, before)
-        config.encoder = changed.to_dict()
+    changed = config.encoder_config
+    keep_measure(changed, before, overrides)
+    config.encoder = changed.to_dict()
     model = MaskedSignalModel(config)
     init_weights(model, str(folder))
     return model
@@ -206,7 +170,7 @@ def load_run(folder: Path, overrides: Mapping[str, Any]) -> MaskedSignalModel:
 def _load_own(folder: Path, overrides: dict[str, Any]) -> PreTrainedModel:
     """A model of this program that save_pretrained wrote, with changed settings."""
     stored = read_json(folder / "config.json")
-    cls = getattr(models, str((stored.get("architectures") or [""])[0]), None)
+    cls = registry.find_class(str((stored.get("architectures") or [""])[0]))
     if cls is None:
         raise ConfigError(f"{folder}: its config.json names no architecture of this program")
     whole = cls.from_pretrained(folder)
@@ -222,12 +186,10 @@ def _load_own(folder: Path, overrides: dict[str, Any]) -> PreTrainedModel:
     if "num_labels" in overrides:
         before = {key: value for key, value in before.items() if key not in ("id2label", "label2id")}
     config = type(whole.config)(**(before | overrides))
-    if "pretrained_window_sizes" not in overrides:
-        keep_measure(config, whole.config)
+    keep_measure(config, whole.config, overrides)
     model = cls(config)
     weights, fresh = with_classes(model, dict(whole.named_parameters()), None, class_map)
-    # What was pretrained by hiding parts of images (ViT with relative positions) is resized as SimMIM and BEiT do.
-    rule: ResizeRule = "geometric" if config.model_type == "unitrans-vit" else "bicubic"
+    rule = resize_rule(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in fresh:
@@ -265,21 +227,33 @@ def load_state(
     if theirs is None:
         config, options = configured(found, overrides, what, choices)
     else:
-        told = _MAE_OPTIONS if pretraining == "mae" else {}
+        told = _options_told(theirs)
         options = {ours: theirs[name] for name, ours in told.items() if name in theirs}
         options |= {name: value for name, value in overrides.items() if name in choices}
         changes = {name: value for name, value in overrides.items() if name not in choices}
         config = config_from("hf5", theirs, **changes)
-        if "pretrained_window_sizes" not in changes:
-            keep_measure(config, config_from("hf5", theirs))
+        if changes:
+            keep_measure(config, config_from("hf5", theirs), changes)
     if pretraining is not None:
         objective = make_objective(pretraining, config, found.options | options)
         model: Any = MaskedSignalModel.create(config, objective)
     else:
-        model = _CLASSES[found.family, found.kind](config)
+        model = registry.resolve(formats()[found.family].classes[found.kind])(config)
     fitting, fresh = with_classes(model, dict(weights), found.layout, class_map)
     report = load_weights(model, fitting, found.layout, strict=False)
     report.missing = [name for name in report.missing if name not in fresh]
     if strict and (report.missing or report.unexpected):
         raise ValueError(f"{what}: {found}, which the model made for it does not explain\n{report}")
     return model, report
+
+
+def _is_pretraining(theirs: Mapping[str, Any]) -> bool:
+    """Whether a config.json of transformers is of a model with the head of an objective of ours."""
+    name = str((theirs.get("architectures") or [""])[0])
+    return name.endswith("ForMaskedImageModeling") or bool(_options_told(theirs))
+
+
+def _options_told(theirs: Mapping[str, Any]) -> Mapping[str, str]:
+    """Their settings that are options of the objective -> our names."""
+    hub = hub_formats()[theirs["model_type"]].hub
+    return {} if hub is None else hub.pretraining.get(str((theirs.get("architectures") or [""])[0]), {})

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from unitrans.domains.base import domain_names, get_domain, nearest_name
+from unitrans.domains.base import domain_names, get_domain
 from unitrans.errors import ConfigError, user_errors
 from unitrans.training.arguments import train_config_class
 from unitrans.training.parameters import parameters_of
@@ -47,7 +47,7 @@ def _named(cls: type, name: str, section: str, without: tuple[str, ...] = ()) ->
 
 def _joint_classes(domain: str, layers: Mapping[str, Any]) -> dict[str, type[BaseModel]]:
     """The same for a run on several domains."""
-    from unitrans.models.joint import FIXED, PARTS, TRUNK
+    from unitrans.models.joint.config import FIXED, PARTS, TRUNK
     from unitrans.objectives.msm import TRAVELLERS, check_traveller
 
     names = domain_names(domain)
@@ -87,12 +87,10 @@ def _joint_classes(domain: str, layers: Mapping[str, Any]) -> dict[str, type[Bas
 
 def model_class(name: Any) -> Any:
     """The configuration class of a model. ConfigError names the known ones."""
-    from unitrans.models import MODELS
+    from unitrans.models.registry import get_family
 
-    if name not in MODELS:
-        names = ", ".join(sorted(MODELS))
-        raise ConfigError(f"unknown model {name!r}: expected one of {names}{nearest_name(str(name), MODELS)}")
-    return MODELS[name][0]
+    with user_errors():
+        return get_family(name).config_class
 
 
 def objective_class(name: Any, domain: str) -> Any:

@@ -11,33 +11,12 @@ import safetensors.torch
 
 from unitrans.domains.text.tokenizer import has_tokenizer, load_tokenizer
 from unitrans.errors import ConfigError
-from unitrans.models.convert import export_weights
-from unitrans.models.files import CLASSES, read_config, save_hf
+from unitrans.models import registry
+from unitrans.models._weights import export_weights, format_of, formats
+from unitrans.models.files import read_config, save_hf
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training.init import init_folder
 from unitrans.training.loading import encoder_of, is_run, load
-
-# (family, objective) -> their class; the encoder alone for what is not here.
-_CLASSES = {
-    ("bert", "mlm"): "BertForMaskedLM",
-    ("bert", "classification"): "BertForSequenceClassification",
-    ("bert", "regression"): "BertForSequenceClassification",
-    ("bert", "token_classification"): "BertForTokenClassification",
-    ("roberta", "mlm"): "RobertaForMaskedLM",
-    ("roberta", "token_classification"): "RobertaForTokenClassification",
-    ("gpt2", "clm"): "GPT2LMHeadModel",
-    ("swin", "mim"): "SwinForMaskedImageModeling",
-    ("swin", "classification"): "SwinForImageClassification",
-    ("swinv2", "mim"): "Swinv2ForMaskedImageModeling",
-    ("swinv2", "classification"): "Swinv2ForImageClassification",
-    ("vit", "mim"): "ViTForMaskedImageModeling",
-    ("vit", "mae"): "ViTMAEForPreTraining",
-    ("vit", "classification"): "ViTForImageClassification",
-    ("beit", "beit"): "BeitForMaskedImageModeling",
-    ("beit", "classification"): "BeitForImageClassification",
-}
-_BARE = {"bert": "BertModel", "roberta": "RobertaModel", "gpt2": "GPT2Model", "swin": "SwinModel"}
-_BARE |= {"swinv2": "Swinv2Model", "vit": "ViTModel", "beit": "BeitModel"}
 
 
 def convert(
@@ -93,12 +72,11 @@ def convert(
         return [*lines, *_to_hf(model, init_folder(source) if run else path, output, encoder_only)]
     written = model if whole else encoder_of(model)
     config = getattr(model.config, "encoder_config", model.config)
-    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
-    name = next(
-        (n for n, cls in CLASSES.items() if cls is type(written) and n.lower().startswith(family)), None
-    )
+    format = format_of(config)
+    theirs = {} if format.hub is None else format.hub.classes
+    name = next((n for n, cls in theirs.items() if registry.resolve(cls) is type(written)), None)
     if name is None:
-        raise ConfigError(f"--to hf: transformers has no {family} like a {type(written).__name__}")
+        raise ConfigError(f"--to hf: transformers has no {format.name} like a {type(written).__name__}")
     save_hf(output, written, config, name, **_own_labels(written))
     return [
         *lines,
@@ -118,20 +96,18 @@ def _write_file(model: Any, target: str, output: Path) -> str:
 
 def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: bool) -> list[str]:
     config, objective = model.encoder.config, model.objective
-    family = getattr(config, "layout_family", config.model_type.removeprefix("unitrans-"))
-    if family not in _BARE:
-        raise ConfigError(f"--to hf: there is no layout for {family}: expected one of {', '.join(_BARE)}")
-    name = None if encoder_only else _CLASSES.get((family, objective.name))
+    format = format_of(config)
+    if format.hub is None:
+        known = ", ".join(each.name for each in formats().values() if each.hub is not None)
+        raise ConfigError(f"--to hf: there is no layout for {format.name}: expected one of {known}")
+    bare = next(iter(format.hub.model_types.values()))
+    name = None if encoder_only else format.hub.heads.get(objective.name)
     if name is None and not encoder_only:
         raise ConfigError(
-            f"--to hf: transformers has no {family} with a head for objective {objective.name}: add --encoder to write "
-            "the encoder alone"
+            f"--to hf: transformers has no {format.name} with a head for objective {objective.name}: add --encoder to "
+            "write the encoder alone"
         )
-    if name == "BertForSequenceClassification" and config.pooling != "pooler":
-        raise ConfigError(
-            f"--to hf: {name} classifies by pooling=pooler, this model by {config.pooling}: add --encoder to write the "
-            "encoder alone"
-        )
+    more = {} if name is None else format.hub.objective_fields(name, config, objective)
     if objective.name == "mim" and getattr(objective, "decoder_depth", None):
         raise ConfigError(
             f"--to hf: {name} has no decoder of Blocks: add --encoder to write the encoder alone"
@@ -140,32 +116,15 @@ def _to_hf(model: MaskedSignalModel, folder: Path, output: Path, encoder_only: b
         raise ConfigError(
             f"--to hf: {name} has no normalised targets: add --encoder to write the encoder alone"
         )
-    fields = _labels(objective.labels, objective.name)
-    if name == "ViTMAEForPreTraining":
-        fields |= _mae_fields(objective.options)
-    if name == "BeitForMaskedImageModeling":
-        fields["vocab_size"] = objective.options.vocab_size
+    fields = _labels(objective.labels, objective.name) | more
     if name is None:
-        save_hf(output, model.encoder, config, _BARE[family], **fields)
+        save_hf(output, model.encoder, config, bare, **fields)
     else:
         # A layer of ours for all domains; theirs is named per class.
         tensors = {n.replace("head.linear.", "head."): p.detach() for n, p in model.named_parameters()}
         save_hf(output, model, config, name, tensors=tensors, **fields)
     lines = _tokenizer(folder, output)
-    return [*lines, f"wrote {name or _BARE[family]} to {output}: transformers opens it by from_pretrained"]
-
-
-def _mae_fields(options: Any) -> dict[str, Any]:
-    """What their configuration says of the decoder."""
-    return {
-        "model_type": "vit_mae",
-        "decoder_hidden_size": options.decoder_embed_dim,
-        "decoder_num_hidden_layers": options.decoder_depth,
-        "decoder_num_attention_heads": options.decoder_num_heads,
-        "decoder_intermediate_size": 4 * options.decoder_embed_dim,
-        "mask_ratio": options.mask_ratio,
-        "norm_pix_loss": options.norm_pix_loss,
-    }
+    return [*lines, f"wrote {name or bare} to {output}: transformers opens it by from_pretrained"]
 
 
 def _labels(labels: Any, objective: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def from_pyg(graphs: Iterable[Any], max_nodes: int, official: Parts | None = Non
 
     ValueError names the graph whose features are not categories.
     """
-    from unitrans.models.graphormer_plans import categories
+    from unitrans.nn.graph import categories
 
     read: list[Molecule | str] = []
     labels, names = [], []

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unitrans.domains.text.source import around, joined, segments_of
 from unitrans.domains.text.tokenizer import Encoded, TextTokenizer, has_tokenizer, load_tokenizer
-from unitrans.models.gpt2 import sample_tokens
 from unitrans.models.images import mean_per_sample
+from unitrans.models.text_heads import sample_tokens
 
 TOKENS = 4096  # of a batch, about
 Text = str | list[str] | tuple[str, str]  # a text, its words, or two texts
@@ -144,7 +144,7 @@ class TextPredictor:
 
     @torch.no_grad()
     def continue_text(self, prompt: str, seed: int = 0, **sampling: Any) -> str:
-        """A text with what the model writes behind it; sampling as in `unitrans.models.gpt2.sample_tokens`."""
+        """A text with what the model writes behind it; sampling as in `unitrans.models.text_heads.sample_tokens`."""
         self._only("clm", "write")
         encoded = self.tokenizer.encode([prompt])
         ids = [*self.tokenizer.begin, *(encoded[0].ids.tolist() if encoded else [])]

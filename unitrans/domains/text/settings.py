@@ -10,9 +10,9 @@ from typing import Any
 
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.tokenizer import has_tokenizer, load_tokenizer
-from unitrans.models.convert_config import config_from
-from unitrans.models.convert_text_config import TEXT_FAMILIES
-from unitrans.models.joint import domain_of, part_of
+from unitrans.models.convert import config_from
+from unitrans.models.files import hub_formats
+from unitrans.models.joint.config import domain_of, part_of
 from unitrans.models.text import TextConfig
 from unitrans.stored import read_json
 
@@ -54,7 +54,7 @@ def _of_folder(name: str) -> dict[str, Any]:
             stored = read_json(folder / "config.json")
         except (OSError, ValueError):
             continue
-        if stored.get("model_type") in TEXT_FAMILIES:
+        if stored.get("model_type") in hub_formats():
             config = config_from("hf5", stored).to_dict()
         elif isinstance(stored.get("encoder"), dict):
             config = part_of(stored["encoder"], "text") or {}

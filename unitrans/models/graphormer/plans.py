@@ -16,13 +16,13 @@ from torch import Tensor
 
 from unitrans.models.whole import kept_rows, restricted
 from unitrans.nn import RowMap
-from unitrans.nn.graph import feature_rows
+from unitrans.nn.graph import categories, feature_rows
 from unitrans.ops import Plan
 from unitrans.ops.graphs import UNREACHABLE, GraphPairs
 from unitrans.ops.movable import Movable
 
 if TYPE_CHECKING:
-    from unitrans.models.graphormer import GraphormerConfig
+    from unitrans.models.graphormer.config import GraphormerConfig
 
 
 @dataclass(frozen=True)
@@ -157,19 +157,6 @@ def pack_pyg(config: GraphormerConfig, data: Any) -> tuple[Tensor, GraphormerPla
     config.check_nodes(x)
     device = data.edge_index.device
     return x.to(device), plans.to(device)
-
-
-def categories(name: str, values: Tensor, count: int) -> Tensor:
-    """Features of nodes or edges as int64 [count, F]; ValueError where they are not whole numbers."""
-    values = values.cpu()
-    values = values[:, None] if values.dim() == 1 else values
-    whole = values.long()
-    if values.dim() != 2 or len(values) != count or not torch.equal(whole.to(values.dtype), values):
-        raise ValueError(
-            f"{name}: expected categories, whole numbers [{count}, features], got {values.dtype} "
-            f"{list(values.shape)}; continuous features have to be made categories first"
-        )
-    return whole
 
 
 def pack_official(config: GraphormerConfig, batch: Mapping[str, Tensor]) -> tuple[Tensor, GraphormerPlans]:

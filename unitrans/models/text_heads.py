@@ -1,95 +1,81 @@
-"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners") on the one Block.
-
-Pre-norm Blocks with the tanh form of GELU. That a token sees only those before it is the reach (-1, 0) of its
-document's group; padding does not exist.
-"""
+"""What stands behind text encoders: scores of tokens, and tokens drawn from them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from unitrans.models.bert import IGNORED, encoded
-from unitrans.models.images import EncoderOutput
-from unitrans.models.text import (
-    TextConfig,
-    TextEncoder,
-    TextNorm,
-    TextPlans,
-    TextPooling,
-    check_published,
-    padded_like,
-)
-from unitrans.nn import Activation
+from unitrans.models.text import TextConfig, TextEncoder, TextPlans, draw_head
+from unitrans.nn import Activation, activation_function
 from unitrans.nn.block import KeyValues
 
-
-class Gpt2Config(TextConfig):
-    """Configuration of a GPT-2 encoder; the defaults are the smallest published one."""
-
-    model_type = "unitrans-gpt2"
-    causal = True
-
-    vocab_size: int = 50257
-    max_position_embeddings: int = 1024
-    type_vocab_size: int = 0
-    activation: Activation = "gelu_tanh"
-    pooling: TextPooling = "last"
-    norm: TextNorm = "pre"
-    layer_norm_eps: float = 1e-5
-    pad_token_id: int | None = None
-
-    @property
-    def layout_family(self) -> str:
-        """Whose names the weights have in transformers. ValueError for a model that it cannot hold."""
-        check_published(self, "pre")
-        return "gpt2"
+IGNORED = -100  # the label of a position that is not predicted
 
 
-class Gpt2Model(TextEncoder):
-    """The GPT-2 encoder: rows of a token depend on it and on those before it in its document."""
+class MaskedLMHead(nn.Module):
+    """Rows to scores of tokens: a layer with a non-linearity and a LayerNorm, then the transposed table of tokens
+    and a bias (BERT).
 
-    config_class = Gpt2Config
-    base_model_prefix = "encoder"
+    Args:
+        dim: C.
+        vocab_size: V.
+        activation, eps, std: of the encoder.
+    """
 
-
-class Gpt2LMHeadModel(PreTrainedModel):
-    """GPT-2 that predicts the next token; its last layer is the table of tokens."""
-
-    config_class = Gpt2Config
-    base_model_prefix = "encoder"
-
-    def __init__(self, config: Gpt2Config) -> None:
-        super().__init__(config)
-        self.encoder = Gpt2Model(config)
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """The encoder draws its own weights."""
-
-    def forward(
+    def __init__(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        plans: TextPlans | None = None,
-    ) -> EncoderOutput:
-        """As `Gpt2Model.forward`; labels, of the shape of input_ids, are the tokens themselves (they are shifted
-        here), -100 where nothing is predicted.
+        dim: int,
+        vocab_size: int,
+        activation: Activation = "gelu",
+        eps: float = 1e-12,
+        std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.act = activation_function(activation)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.output_bias = nn.Parameter(torch.zeros(vocab_size))
+        draw_head(self, std)
 
-        Returns:
-            With labels the mean cross-entropy as loss and logits [P, V] of the P positions that predict something;
-            without, logits of all positions: [B, S, V] (0 at padding) or [T, V].
-        """
-        rows, text = encoded(self.encoder, input_ids, attention_mask, None, plans)
-        table = self.encoder.embeddings.word_embeddings.weight
-        if labels is None:
-            return EncoderOutput(logits=padded_like(F.linear(rows, table), input_ids, text.places))
-        at, targets = next_tokens(labels.flatten()[text.places], text.plans)
-        logits = F.linear(rows.index_select(0, at), table)
-        return EncoderOutput(loss=F.cross_entropy(logits, targets), logits=logits)
+    def forward(self, rows: Tensor, table: Tensor) -> Tensor:
+        """As `scores`."""
+        return self.scores(rows, table)
+
+    def scores(self, rows: Tensor, table: Tensor) -> Tensor:
+        """Rows [P, C] and the table of tokens [V, C] -> scores [P, V]."""
+        return F.linear(self.norm(self.act(self.dense(rows))), table, self.output_bias)
+
+
+def head_arguments(config: TextConfig) -> tuple[int, int, Activation, float, float]:
+    """What `MaskedLMHead` is made from."""
+    return (
+        config.embed_dim,
+        config.vocab_size,
+        config.activation,
+        config.layer_norm_eps,
+        config.initializer_range,
+    )
+
+
+def encoded(encoder: TextEncoder, *inputs: Any) -> tuple[Tensor, Any]:
+    """Last rows [T, C] and the packed text of what a forward was given."""
+    text = encoder.packed(*inputs)
+    return encoder.features(text.input_ids, text.plans, text.token_type_ids), text
+
+
+def token_scores(
+    head: nn.Module, rows: Tensor, encoder: TextEncoder, labels: Tensor | None, index: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Scores of tokens and their mean cross-entropy: of all rows without labels, of predicted ones with them."""
+    table = encoder.embeddings.word_embeddings.weight
+    if labels is None:
+        return head(rows, table), None
+    labels = labels.flatten()[index]
+    predicted = (labels != IGNORED).nonzero().squeeze(1)
+    logits = head(rows.index_select(0, predicted), table)
+    return logits, F.cross_entropy(logits, labels[predicted])
 
 
 def next_tokens(labels: Tensor, plans: TextPlans) -> tuple[Tensor, Tensor]:

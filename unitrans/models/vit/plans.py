@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from unitrans.models.swin_plans import runs_of_equal, runs_of_visible
+from unitrans.models.swin.plans import runs_of_equal, runs_of_visible
 from unitrans.models.whole import Grid, WholePlans, cat_maps, kept_rows
 from unitrans.nn.rows import RowMap
 from unitrans.ops import Plan

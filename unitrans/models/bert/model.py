@@ -4,31 +4,14 @@ Post-norm Blocks, one group per document, no padding: models take a padded batch
 compute on the packed stream. The vocabulary projection runs on predicted positions only.
 """
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from unitrans.models.bert.config import BertConfig
 from unitrans.models.images import EncoderOutput, classified
-from unitrans.models.text import TextConfig, TextEncoder, TextPlans, check_published, draw_head, padded_like
-from unitrans.nn import Activation, activation_function
-
-IGNORED = -100  # the label of a position that is not predicted
-
-
-class BertConfig(TextConfig):
-    """Configuration of a BERT encoder; the defaults are BERT-base."""
-
-    model_type = "unitrans-bert"
-
-    @property
-    def layout_family(self) -> str:
-        """Whose names the weights have in transformers: RoBERTa's with an offset of the positions. ValueError for a
-        model that it cannot hold."""
-        check_published(self, "post")
-        return "roberta" if self.position_offset else "bert"
+from unitrans.models.text import TextEncoder, TextPlans, draw_head, padded_like
+from unitrans.models.text_heads import IGNORED, MaskedLMHead, encoded, head_arguments, token_scores
 
 
 class BertModel(TextEncoder):
@@ -45,54 +28,9 @@ class BertModel(TextEncoder):
     base_model_prefix = "encoder"
 
 
-class MaskedLMHead(nn.Module):
-    """Rows to scores of tokens: a layer with a non-linearity and a LayerNorm, then the transposed table of tokens
-    and a bias (BERT).
-
-    Args:
-        dim: C.
-        vocab_size: V.
-        activation, eps, std: of the encoder.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        vocab_size: int,
-        activation: Activation = "gelu",
-        eps: float = 1e-12,
-        std: float = 0.02,
-    ) -> None:
-        super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.act = activation_function(activation)
-        self.norm = nn.LayerNorm(dim, eps=eps)
-        self.output_bias = nn.Parameter(torch.zeros(vocab_size))
-        draw_head(self, std)
-
-    def forward(self, rows: Tensor, table: Tensor) -> Tensor:
-        """As `scores`."""
-        return self.scores(rows, table)
-
-    def scores(self, rows: Tensor, table: Tensor) -> Tensor:
-        """Rows [P, C] and the table of tokens [V, C] -> scores [P, V]."""
-        return F.linear(self.norm(self.act(self.dense(rows))), table, self.output_bias)
-
-
 def masked_lm_head(config: BertConfig) -> MaskedLMHead:
     """The masked-language head of an encoder with this configuration."""
     return MaskedLMHead(*head_arguments(config))
-
-
-def head_arguments(config: TextConfig) -> tuple[int, int, Activation, float, float]:
-    """What `MaskedLMHead` is made from."""
-    return (
-        config.embed_dim,
-        config.vocab_size,
-        config.activation,
-        config.layer_norm_eps,
-        config.initializer_range,
-    )
 
 
 class BertHeadModel(PreTrainedModel):
@@ -250,22 +188,3 @@ class BertForTokenClassification(BertHeadModel):
         if labels is not None:
             loss = F.cross_entropy(logits, labels.flatten()[text.places], ignore_index=IGNORED)
         return EncoderOutput(loss=loss, logits=padded_like(logits, input_ids, text.places))
-
-
-def encoded(encoder: TextEncoder, *inputs: Any) -> tuple[Tensor, Any]:
-    """Last rows [T, C] and the packed text of what a forward was given."""
-    text = encoder.packed(*inputs)
-    return encoder.features(text.input_ids, text.plans, text.token_type_ids), text
-
-
-def token_scores(
-    head: nn.Module, rows: Tensor, encoder: TextEncoder, labels: Tensor | None, index: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Scores of tokens and their mean cross-entropy: of all rows without labels, of predicted ones with them."""
-    table = encoder.embeddings.word_embeddings.weight
-    if labels is None:
-        return head(rows, table), None
-    labels = labels.flatten()[index]
-    predicted = (labels != IGNORED).nonzero().squeeze(1)
-    logits = head(rows.index_select(0, predicted), table)
-    return logits, F.cross_entropy(logits, labels[predicted])

@@ -1,0 +1,80 @@
+"""What objectives, domains and commands need of an encoder and of its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """An encoder of packed rows: T tokens of all samples of a batch, one sample after the other, and their plans.
+
+    Attributes:
+        config: has `plans(...)`, num_features and model_type.
+        input_names: keys of a batch that `features` and `forward` take, "plans" among them.
+        hides_by_vector: hidden tokens are replaced by a learned row of an objective; False: by what the encoder has
+            for it.
+    """
+
+    config: Any
+    input_names: Sequence[str]
+    hides_by_vector: bool
+
+    def embed_tokens(
+        self, inputs: Mapping[str, Any], plans: Any, hidden: Tensor | None, mask_token: Tensor | None
+    ) -> Tensor:
+        """Embedded rows [T, C] of a batch; hidden: bool [T], tokens that are replaced, by mask_token [1, C] where the
+        encoder hides by a vector."""
+
+    def encode(self, x: Tensor, plans: Any) -> Tensor:
+        """Embedded rows [T, C] -> last rows [T', num_features], behind the final norm; special rows are among them."""
+
+    def features(self, *args: Any, **inputs: Any) -> Tensor:
+        """`encode` of the embedded inputs; of those that the plans keep."""
+
+    def token_rows(self, x: Tensor, plans: Any) -> Tensor:
+        """Last rows [T', C] -> those of tokens that were given."""
+
+    def pool(self, x: Tensor, plans: Any) -> Tensor:
+        """Last rows [T', C] -> one row per sample [B, C]."""
+
+
+@runtime_checkable
+class MapEncoder(Encoder, Protocol):
+    """An encoder of images, which has maps for dense tasks."""
+
+    def forward_features(
+        self, pixel_values: Tensor, out_indices: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Images [B, in_chans, H, W] -> maps [B, C, h, w] of the wanted stages or blocks."""
+
+
+def encoder_prefix(model: Any) -> str:
+    """Where the bare encoder sits inside a model with a head; empty for the bare encoder."""
+    for name in ("encoder", getattr(model, "base_model_prefix", "")):
+        if name and isinstance(getattr(model, name, None), PreTrainedModel):
+            return f"{name}."
+    return ""
+
+
+def encoder_of(model: Any) -> Any:
+    """The bare encoder of a model with a head; the model itself where it is one."""
+    prefix = encoder_prefix(model)
+    return getattr(model, prefix.removesuffix(".")) if prefix else model
+
+
+def keep_measure(config: Any, source: Any, given: Mapping[str, Any]) -> None:
+    """Lets weights that were trained as `source` be measured in `config` as they were there, where the family has a
+    measure (`kept_settings`) and `given` does not set it."""
+    if type(config) is not type(source):
+        return
+    kept: dict[str, Any] = getattr(source, "kept_settings", dict)()
+    if not kept or kept.keys() & given.keys() or getattr(config, "kept_settings", dict)() == kept:
+        return
+    if getattr(config, "num_stages", None) == getattr(source, "num_stages", None):
+        for name, value in kept.items():
+            setattr(config, name, value)
