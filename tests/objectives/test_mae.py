@@ -119,7 +119,7 @@ def test_transformers_gives_the_same_numbers(normalised: bool, tmp_path: Path) -
 
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(
-        ValueError, match=r"expected an encoder with one row per patch .* mim with encoder_tokens"
+        ValueError, match=r"expected an encoder with one row per patch, .* mim with encoder_tokens"
     ):
         get_objective("mae")(SwinConfig())
     with pytest.raises(ValueError, match="mask_ratio: 0.99 hides all 36 patches"):
