@@ -35,12 +35,6 @@ sanitize: .venv/unitrans
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --no-deps --retries 0 -c constraints.txt $(TORCH_INDEX) torch && touch $@
 
-# The editable installation knows modules by the files they were in: it is made again when one moves.
-.venv/modules: FORCE
-	@mkdir -p $(@D) && find unitrans -name '*.py' | sort > $@.new
-	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
-FORCE:
-
-.venv/unitrans: .venv/torch .venv/modules $(BUILD_FILES)
+.venv/unitrans: .venv/torch $(BUILD_FILES) $(shell find unitrans -type d -not -name __pycache__)
 	$(PIP_INSTALL) scikit-build-core pybind11 cmake ninja
 	$(PIP_INSTALL) --no-build-isolation -e '.[dev]' && touch $@

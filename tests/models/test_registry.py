@@ -54,7 +54,7 @@ def test_every_size_makes_a_configuration() -> None:
 def test_patterns_and_near_names() -> None:
     swins = unitrans.list_models("swin_*")
     assert "swin_base_patch4_window12_384" in swins and not [n for n in swins if not n.startswith("swin_")]
-    with pytest.raises(ValueError, match=r"did you mean swin_tiny_patch4_window7_224\?"):
+    with pytest.raises(ValueError, match=r"did you mean 'swin_tiny_patch4_window7_224'\?"):
         unitrans.create("swin_tiny_patch4_window7_22")
     with pytest.raises(ValueError, match="depht: expected a setting of vit, got an unknown one"):
         unitrans.create("vit", depht=2)

@@ -189,7 +189,7 @@ def create(name: str, *, num_labels: int | None = None, **fields: Any) -> Any:
 
 def _nearest(name: object, known: Any) -> str:
     close = difflib.get_close_matches(str(name), [str(each) for each in known], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def resolve(reference: Reference) -> Any:
