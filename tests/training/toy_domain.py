@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from unitrans import Plan
+from unitrans.data.splits import hash_fraction
 from unitrans.domains import register_domain
-from unitrans.domains.split import hash_fraction
 from unitrans.models import MODELS
 from unitrans.nn import Block, RelativePositionBias
 from unitrans.objectives import Objective, SignalOutput, register_objective

@@ -11,9 +11,8 @@ array (yes or no for each of several targets, or values; NaN: missing). A batch 
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind, Labels
 
 Sample = dict[str, Any]
@@ -243,12 +243,6 @@ def compare(
             + (f"; not yet {', '.join(ahead)}." if ahead else ".")
         )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def nearest_name(name: str, valid: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the valid name closest to ``name``, or "" when none is close."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def register_domain(domain: type) -> type:

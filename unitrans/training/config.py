@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from unitrans.domains.base import Domain, domain_names, get_domain, get_domain_names, nearest_name
-from unitrans.errors import ConfigError, user_errors
+from unitrans.domains.base import Domain, domain_names, get_domain, get_domain_names
+from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.training.arguments import train_config_class
 from unitrans.training.parameters import nested, unknown_key, validate
 from unitrans.training.sections import model_class, objective_class, section_classes

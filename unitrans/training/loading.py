@@ -14,9 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unitrans import models
-from unitrans.domains.base import nearest_name
-from unitrans.domains.tables import ask_hub
-from unitrans.errors import ConfigError
+from unitrans.data.sources import ask_hub
+from unitrans.errors import ConfigError, nearest_name
 from unitrans.models.classes import with_classes
 from unitrans.models.convert import LoadReport, encoder_prefix, load_weights
 from unitrans.models.convert_config import config_from

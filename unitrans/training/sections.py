@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from unitrans.domains.base import domain_names, get_domain, nearest_name
-from unitrans.errors import ConfigError, user_errors
+from unitrans.domains.base import domain_names, get_domain
+from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.training.arguments import train_config_class
 from unitrans.training.parameters import parameters_of
 from unitrans.training.yaml12 import dump_value

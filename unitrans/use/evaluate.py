@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from unitrans.domains.base import Sample, nearest_name
-from unitrans.domains.intervals import bootstrap
-from unitrans.domains.labels import answers_of, cell_classes
-from unitrans.errors import ConfigError, user_errors
+from unitrans.data.intervals import bootstrap
+from unitrans.data.labels import answers_of, cell_classes
+from unitrans.domains.base import Sample
+from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.training.runs import write_json, write_text
 from unitrans.use.answers import answer_lines, overall, target_figures, write_answers

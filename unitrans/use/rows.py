@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from unitrans.data.table import open_text, table_lines
 from unitrans.domains.base import Sample
-from unitrans.domains.rows import open_text, table_lines
 from unitrans.errors import ConfigError, user_errors
 
 Record = dict[str, Any]

@@ -16,12 +16,12 @@ from unittest import mock
 import numpy as np
 import torch
 
-from unitrans.domains.base import nearest_name
 from unitrans.domains.graph.chemistry import Molecule
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, parse_smiles
+from unitrans.errors import nearest_name
 
 
 def from_pyg(graphs: Iterable[Any], max_nodes: int, official: Parts | None = None) -> Rows:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from unitrans.data.intervals import bootstrap
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
 from unitrans.domains.graph import baselines as predictors
 from unitrans.domains.graph import chemistry, config
 from unitrans.domains.graph.reading import EMBEDDED, smiles_column
 from unitrans.domains.graph.source import GraphSource, open_sources
 from unitrans.domains.graph.table import MOLECULE_WIDTHS
-from unitrans.domains.intervals import bootstrap
 from unitrans.objectives.base import LabelKind
 
 MAX_PICTURES = 16

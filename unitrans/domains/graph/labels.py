@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unitrans.domains.base import nearest_name
+from unitrans.data.labels import cell_text
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
-from unitrans.domains.labels import cell_text
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind, Labels
 
 _MANY = 10  # at most so many different values are taken for classes where no target was named

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from unitrans.domains.base import nearest_name
+from unitrans.data.table import SMILES_NAMES, open_text, table_lines
 from unitrans.domains.graph import chemistry
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, cached_values, content_key, parse, parse_smiles
-from unitrans.domains.rows import SMILES_NAMES, open_text, table_lines
+from unitrans.errors import nearest_name
 
 EMBEDDED = ("nci",)
 _TABLES = (".csv", ".tsv", ".smi", ".txt", ".smiles")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from unitrans.domains.labels import check_separator, column_names
+from unitrans.data.labels import check_separator, column_names
 
 Boundary = Literal["line", "blank_line", "file"]
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.tables import is_table
+from unitrans.data.sources import is_table
 from unitrans.domains.text import tables
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import (
@@ -22,6 +21,7 @@ from unitrans.domains.text.reading import (
     split_documents,
     suffix_of,
 )
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind
 
 EMBEDDED = ("pydoc",)

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from unitrans.data.intervals import bootstrap
+from unitrans.data.splits import hash_fraction
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
-from unitrans.domains.intervals import bootstrap
-from unitrans.domains.split import hash_fraction
 from unitrans.domains.text import baselines as predictors
 from unitrans.domains.text import config
 from unitrans.domains.text.documents import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unitrans.domains.labels import (
+from unitrans.data.labels import (
     answer_labels,
     answer_names,
     answers_of,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from unitrans.data.labels import answers_of, class_number
 from unitrans.domains.base import Sample
-from unitrans.domains.labels import answers_of, class_number
 from unitrans.domains.text.documents import Documents, all_documents
 from unitrans.domains.text.labels import Rule, values_of
 from unitrans.domains.text.reading import Document

@@ -1,6 +1,6 @@
 """Documents that are tokenised while training, from front to back: for text that is larger than memory.
 
-The order is that of ``unitrans.domains.ordered``: every process and loader worker reads and tokenises the whole stream.
+The order is that of ``unitrans.data.streams``: every process and loader worker reads and tokenises the whole stream.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from itertools import islice
 
 import numpy as np
 
+from unitrans.data.streams import Endless, from_some_files
 from unitrans.domains.base import Sample
-from unitrans.domains.ordered import Endless, from_some_files
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import Documents
 from unitrans.domains.text.labels import Rule

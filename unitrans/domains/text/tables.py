@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import cell_classes
-from unitrans.domains.tables import choose_split, hub_builder, parquet_files, readable
+from unitrans.data.labels import cell_classes
+from unitrans.data.sources import choose_split, hub_builder, parquet_files, readable
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import COMPRESSIONS, Document, suffix_of, unusable
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind
 
 KINDS = {

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import cell_classes
-from unitrans.domains.tables import choose_split, hub_builder, is_table, parquet_builder, readable, unbroken
+from unitrans.data.labels import cell_classes
+from unitrans.data.sources import choose_split, hub_builder, is_table, parquet_builder, readable, unbroken
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.labels import class_name, label_column
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, read_image
+from unitrans.errors import nearest_name
 
 _SUFFIX_OF = ((b"\x93NUMPY", ".npy"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from unitrans.data.labels import check_answers
+from unitrans.data.sources import SPLIT_WORDS
+from unitrans.data.splits import split
 from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
-from unitrans.domains.labels import check_answers
-from unitrans.domains.split import split
-from unitrans.domains.tables import SPLIT_WORDS
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import classification, config, unseen
 from unitrans.domains.vision.augment import check_augmentation

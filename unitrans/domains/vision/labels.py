@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import answer_labels, answer_names, answers_of, class_number
+from unitrans.data.labels import answer_labels, answer_names, answers_of, class_number
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import Labels
 
 USUAL = ("label", "labels", "class", "target", "fine_label", "y")

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import cell_classes, cell_text
-from unitrans.domains.rows import open_text, table_lines
+from unitrans.data.labels import cell_classes, cell_text
+from unitrans.data.table import open_text, table_lines
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.datasets import sample_ids
 from unitrans.domains.vision.labels import USUAL
 from unitrans.domains.vision.reading import ValueRange, read_image
+from unitrans.errors import nearest_name
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 #: What a column of files is called where nobody names it.

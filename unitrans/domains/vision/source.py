@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unitrans.data.sources import is_table
 from unitrans.domains.base import Sample
-from unitrans.domains.tables import is_table
 from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from unitrans.domains.vision.datasets import open_hub, open_table

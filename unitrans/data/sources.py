@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from unitrans.domains.base import nearest_name
-from unitrans.errors import SourceError
+from unitrans.errors import SourceError, nearest_name
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 _PROBE_SECONDS = 10.0
