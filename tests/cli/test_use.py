@@ -20,7 +20,7 @@ from unitrans.cli import main
 from unitrans.domains.vision import DataConfig
 from unitrans.domains.vision.reading import read_image
 from unitrans.domains.vision.source import ArrayReader, VisionSource
-from unitrans.training import evaluate as evaluating
+from unitrans.use import evaluate as evaluating
 from unitrans.use.predict import Predictor
 
 SWIN = (

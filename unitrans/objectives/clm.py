@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitrans.models.bert import IGNORED
-from unitrans.objectives.base import Labels, SignalOutput
+from unitrans.objectives.base import Labels, Predicts, SignalOutput
 from unitrans.objectives.mlm import PredictsTokens, TokenObjective
 
 
@@ -29,6 +29,8 @@ class CausalLanguageModeling(TokenObjective):
     """
 
     name = "clm"
+    predicts: Predicts = "next_tokens"
+    loss_unit = "nats a token"
     Options: ClassVar[type[pydantic.BaseModel]] = ClmOptions
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:

@@ -243,9 +243,9 @@ def _ogbg(name: str, root: Path, data: DataConfig) -> Rows:
     mapping = folder / "mapping" / "mol.csv.gz"
     names: list[str] = []
     if mapping.exists():
-        from unitrans.domains.graph.reading import read_table
+        from unitrans.data.table import Layout, open_table
 
-        names = read_table(mapping, ",").get("smiles", [])
+        names = open_table(mapping, str(mapping), Layout(",")).columns()[0].get("smiles", [])
     official = Parts(*([int(i) for i in split[part]] for part in ("train", "valid", "test")))
     labels = np.asarray(loaded.labels, dtype=np.float64).reshape(len(read), -1)
     return _rows(read, labels, official, names)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-import numpy as np
-
 from unitrans.data.streams import Endless, from_some_files
 from unitrans.domains.base import Sample
 from unitrans.domains.text.config import DataConfig
@@ -31,12 +29,9 @@ class StreamedText(Endless[Sample], OfCutter):
     def __init__(
         self, documents: Documents, cutter: Cutter, data: DataConfig, seed: int, held_out: Rule
     ) -> None:
-        super().__init__(data.path, documents.files, seed, data.shuffle_buffer)
+        Endless.__init__(self, data.path, documents.files, seed, data.shuffle_buffer)
+        OfCutter.__init__(self)
         self.documents, self.cutter, self.data, self.held_out = documents, cutter, data, held_out
-        self.ids: list[str] = []
-        self.notes: list[str] = []
-        self.num_tokens = None
-        self._skipped: dict[str, str] = {}
         self._length = data.stream_samples or self._estimate()
 
     @property
@@ -94,16 +89,9 @@ class StreamedText(Endless[Sample], OfCutter):
         epoch, sample = self.seek(index)
         return complete(sample, self.cutter) | {"epoch": epoch}
 
-    def __getitem__(self, index: int) -> Sample | None:
-        return self.load(index)
-
     def name(self, index: int) -> str:
         """The id of the sample loaded last."""
         return str(self.seek(index)[1]["id"])
-
-    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """Text is not augmented."""
-        return sample
 
     def kept_validation(self) -> TextSource:
         """The first held-out samples of some files, evenly spaced, data.stream_validation_samples in all."""
