@@ -65,7 +65,7 @@ def open_text(path: Path, encoding: str = "auto", errors: str = "surrogateescape
 
         raw.close()
         raw = pyarrow.input_stream(str(path), compression=kind)
-    buffered = io.BufferedReader(_Readable(raw), 1 << 20)
+    buffered = io.BufferedReader(_Readable(raw, path), 1 << 20)
     if encoding == "auto":
         start = buffered.peek(4)[:4]
         encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
@@ -74,16 +74,22 @@ def open_text(path: Path, encoding: str = "auto", errors: str = "surrogateescape
 
 
 class _Readable(io.RawIOBase):
-    """Any object with read(n) as a raw stream."""
+    """Any object with read(n) as a raw stream; what a damaged file makes it raise is a ValueError."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    def __init__(self, stream: Any, path: Path) -> None:
+        self.stream, self.path = stream, path
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
+        try:
+            content = self.stream.read(len(buffer))
+        except (OSError, EOFError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.path}: it is cut or damaged and cannot be unpacked ({reason}): copy or pack it again"
+            ) from None
         buffer[: len(content)] = content
         return len(content)
 

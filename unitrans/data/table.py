@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from pydantic import Field
 from unitrans.data.columns import cell_text, is_number
 from unitrans.data.files import open_text, seekable, suffix_of
 from unitrans.errors import ConfigError
+from unitrans.stored import parse_json
 
 Record = dict[str, Any]
 Rows = Iterator[Record | str]
@@ -391,7 +391,7 @@ def _is_json(first: str, kind: Kind) -> bool:
 def _json(lines: Iterator[str], first: str, where: str) -> tuple[list[str], Rows]:
     if first.lstrip().startswith("["):
         try:
-            records = json.loads("".join(lines))
+            records = parse_json("".join(lines))
         except ValueError as error:
             raise ValueError(f"{where} is no JSON: {error}") from None
         rows = [row if isinstance(row, dict) else "the row is no JSON object" for row in records]
@@ -407,7 +407,7 @@ def _names_of(rows: Sequence[Record | str]) -> list[str]:
 
 def _json_record(line: str) -> Record | str:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         return f"the line is no JSON: {error}"
     return record if isinstance(record, dict) else "the line is no JSON object"
