@@ -104,6 +104,17 @@ def test_the_core_includes_neither_torch_nor_python(path: Path) -> None:
     assert not wrong
 
 
+def test_domains_know_no_objective_by_its_name() -> None:
+    """What an objective predicts decides about pictures and simple predictors, never what it is called."""
+    wrong = []
+    for path in (path for path in PYTHON_FILES if "domains" in path.relative_to(ROOT / "unitrans").parts):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = isinstance(node, ast.Attribute) and node.attr == "name"
+            if named and "objective" in ast.unparse(node.value):  # type: ignore[attr-defined]
+                wrong.append(f"{name_of(path)}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_the_core_is_there() -> None:
     assert len(CORE_FILES) > 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,11 @@ class JointDomain(Domain):
             train[name] = source
             if validation is not None:
                 held_out[name] = validation
-        tokens = {}
-        if "vision" in train:
-            height, width = model_config.parts["vision"].grid
-            tokens["vision"] = height * width
+        tokens = {
+            name: math.prod(model_config.parts[name].grid)
+            for name, source in train.items()
+            if source.num_tokens is None
+        }
         return JointSource(train, data.mixing, tokens), JointSource(held_out) if held_out else None
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:

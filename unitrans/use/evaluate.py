@@ -28,9 +28,9 @@ from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.objectives.answers import joined, softmax, standardised
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.training.runs import write_json, write_text
-from unitrans.use.answers import answer_lines, overall, target_figures, write_answers
 from unitrans.use.predict import Predictor, Trained
 from unitrans.use.rows import opened
+from unitrans.use.targets import answer_lines, overall, target_figures, write_answers
 
 #: A sample, or why there is none, with its true label.
 Labelled = tuple[Sample | str, Any]

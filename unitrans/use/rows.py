@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from unitrans.data.table import Layout, Record, Table, open_stream, open_table
+from unitrans.data.table import (
+    Kind,
+    Layout,
+    Record,
+    Table,
+    find_delimiter,
+    open_stream,
+    open_table,
+    plain_name,
+)
 from unitrans.domains.base import Sample
 from unitrans.errors import ConfigError, user_errors
 
@@ -41,16 +50,23 @@ def opened(
 def table_of(domain: Any, reading: Mapping[str, Any], name: str, column: str | None, stdin: TextIO) -> Table:
     """A table or stdin (-), read as the training data were. ConfigError in one sentence where it cannot be."""
     known = [column, *domain.known_columns(reading)]
+    names = {plain_name(one) for one in known if one}
+
+    def tell(first: str) -> Kind:
+        """What has no suffix is a table where its first line names columns that are looked for."""
+        cells = [plain_name(cell.strip('"')) for cell in first.strip().split(find_delimiter(first))]
+        return "csv" if len(cells) > 1 and names & set(cells) else domain.line_kind(first)
+
     layout = Layout(encoding=reading.get("encoding") or "auto", known=tuple(one for one in known if one))
     with user_errors():
         if name == "-":
-            return open_stream(stdin, "standard input", layout, tell=domain.line_kind)
+            return open_stream(stdin, "standard input", layout, tell=tell)
         path = Path(name).expanduser()
         if not path.exists():
             raise ConfigError(f"{name} cannot be read: there is no such file")
         if path.is_dir():
             raise ConfigError(f"{name} cannot be read: it is a folder, expected a table")
-        return open_table(path, name, layout, tell=domain.line_kind)
+        return open_table(path, name, layout, tell=tell)
 
 
 def samples_of(chunk: Sequence[Record | str], read: ReadRow) -> tuple[list[Sample], list[int], list[str]]:

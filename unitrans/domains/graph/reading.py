@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,9 +135,16 @@ def _sdf(path: Path, data: DataConfig) -> Rows:
     chem = chemistry.require_rdkit()
     records, properties = [], []
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for mol in chem.ForwardSDMolSupplier(file):
+        content = file if data.encoding == "auto" else io.BytesIO(file.read().decode(data.encoding).encode())
+        for number, mol in enumerate(chem.ForwardSDMolSupplier(content), start=1):
             records.append(mol)
-            properties.append({} if mol is None else mol.GetPropsAsDict(includePrivate=False))
+            try:
+                properties.append({} if mol is None else mol.GetPropsAsDict(includePrivate=False))
+            except UnicodeDecodeError:
+                raise ValueError(
+                    f"{path}: record {number:,} is not text in UTF-8: name the encoding of the file as data.encoding, "
+                    "such as cp1252"
+                ) from None
 
     def read(mol: Any) -> chemistry.Molecule:
         if mol is None:

@@ -54,6 +54,7 @@ def labelled(
     Raises:
         ValueError: nothing there, a class that the model does not have, or labels of another kind.
     """
+    path = "/dev/stdin" if path == "-" else path
     told = {key: reading[key] for key in _TABLES if key in reading}  # checkpoints before these keys have none
     told |= {"image_column": column} if column is not None else {}
     told |= {"label_column": target} if target is not None else {}
