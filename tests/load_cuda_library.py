@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from unitrans.ops.compiled import LOAD_ERROR
+from unitrans.ops.libraries import LOAD_ERROR
 
 assert LOAD_ERROR is None, LOAD_ERROR
 torch.ops.load_library(sys.argv[1])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unitrans.cli import doctor, main
+from unitrans.ops import backends, verdict
 from unitrans.ops.backends import BACKENDS, choose_backend
 
 
@@ -40,6 +41,7 @@ def test_the_report_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         "threads    ",
         "ISA ",
         "GPU ",
+        "self-check ",
     ):
         assert word in printed
     for backend in BACKENDS:
@@ -115,3 +117,32 @@ def test_too_many_threads_are_a_problem(
     monkeypatch.setattr(doctor, "companion_problems", lambda versions: [])
     assert main(["doctor"]) == 1
     assert "torch has 64 threads for 2 usable processors" in capsys.readouterr().out
+
+
+def test_a_failed_self_check_of_the_gpu_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    subject = verdict.Subject({"gpu": "A"}, ())
+    monkeypatch.setenv("UNITRANS_CACHE", str(tmp_path))
+    for module in (verdict, backends):
+        monkeypatch.setattr(module, "CUDA_LOAD_ERROR", None)
+    monkeypatch.setattr(verdict, "_ENABLED", True)
+    monkeypatch.setattr(verdict, "_KNOWN", {})
+    monkeypatch.setattr(verdict, "_VERDICTS", {0: verdict.Verdict("failed", "text: out off by 1.0e-01")})
+    monkeypatch.setattr(verdict, "subject_of", lambda number: subject)
+    for name, value in {"is_available": True, "device_count": 2, "current_device": 0}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    monkeypatch.setattr(doctor, "companion_problems", lambda versions: [])
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "attention  on cuda calls go to torch" in printed
+    assert (
+        "cuda: serves only calls that name it: their self-check failed: text: out off by 1.0e-01" in printed
+    )
+    assert f"self-check GPU 0: failed: text: out off by 1.0e-01 (kept in {subject.file})" in printed
+    assert "           GPU 1: not run yet" in printed
+    assert (
+        "problem    attention runs without the CUDA kernels: their self-check failed: text: out off"
+        in printed
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unitrans import Plan, attention, attention_qkvpacked
 from unitrans.ops.backends import choose_backend, describe_backends, explain_backends
-from unitrans.ops.compiled import CUDA_LOAD_ERROR
+from unitrans.ops.libraries import CUDA_LOAD_ERROR
 from unitrans.ops.pair_bias import pair_bias
 
 needs_gpu = pytest.mark.skipif(CUDA_LOAD_ERROR is not None, reason=str(CUDA_LOAD_ERROR))

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     import torch
 
+    from unitrans.ops.verdict import describe_verdict, why_held_back
     from unitrans.training.environment import describe_environment, torch_note
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     for name, state in found["backends"].items():
         print(f"{'':<10} {name}: {state}")
     print(f"GPU        {', '.join(found['gpus']) or why_no_gpu()}")
+    for number, name in enumerate(found["gpus"] or ["no GPU"]):
+        print(f"{'self-check' if number == 0 else '':<10} {name}: {describe_verdict(number)}")
     problems = [note for note in [torch_note()] if note]
     problems += companion_problems(found["packages"])
     if found["threads"] > found["cpus"]:
@@ -55,6 +58,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     if found["backend"] in ("torch", "reference") and device.type == "cpu":
         problems.append(f"attention runs without our kernels, which is slow: {found['backends']['cpu']}")
+    held_back = why_held_back(device)
+    if held_back is not None:
+        problems.append(f"attention runs without the CUDA kernels: {held_back}")
     for problem in problems:
         print(f"problem    {problem}")
     if not problems:

@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitrans.ops.compiled import (
-    CUDA_LOAD_ERROR,
-    ISA_NAMES,
-    LOAD_ERROR,
-    attention_compiled,
-    attention_compiled_qkv,
-    best_isa,
-)
+from unitrans.ops.compiled import ISA_NAMES, attention_compiled, attention_compiled_qkv, best_isa
+from unitrans.ops.libraries import CUDA_LOAD_ERROR, LOAD_ERROR
 from unitrans.ops.reference import attention_reference
 from unitrans.ops.sdpa import NOTE, attention_torch, attention_torch_qkv
+from unitrans.ops.verdict import why_held_back
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,8 @@ class Backend:
             may be anything where it is not needed.
         run_qkv: the same with q, k, v in one tensor [T, 3, N, D].
         note: how it serves, in words, and which calls it hands on.
+        held_back: device -> None, or the reason in words why only calls that name it are served there, so that a
+            person can examine it.
     """
 
     name: str
@@ -39,6 +36,7 @@ class Backend:
     run: Callable[..., tuple[Tensor, Tensor]]
     run_qkv: Callable[..., tuple[Tensor, Tensor]]
     note: str = ""
+    held_back: Callable[[torch.device], str | None] = lambda device: None
 
 
 #: The best instruction set of this processor, found once, at import, so that tracing sees a constant.
@@ -102,7 +100,7 @@ BACKENDS = (
         )
         for level, isa in enumerate(ISA_NAMES)
     ),
-    Backend("cuda", _cuda_why_not, _cuda, _cuda_qkv, _CUDA_NOTE),
+    Backend("cuda", _cuda_why_not, _cuda, _cuda_qkv, _CUDA_NOTE, why_held_back),
     Backend("torch", _torch_why_not, attention_torch, attention_torch_qkv, NOTE),
     Backend("reference", lambda device: None, _reference, _reference_qkv),
 )
@@ -139,10 +137,16 @@ def _unknown(name: str) -> str:
 
 def describe_backends(device: str) -> dict[str, str]:
     """Backend -> "serves" (and how) or why it does not, for people, in order of preference."""
-    return {
-        backend.name: backend.why_not(device) or f"serves{': ' * bool(backend.note)}{backend.note}"
-        for backend in BACKENDS
-    }
+    where = torch.device(device)
+
+    def describe(backend: Backend) -> str:
+        reason = backend.why_not(where.type)
+        held_back = backend.held_back(where) if reason is None else None
+        if held_back is not None:
+            return f"serves only calls that name it: {held_back}"
+        return reason or f"serves{': ' * bool(backend.note)}{backend.note}"
+
+    return {backend.name: describe(backend) for backend in BACKENDS}
 
 
 def explain_backends(device: str) -> list[tuple[str, str | None]]:
@@ -151,7 +155,9 @@ def explain_backends(device: str) -> list[tuple[str, str | None]]:
 
 
 def choose_backend(name: str | None, device: torch.device) -> Backend:
-    """The backend of that name, or the first that serves the device.
+    """The backend of that name, or the first that serves the device and is not held back there.
+
+    "cuda" is held back on a GPU where the self-check of the kernels failed or has not run; by its name it serves.
 
     Raises:
         ValueError: no such backend, or it cannot serve this device; the message says why.
@@ -160,7 +166,11 @@ def choose_backend(name: str | None, device: torch.device) -> Backend:
     if name is None:
         if device.type == "cpu":
             return _CPU_DEFAULT
-        return next(backend for backend in BACKENDS if backend.why_not(device.type) is None)
+        return next(
+            backend
+            for backend in BACKENDS
+            if backend.why_not(device.type) is None and backend.held_back(device) is None
+        )
     for backend in BACKENDS:
         if backend.name == name:
             reason = backend.why_not(device.type)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from unitrans.ops.verdict import ensure_verdict
+
 M = TypeVar("M", bound="Movable")
 
 
@@ -16,7 +18,12 @@ class Movable:
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def to(self: M, device: torch.device | str | int, *, non_blocking: bool = False) -> M:
-        """The same on another device; the arguments of `Tensor.to`."""
+        """The same on another device; the arguments of `Tensor.to`.
+
+        Before the first move to a GPU the CUDA kernels are checked on it (`unitrans.ops.verdict`), so that the verdict
+        is known before anything is traced or captured there.
+        """
+        ensure_verdict(device)
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: M) -> M:

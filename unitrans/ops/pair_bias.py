@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unitrans.ops.compiled import CUDA_LOAD_ERROR, LOAD_ERROR
 from unitrans.ops.graphs import GraphPairs
+from unitrans.ops.libraries import CUDA_LOAD_ERROR, LOAD_ERROR
+from unitrans.ops.verdict import why_held_back
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -44,7 +45,7 @@ def pair_bias(
         pairs: of the graphs, on the device of the tables.
         max_divisor: largest number that the sum over hops is divided by; 1: it is not divided.
         max_distance: pairs this far apart or farther do not see each other.
-        backend: None (the compiled one where it serves the device), "cpu", "cuda" or "reference".
+        backend: None (the compiled one where it serves the device and is not held back), "cpu", "cuda" or "reference".
 
     Returns:
         [N, P], the plane of each graph flat, one after the other, as `Plan.from_lengths(n + 1, bias="ragged")`
@@ -63,7 +64,7 @@ def pair_bias(
         if reason is not None:
             raise ValueError(f"backend={backend!r} cannot serve this call: {reason}")
     lists = (pairs.cu_nodes, pairs.distance, pairs.hops)
-    if backend == "reference" or why_not is not None:
+    if backend == "reference" or why_not is not None or (backend is None and why_held_back(spatial.device)):
         return pair_bias_reference(spatial, hop, token, *lists, max_divisor, max_distance)
     planes: Tensor = torch.ops.unitrans.pair_bias_forward(
         spatial, hop, token, *lists, pairs.num_nodes, max_divisor, max_distance

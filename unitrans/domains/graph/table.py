@@ -10,12 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from unitrans.cache import cache_folder
 from unitrans.domains.graph import chemistry
 from unitrans.domains.graph.chemistry import BadMoleculeError, Molecule
 
@@ -137,14 +137,6 @@ def content_key(texts: Iterable[str], *settings: object) -> str:
     return digest.hexdigest()
 
 
-def cache_folder() -> Path:
-    """UNITRANS_CACHE, else a folder in XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("UNITRANS_CACHE")
-    if base:
-        return Path(base) / "graph"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unitrans" / "graph"
-
-
 def cached(key: str, make: Callable[[], GraphTable]) -> GraphTable:
     """The table of that key; made and kept where it is not there yet."""
     return _from_arrays(_cached_arrays(key, lambda: _to_arrays(make())))
@@ -157,7 +149,7 @@ def cached_values(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 def _cached_arrays(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """A file that cannot be read is made again; where the cache cannot be written there is none."""
-    path = cache_folder() / f"{key}.npz"
+    path = cache_folder("graph") / f"{key}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
