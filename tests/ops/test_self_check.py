@@ -1,5 +1,6 @@
 """The self-check of the CUDA kernels and its verdict, with stand-ins for kernels and CPU tensors for a GPU."""
 
+import fcntl
 import json
 import random
 import threading
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -385,9 +387,28 @@ def test_a_user_without_a_home(
     assert choose_backend(None, GPU).name == "cuda" and len(runs) == 1
 
 
-def test_a_verdict_holds_for_one_gpu_driver_torch_and_build(gpu: Callable[[str], None]) -> None:
-    files = {Subject(IDENTITY | {name: "other"}, ()).file for name in IDENTITY}
-    assert len(files | {Subject(IDENTITY, ()).file}) == 5
+def test_a_verdict_holds_for_one_gpu_driver_torch_and_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(b"a build")
+    gpu = SimpleNamespace(name="NVIDIA Stand-in", major=9, minor=0)
+    monkeypatch.setattr(verdict, "cuda_library", lambda: library)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: gpu)
+    subject = verdict.subject_of(3)
+    assert subject.identity["gpu"] == "NVIDIA Stand-in (sm_90)" and subject.arguments == ("cuda:3",)
+    assert subject.identity["torch"].startswith(torch.__version__)
+    assert verdict.subject_of(0).file == subject.file  # of the same model
+    files = {subject.file}
+    library.write_bytes(b"b build")
+    files.add(verdict.subject_of(3).file)
+    gpu.minor = 3
+    files.add(verdict.subject_of(3).file)
+    monkeypatch.setattr(verdict, "_driver", lambda: "another")
+    files.add(verdict.subject_of(3).file)
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    files.add(verdict.subject_of(3).file)
+    assert len(files) == 5
 
 
 def test_those_who_start_at_once_share_one_run(
@@ -412,6 +433,17 @@ def test_those_who_start_at_once_share_one_run(
     for thread in threads:
         thread.join()
     assert found == [Verdict("failed", "figures")] * 4 and len(count) == 1
+
+
+def test_a_holder_of_the_lock_that_is_suspended_is_not_waited_for_forever(
+    gpu: Callable[[str], None], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdict, "_LOCK_SECONDS", 0.3)
+    lock = verdict.subject_of(0).file.with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert choose_backend(None, GPU).name == "cuda" and len(runs) == 1
 
 
 def test_turned_off_the_kernels_are_trusted(

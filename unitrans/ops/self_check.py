@@ -54,8 +54,9 @@ def compiled_kernels() -> Kernels:
 
 
 def _pair_bias_torch(*arguments: Any) -> Tensor:
-    *lists, _num_nodes, max_divisor, max_distance = arguments
-    return pair_bias_reference(*lists, max_divisor, max_distance)
+    *tables_and_lists, _num_nodes, max_divisor, max_distance = arguments
+    inputs: tuple[Any, ...] = (*tables_and_lists, max_divisor, max_distance)
+    return pair_bias_reference(*inputs)
 
 
 TORCH = Kernels(attention_torch, attention_torch_qkv, _pair_bias_torch)

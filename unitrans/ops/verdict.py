@@ -8,6 +8,7 @@ Several processes that start at once wait for the one that holds the lock and re
 be locked or written each runs the check itself. Nothing here draws from a generator of this process.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -18,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 
@@ -36,6 +38,8 @@ _ENABLED = os.environ.get(SWITCH, "1").strip().lower() not in ("0", "off", "fals
 
 #: Seconds that the child may take until its first case (imports, the context of the GPU) and for each case.
 _START_SECONDS, _CASE_SECONDS = 300.0, 120.0
+#: Seconds to wait for the check of another process, which may be suspended.
+_LOCK_SECONDS = 600.0
 #: Signals that come from outside: they say nothing about the kernels.
 _FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -187,11 +191,13 @@ def subject_of(number: int) -> Subject:
 
 
 def _driver() -> str:
-    """The version of the driver's CUDA, and of the driver where it tells."""
-    version = str(torch._C._cuda_getDriverVersion())
+    """The CUDA version that the driver serves, and the driver's own version; what cannot be read is left out."""
+    cuda, release = ctypes.c_int(), ""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(cuda))
     with suppress(OSError, IndexError):
-        version += "; " + Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
-    return version
+        release = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    return f"CUDA {cuda.value}, {release}"
 
 
 def find_verdict(subject: Subject, *, may_run: bool) -> Verdict | None:
@@ -236,12 +242,22 @@ def _locked(path: Path) -> Iterator[None]:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _wait_for_lock(file)
     try:
         yield
     finally:
         if file is not None:
             file.close()
+
+
+def _wait_for_lock(file: IO[str]) -> None:
+    give_up = time.monotonic() + _LOCK_SECONDS
+    while time.monotonic() < give_up:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
 
 
 def run_check(
