@@ -3,11 +3,11 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
 from unitrans.models.images import HasImageEncoder, KeepsFrozen
@@ -37,9 +37,16 @@ class MaskedSignalConfig(PreTrainedConfig):
 
     @property
     def encoder_config(self) -> PreTrainedConfig:
-        """The encoder's configuration as an object."""
+        """The encoder's configuration as an object. ValueError for one that is not registered here."""
         fields = dict(self.encoder or {})
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        fields.pop("auto_map", None)  # code beside the weights, which transformers offers to run
+        model_type = str(fields.pop("model_type", ""))
+        cls = CONFIG_MAPPING.get(model_type, PreTrainedConfig)
+        if cls.__module__.startswith("transformers."):
+            raise ValueError(
+                f"config.json: expected an encoder of this program, got the model_type {model_type!r}"
+            )
+        return cast(PreTrainedConfig, cls(**fields))
 
 
 class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
