@@ -3,11 +3,11 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
 from unitrans.models.images import HasImageEncoder, KeepsFrozen
@@ -41,12 +41,13 @@ class MaskedSignalConfig(PreTrainedConfig):
         fields = dict(self.encoder or {})
         fields.pop("auto_map", None)  # code beside the weights, which transformers offers to run
         model_type = str(fields.pop("model_type", ""))
-        cls = CONFIG_MAPPING.get(model_type, PreTrainedConfig)
-        if cls.__module__.startswith("transformers."):
+        known = model_type in CONFIG_MAPPING
+        config = AutoConfig.for_model(model_type, **fields) if known else PreTrainedConfig()
+        if type(config).__module__.startswith("transformers."):
             raise ValueError(
                 f"config.json: expected an encoder of this program, got the model_type {model_type!r}"
             )
-        return cast(PreTrainedConfig, cls(**fields))
+        return config
 
 
 class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
