@@ -8,6 +8,7 @@ from PIL import Image, ImageFile
 
 from unitrans.cli import main
 from unitrans.domains.vision.reading import BrokenImageError, read_image
+from unitrans.training.card import _without_folders
 
 
 @pytest.mark.parametrize("name", ["bad.tif", "bad.npy"])
@@ -76,3 +77,14 @@ def test_the_limit_of_pixels_is_a_setting(tmp_path: Path, capsys) -> None:
     assert "data.max_pixels=256" in (tmp_path / "run" / "skipped.txt").read_text()
     assert main([*command, "data.max_pixels=0"]) == 2
     assert "data.max_pixels: expected" in capsys.readouterr().err
+
+
+def test_a_card_loses_the_folders_of_the_settings_and_nothing_else() -> None:
+    settings = {
+        "path": "/data",
+        "more": ["/home/me/run", "/home/me/run/best", "pyg:QM9:/home/me/qm9"],
+        "root": "/",
+    }
+    text = "a/data, /data/x.csv of /data. /database and / or https://a/data; /home/me/run/best; pyg:QM9:/home/me/qm9\n"
+    expected = "a/data, data/x.csv of data. /database and / or https://a/data; best; pyg:QM9:qm9\n"
+    assert _without_folders(text, settings) == expected
