@@ -82,9 +82,9 @@ def test_the_limit_of_pixels_is_a_setting(tmp_path: Path, capsys) -> None:
 def test_a_card_loses_the_folders_of_the_settings_and_nothing_else() -> None:
     settings = {
         "path": "/data",
-        "more": ["/home/me/run", "/home/me/run/best", "pyg:QM9:/home/me/qm9"],
+        "more": ["/place/run", "/place/run/best", "pyg:QM9:/place/qm9"],
         "root": "/",
     }
-    text = "a/data, /data/x.csv of /data. /database and / or https://a/data; /home/me/run/best; pyg:QM9:/home/me/qm9\n"
+    text = "a/data, /data/x.csv of /data. /database and / or https://a/data; /place/run/best; pyg:QM9:/place/qm9\n"
     expected = "a/data, data/x.csv of data. /database and / or https://a/data; best; pyg:QM9:qm9\n"
     assert _without_folders(text, settings) == expected

@@ -119,7 +119,7 @@ def _without_folders(text: str, settings: Any) -> str:
         if isinstance(value, Mapping | list):
             for inner in value.values() if isinstance(value, Mapping) else value:
                 collect(inner)
-        elif isinstance(value, str):  # pyg:NAME:/home/me/folder has one behind a colon
+        elif isinstance(value, str):  # pyg:NAME:/place/folder has one behind a colon
             found.update(part for part in (value, value.rpartition(":")[2]) if re.match("/[^/]", part))
 
     collect(settings)
