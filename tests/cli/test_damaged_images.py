@@ -81,10 +81,10 @@ def test_the_limit_of_pixels_is_a_setting(tmp_path: Path, capsys) -> None:
 
 def test_a_card_loses_the_folders_of_the_settings_and_nothing_else() -> None:
     settings = {
-        "path": "/data",
+        "path": "/kept",
         "more": ["/place/run", "/place/run/best", "pyg:QM9:/place/qm9"],
         "root": "/",
     }
-    text = "a/data, /data/x.csv of /data. /database and / or https://a/data; /place/run/best; pyg:QM9:/place/qm9\n"
-    expected = "a/data, data/x.csv of data. /database and / or https://a/data; best; pyg:QM9:qm9\n"
+    text = "a/kept, /kept/x.csv of /kept. /kept-apart and / or https://a/kept; /place/run/best; pyg:QM9:/place/qm9\n"
+    expected = "a/kept, kept/x.csv of kept. /kept-apart and / or https://a/kept; best; pyg:QM9:qm9\n"
     assert _without_folders(text, settings) == expected

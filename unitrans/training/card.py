@@ -125,6 +125,6 @@ def _without_folders(text: str, settings: Any) -> str:
     collect(settings)
     for path in sorted(found, key=len, reverse=True):  # the longest first: one may lie in another
         path = path.rstrip("/")
-        whole = rf"(?<![\w./~-]){re.escape(path)}(?![\w-]|\.\w)"  # /data is no part of /database or a/data
+        whole = rf"(?<![\w./~-]){re.escape(path)}(?![\w-]|\.\w)"  # /a is no part of /ab or b/a
         text = re.sub(whole, os.path.basename(path).replace("\\", r"\\"), text)
     return text
