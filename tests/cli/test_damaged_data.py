@@ -148,3 +148,39 @@ def test_the_shell_gives_a_table_by_process_substitution(tmp_path) -> None:
     command = f"{Path(sys.executable).with_name('unitrans')} {words} train.max_steps=1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+def records(bad: tuple[int, ...]) -> bytes:
+    """An SDF file of ethanols with a title each; those in `bad` are of a version that there is not."""
+    atoms = "".join(f"    {n}.0000    0.0000    0.0000 {kind}   0  0\n" for n, kind in enumerate("CCO"))
+    record = "{title}\n  x\n\n  3  2  0  0  0  0  0  0  0  0999 {version}\n" + atoms
+    record += "  1  2  1  0\n  2  3  1  0\nM  END\n> <y>\n{title}.5\n\n$$$$\n"
+    titles = ((n, "V9999" if n in bad else "V2000") for n in range(40))
+    return "".join(record.format(title=n, version=version) for n, version in titles).encode()
+
+
+def test_records_that_cannot_be_read_are_named(tmp_path) -> None:
+    from unitrans.domains.graph.config import DataConfig
+    from unitrans.domains.graph.reading import read_rows
+
+    path = tmp_path / "x.sdf.gz"
+    path.write_bytes(gzip.compress(records((3, 39))))
+    reasons = read_rows(DataConfig(path=str(path))).table.reasons
+    named = {row: f"RDKit cannot read the record '{row}' of the SDF file" for row in (3, 39)}
+    assert reasons == [named.get(row, "") for row in range(40)]
+
+
+@pytest.mark.parametrize("kind", ["cut", "latin1"])
+def test_a_damaged_sdf_file(kind, tmp_path, capsys) -> None:
+    path = tmp_path / "x.sdf.gz"
+    packed = gzip.compress(records(()))
+    path.write_bytes(packed[:-30] if kind == "cut" else gzip.compress(records(()).replace(b"7.5", b"7\xfc")))
+    assert (
+        main(["train", "--domain", "graph", "--objective", "regression", "--data", str(path), "--dry-run"])
+        == 2
+    )
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        said.startswith(f"unitrans: {path}: ")
+        and ("cut or damaged" if kind == "cut" else "record 8:") in said
+    )

@@ -16,6 +16,8 @@ FLOWS = {
     "self": "&a [*a]",
     "tag": "!!python/name:os.system x",
     "bad tag": "!!bool maybe",
+    "no number": "!!int ''",
+    "no single number": "!!float [1]",
 }
 
 
@@ -56,6 +58,14 @@ def test_aliases_that_do_not_grow_are_read(tmp_path, capsys) -> None:
     path.write_text("data: {mean: &m [0.5], std: *m}\n")
     assert main(["train", "--config", str(path), "--print-config"]) == 0
     assert "std: [0.5]" in capsys.readouterr().out
+
+
+def test_tags_of_plain_values_are_read() -> None:
+    from unitrans.training.yaml12 import load
+
+    text = "a: [!!str 12, !!int 5, !!float 2, !!bool true, !!null ~, ! x]\nb: !!map {c: !!seq [1_0]}"
+    assert load(text) == {"a": ["12", 5, 2.0, True, None, "x"], "b": {"c": ["1_0"]}}
+    assert isinstance(load("!!float 2"), float)
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -3,6 +3,7 @@
 import copyreg
 import gzip
 import io
+import json
 import os
 import pickle
 import sys
@@ -10,6 +11,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +37,11 @@ def forged_dtype() -> bytes:
     """An array of objects whose dtype says that it holds none: NumPy makes pointers of its bytes."""
     honest = pickle.dumps(np.array([None], dtype=object), 2)
     return honest.replace(b"K?t", b"K\0t")  # the flags, 63
+
+
+def honest_array() -> bytes:
+    """An array of shape (3,)."""
+    return pickle.dumps(np.arange(3, dtype="u1"), 2)
 
 
 def zip_of(content: bytes) -> bytes:
@@ -81,6 +88,9 @@ def exploits(command: str) -> dict[str, bytes]:
         "copyreg": pickle.dumps(Call(copyreg._reconstructor, os._Environ, object, None), 2),
         "object array": pickle.dumps(np.array([run], dtype=object), 2),
         "forged dtype": forged_dtype(),
+        "pointers": pickle.dumps(Call(np.ndarray, (1,), "O", b"A" * 8), 4),
+        "pointers of a class": b"\x80\x04cnumpy\nndarray\nK\x01\x85\x8c\x01OC\x08AAAAAAAA\x87\x81.",
+        "shape": honest_array().replace(b"K\x03\x85", b"\x8a\x08" + b"\xff" * 7 + b"\x0f\x85"),
         "rebuild": pickle.dumps(Call(tensor, run, 0, (2,), (1,), False, None), 2),
         "rebuild by type": pickle.dumps(
             Call(torch._tensor._rebuild_from_type_v2, os.system, str, (command,), {}), 2
@@ -167,6 +177,64 @@ def test_processed_files_of_pyg(name, door, tmp_path, trap, capsys) -> None:
     refuse(f"pyg:QM9:{tmp_path / 'qm9'}", capsys)
 
 
+class Graph(SimpleNamespace):
+    """What is used of PyG's Data."""
+
+    num_nodes = property(lambda self: len(self.x))
+
+
+def stand_in(monkeypatch, read) -> None:
+    """In the place of PyG, installed or not, a package with one data set, which reads its one file by `read`."""
+
+    class Folder(list):
+        def __init__(self, root: str) -> None:
+            for size in read(Path(root) / "sizes"):
+                x, edges = torch.zeros(int(size), 1), torch.zeros(2, 0, dtype=torch.int64)
+                self.append(Graph(x=x, edge_index=edges, edge_attr=None, y=float(size)))
+
+    content = {"data": {"Dataset": Folder}, "data.separate": {}, "datasets": {"Folder": Folder}}
+    whole = ModuleType("torch_geometric")
+    monkeypatch.setitem(sys.modules, "torch_geometric", whole)
+    for name, fields in content.items():
+        module = ModuleType(f"torch_geometric.{name}")
+        vars(module).update(fields)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        parent, _, last = name.rpartition(".")
+        setattr(getattr(whole, parent) if parent else whole, last, module)
+
+
+def with_pickle(path: Path) -> object:
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+WAYS = {
+    "torch.load": lambda path: torch.load(path, weights_only=False),
+    "pickle.load": with_pickle,
+    "pickle.loads": lambda path: pickle.loads(path.read_bytes()),
+    "imported before": lambda path: EARLY(io.BytesIO(path.read_bytes())).load(),
+    "gzip": lambda path: pickle.loads(gzip.decompress(path.read_bytes())),
+}
+
+
+@pytest.mark.parametrize("name", ["reduce", "eval", "pointers", "gzip", "tar", "program", "reduce in a zip"])
+@pytest.mark.parametrize("way", WAYS)
+def test_loaders_of_any_pyg(way, name, tmp_path, trap, capsys, monkeypatch) -> None:
+    stand_in(monkeypatch, WAYS[way])
+    (tmp_path / "sizes").write_bytes(exploits(f"touch {trap}")[name])
+    refuse(f"pyg:Folder:{tmp_path}", capsys)
+
+
+def test_loaders_of_any_pyg_get_their_data(tmp_path, monkeypatch) -> None:
+    from unitrans.domains.graph.config import DataConfig
+    from unitrans.domains.graph.reading import read_rows
+
+    stand_in(monkeypatch, lambda path: [*WAYS["pickle.load"](path), *WAYS["pickle.loads"](path)])
+    (tmp_path / "sizes").write_bytes(pickle.dumps(np.array([1, 2, 3])))
+    rows = read_rows(DataConfig(path=f"pyg:Folder:{tmp_path}"))
+    assert rows.columns["y"].tolist() == [1, 2, 3, 1, 2, 3]
+
+
 def zinc(root: Path, content: bytes) -> str:
     (root / "zinc" / "raw").mkdir(parents=True)
     for part in ("train", "val", "test"):
@@ -249,7 +317,8 @@ def test_data_keeps_its_values(protocol) -> None:
 
 
 def test_a_tensor_larger_than_its_storage_is_refused() -> None:
-    for size, stride in (((1 << 40,), (1,)), ((2,), (-1,)), ((3, 3), (3, 1))):
+    small = np.uint8(129), np.uint8(2)  # 128 * 2 wraps around to 0
+    for size, stride in (((1 << 40,), (1,)), ((2,), (-1,)), ((3, 3), (3, 1)), ((small[0],), (small[1],))):
         content = pickle.dumps(
             Call(torch._utils._rebuild_tensor_v2, torch.ones(4).storage(), 0, size, stride, False, None)
         )
@@ -292,3 +361,77 @@ def test_a_class_that_needs_more_than_a_folder(tmp_path, capsys) -> None:
         ]
     )
     assert code == 2 and "this class needs name as well" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EXPLOITS)
+def test_weights_and_checkpoints_that_are_programs(name, tmp_path, trap) -> None:
+    """Weights hold tensors alone: torch's own list of what a pickle may name is enough, and shorter."""
+    from unitrans.models.files import read_file, read_weights
+    from unitrans.training.checkpoint import read_tensors
+
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(exploits(f"touch {trap}")[name])
+    for read, given in ((read_file, path), (read_weights, tmp_path), (read_tensors, path)):
+        if read is read_tensors and name == "legacy in a zip":
+            continue  # its first pickle is a number
+        with pytest.raises(ValueError) as told:
+            read(given)
+        assert str(path if read is read_file else tmp_path) in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["reduce in a zip", "eval", "legacy", "tar", "program", "cut"])
+@pytest.mark.parametrize("command", ["train", "predict", "convert", "export"])
+def test_weights_that_are_programs_on_the_command_line(command, name, tmp_path, trap, capsys) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(exploits(f"touch {trap}")[name])
+    rest = {
+        "train": ["--domain", "vision", "--objective", "mim", "--data", "synthetic:8", "--dry-run", "--init"],
+        "predict": [str(tmp_path), "--checkpoint"],
+        "convert": ["--to", "hf", str(tmp_path / "out")],
+        "export": ["--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--checkpoint"],
+    }[command]
+    code = main([command, *([str(path), *rest] if command == "convert" else [*rest, str(path)])])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unitrans: ")]
+    assert code == 2 and len(lines) == 1, lines
+
+
+@pytest.mark.parametrize("name", EXPLOITS)
+def test_arrays_as_images_that_are_programs(name, tmp_path, trap) -> None:
+    from unitrans.domains.vision.reading import BrokenImageError, read_image
+
+    objects = io.BytesIO()
+    np.save(objects, np.array([Call(os.system, f"touch {trap}")], dtype=object))
+    for content in (exploits(f"touch {trap}")[name], objects.getvalue()):
+        path = tmp_path / "x.npy"
+        path.write_bytes(content)
+        with pytest.raises(BrokenImageError):
+            read_image(path, 3, "dtype")
+
+
+@pytest.mark.parametrize("kind", ["musicgen_decoder", "encodec", "unitrans-swin", "nothing"])
+@pytest.mark.parametrize("command", ["train", "predict", "export"])
+def test_code_beside_weights_is_not_even_offered(command, kind, tmp_path, trap, capsys, monkeypatch) -> None:
+    """transformers would ask on the terminal whether to run what auto_map names, and read the answer from a table."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(trap)!r}, 'w')\nclass Model: ...\n")
+    code = {
+        "AutoModel": "evil.Model",
+        "AutoConfig": "evil.Model",
+        "AutoTokenizer": ["evil.Model", "evil.Model"],
+    }
+    stored = {"model_type": "unitrans-masked-signal", "objective": "mim", "auto_map": code}
+    stored["encoder"] = {"model_type": kind, "auto_map": code}
+    for name in ("config.json", "tokenizer_config.json"):
+        (folder / name).write_text(json.dumps(stored))
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    rest = {
+        "train": ["--domain", "vision", "--objective", "mim", "--data", "x", "--dry-run", "--init"],
+        "predict": [str(tmp_path), "--checkpoint"],
+        "export": ["--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--checkpoint"],
+    }[command]
+    assert main([command, *rest, str(folder)]) == 2
+    said = capsys.readouterr()
+    assert "custom code" not in said.out + said.err

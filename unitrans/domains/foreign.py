@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from enum import Enum
 from functools import cache
 from io import BytesIO
+from math import prod
+from operator import index
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 from unittest import mock
@@ -73,6 +75,8 @@ class _Array(np.ndarray):
         content = content.encode("latin1") if isinstance(content, str) else content
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
             raise pickle.UnpicklingError("expected arrays of numbers or text, got an array of objects")
+        if min(shape, default=0) < 0 or prod(map(index, shape)) * dtype.dtype.itemsize != len(content):
+            raise pickle.UnpicklingError(f"expected {len(content)} bytes of an array, got the shape {shape}")
         super().__setstate__((version, shape, dtype.dtype, fortran, content))
 
 
@@ -87,11 +91,21 @@ def _scalar(dtype: _Dtype, content: Any) -> Any:
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, requires_grad: bool = False, *_: Any) -> Any:
     """A view of a storage that holds all of it: torch enlarges a storage that is too small."""
+    offset, size, stride = (
+        index(offset),
+        tuple(map(index, size)),
+        tuple(map(index, stride)),
+    )  # do not wrap around
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     held = storage._untyped_storage.nbytes() // storage.dtype.itemsize
     if min((offset, *size, *stride)) < 0 or (0 not in size and last >= held):
         raise pickle.UnpicklingError("expected tensors, got one that is larger than what the file stores")
-    return torch._utils._rebuild_tensor(storage, offset, tuple(size), tuple(stride))
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+
+def _refuse_array(*_: Any) -> NoReturn:
+    """Pickles name numpy.ndarray for _reconstruct alone; called itself, it makes pointers of the bytes of a buffer."""
+    raise pickle.UnpicklingError("expected arrays, got a call of numpy.ndarray: the file is not loaded")
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -105,7 +119,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "defaultdict"): defaultdict,
     ("_codecs", "encode"): _Function(_encode),
-    ("numpy", "ndarray"): _Array,
+    ("numpy", "ndarray"): _Function(_refuse_array),
     ("numpy", "dtype"): _Function(_Dtype),
     ("torch", "Size"): torch.Size,
     ("torch._utils", "_rebuild_tensor"): _Function(_tensor),

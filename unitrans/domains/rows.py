@@ -16,10 +16,12 @@ SMILES_NAMES = {"smiles", "canonicalsmiles", "isomericsmiles", "rdkitsmiles", "s
 
 def open_text(path: Path) -> Any:
     """A text file, unpacked if it ends in .gz. Reading raises ValueError where a packed file is cut or damaged."""
-    if path.suffix == ".gz":
-        raw = io.BufferedReader(_Unpacked(path), 1 << 16)
-        return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
+
+
+def open_bytes(path: Path) -> Any:
+    """The same for a file that is no text, or in an encoding of its own."""
+    return io.BufferedReader(_Unpacked(path), 1 << 16) if path.suffix == ".gz" else path.open("rb")
 
 
 class _Unpacked(io.RawIOBase):

@@ -228,11 +228,24 @@ def find_class(name: str) -> Any | None:
 
 
 def make_config(model_type: str, **fields: Any) -> Any:
-    """The configuration of this model_type."""
-    announce()
-    from transformers import AutoConfig
+    """The configuration of this model_type.
 
-    return AutoConfig.for_model(model_type, **fields)
+    Raises:
+        ValueError: no family of ours has it. transformers' own are not taken: with `auto_map` beside the weights it
+            would offer to run code.
+    """
+    announce()
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+    fields.pop("auto_map", None)
+    config = (
+        AutoConfig.for_model(model_type, **fields) if model_type in CONFIG_MAPPING else PreTrainedConfig()
+    )
+    if type(config).__module__.startswith("transformers."):
+        raise ValueError(
+            f"config.json: expected an encoder of this program, got the model_type {model_type!r}"
+        )
+    return config
 
 
 def make_encoder(config: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from unitrans.errors import ConfigError
 from unitrans.models import registry
 from unitrans.models.images import HasImageEncoder, KeepsFrozen
 from unitrans.objectives.base import Labels, Objective, SignalOutput
@@ -39,9 +40,9 @@ class MaskedSignalConfig(PreTrainedConfig):
 
     @property
     def encoder_config(self) -> PreTrainedConfig:
-        """The encoder's configuration as an object."""
+        """The encoder's configuration as an object. ValueError for one that is not registered here."""
         fields = dict(self.encoder or {})
-        return registry.make_config(fields.pop("model_type"), **fields)
+        return registry.make_config(str(fields.pop("model_type", "")), **fields)
 
 
 class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
@@ -68,13 +69,23 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers. A checkpoint of a run must be as it was written.
+        """As in transformers, but what is missing is not drawn at random without a word.
 
         Raises:
-            ConfigError: a file of the checkpoint has changed.
+            ConfigError: a file of a checkpoint has changed, or weights of the model are not there.
         """
         verify_model(Path(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ConfigError(
+                f"{pretrained_model_name_or_path}: {len(missing)} weights of the model are missing, {missing[0]} "
+                "first: the checkpoint is not whole, use another one"
+            )
+        return (model, info) if wants_info else model
 
     @classmethod
     def create(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,10 +119,12 @@ def _without_folders(text: str, settings: Any) -> str:
         if isinstance(value, Mapping | list):
             for inner in value.values() if isinstance(value, Mapping) else value:
                 collect(inner)
-        elif isinstance(value, str) and os.path.isabs(value):
-            found.add(value)
+        elif isinstance(value, str):  # pyg:NAME:/place/folder has one behind a colon
+            found.update(part for part in (value, value.rpartition(":")[2]) if re.match("/[^/]", part))
 
     collect(settings)
     for path in sorted(found, key=len, reverse=True):  # the longest first: one may lie in another
-        text = text.replace(path, os.path.basename(path.rstrip("/")) or "folder")
+        path = path.rstrip("/")
+        whole = rf"(?<![\w./~-]){re.escape(path)}(?![\w-]|\.\w)"  # /a is no part of /ab or b/a
+        text = re.sub(whole, os.path.basename(path).replace("\\", r"\\"), text)
     return text

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import random
 import re
 import shutil
@@ -137,7 +136,9 @@ def read_tensors(path: Path) -> Any:
     """A .pt file with tensors and plain values only. ConfigError for one with anything else in it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # torch's reader of damaged files raises nearly anything
         raise ConfigError(
             f"the checkpoint {path.parent} cannot be used: {path.name} holds something else than tensors and plain "
             "values; use another one"

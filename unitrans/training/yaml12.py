@@ -22,6 +22,8 @@ _RULES: list[tuple[str, str, str]] = [
     ),
 ]
 
+#: What may be written in front of a value, with two exclamation marks; one alone says nothing.
+_TAGS = {"!", "str", "int", "float", "bool", "null", "seq", "map"}
 _MAX_DEPTH, _MAX_DIGITS = 50, 1000
 #: Values that aliases may make of fewer.
 _MAX_REPEATED = 10_000
@@ -41,14 +43,19 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > _MAX_DIGITS:
-            line = node.start_mark.line + 1
+    def construct_plain(self, node: yaml.ScalarNode) -> Any:
+        """A number or a truth value. ValueError for one that its tag does not fit, or with endless digits."""
+        line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
+        if kind == "int" and len(node.value) > _MAX_DIGITS:
             raise ValueError(f"line {line}: expected at most {_MAX_DIGITS} digits, got {len(node.value):,}")
-        return int(super().construct_yaml_int(node))
+        try:
+            return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(f"line {line}: expected {kind}, got {node.value[:50]!r}") from None
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+for _tag in ("int", "float", "bool"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_plain)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -81,7 +88,7 @@ def _check_size(text: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else 0
         tag = getattr(event, "tag", None)
-        if tag is not None:
+        if tag is not None and tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
             raise ValueError(f"line {line}: the tag {tag!r} has no use here: write the value alone")
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()

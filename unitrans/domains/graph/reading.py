@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, cached_values, content_key, parse, parse_smiles
 from unitrans.domains.places import settled
-from unitrans.domains.rows import SMILES_NAMES, open_text, table_lines
+from unitrans.domains.rows import SMILES_NAMES, open_bytes, open_text, table_lines
 
 EMBEDDED = ("nci",)
 _TABLES = (".csv", ".tsv", ".smi", ".txt", ".smiles")
@@ -115,18 +116,30 @@ def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
     return found[0]
 
 
+#: The line behind a record.
+_SDF_END = re.compile(rb"^\$\$\$\$[^\n]*\n?", re.MULTILINE)
+
+
 def _sdf(path: Path, data: DataConfig) -> Rows:
     """Molecules and their properties."""
     chem = chemistry.require_rdkit()
+    with open_bytes(path) as file:
+        content = file.read()  # RDKit cannot tell what goes wrong while a file is unpacked
+    # RDKit drops a record that it cannot read with its title, which is the first line.
+    titles = [block.partition(b"\n")[0].strip() for block in _SDF_END.split(content)]
     records, properties = [], []
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for mol in chem.ForwardSDMolSupplier(file):
-            records.append(mol)
+    for number, mol in enumerate(chem.ForwardSDMolSupplier(io.BytesIO(content)), start=1):
+        records.append((titles[number - 1] if number <= len(titles) else b"", mol))
+        try:
             properties.append({} if mol is None else mol.GetPropsAsDict(includePrivate=False))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: record {number}: expected text in UTF-8 ({error.reason})") from None
 
-    def read(mol: Any) -> chemistry.Molecule:
+    def read(record: tuple[bytes, Any]) -> chemistry.Molecule:
+        title, mol = record
         if mol is None:
-            raise chemistry.BadMoleculeError("RDKit cannot read the record of the SDF file")
+            named = f" {title.decode('utf-8', 'replace')[:80]!r}" if title else ""
+            raise chemistry.BadMoleculeError(f"RDKit cannot read the record{named} of the SDF file")
         return chemistry.to_graph(mol, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
 
     if not records:

@@ -12,6 +12,7 @@ from unitrans.domains.labels import check_separator, column_names
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 120_000_000
 
 Size = Annotated[int, Field(gt=0)]
 
@@ -101,6 +102,13 @@ class DataConfig(BaseModel):
         description="What becomes 0 and 1. dtype: divide by the largest value of the stored integer type "
         "(float images must be in [0, 1]); percentile: 0.5 % to 99.5 % of each image; [lo, hi]: clip to "
         "these stored values, for example [0, 4095] for 12-bit scans.",
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1,
+        description="Images of more pixels are left out before they are decoded, which takes 14 bytes a pixel and "
+        "more. Pillow decodes none of more than 178,956,970; .npy files and the TIFF files that tifffile reads may be "
+        "larger.",
     )
     image_size: Size | tuple[Size, Size] = Field(
         192, description="Height and width in pixels the model sees: one number, or [height, width]."

@@ -41,6 +41,7 @@ class TableReader:
     splits: list[str]
     channels: int
     value_range: ValueRange
+    max_pixels: int
     ids: list[str] = field(default_factory=list)
     labels: list[Any] | None = None
     class_names: list[str] | None = None
@@ -48,7 +49,9 @@ class TableReader:
     def read(self, index: int) -> torch.Tensor:
         """The image in row ``index``; see ``read_record``."""
         record = self.table[index][self.column]
-        return read_record(record, self.ids[index], self.folder, self.channels, self.value_range)
+        return read_record(
+            record, self.ids[index], self.folder, self.channels, self.value_range, self.max_pixels
+        )
 
 
 @dataclass
@@ -60,15 +63,19 @@ class RecordReader:
     folder: Path
     channels: int
     value_range: ValueRange
+    max_pixels: int
     labels: list[Any] | None = None
     class_names: list[str] | None = None
 
     def read(self, index: int) -> torch.Tensor:
         """Image ``index``; see ``read_record``."""
-        return read_record(self.records[index], self.ids[index], self.folder, self.channels, self.value_range)
+        record, name = self.records[index], self.ids[index]
+        return read_record(record, name, self.folder, self.channels, self.value_range, self.max_pixels)
 
 
-def read_record(record: Any, name: str, folder: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
+def read_record(
+    record: Any, name: str, folder: Path, channels: int, value_range: ValueRange, max_pixels: int
+) -> torch.Tensor:
     """The image of a record as float32 [channels, H, W] in [0, 1], as ``read_image`` reads files.
 
     A record without bytes names a file: absolute, below ``folder``, or a URL. BrokenImageError as in ``read_image``.
@@ -82,7 +89,7 @@ def read_record(record: Any, name: str, folder: Path, channels: int, value_range
     if content is None:
         assert path is not None
         if "://" not in path:
-            return read_image(folder / path, channels, value_range)
+            return read_image(folder / path, channels, value_range, max_pixels)
         import fsspec
 
         with unbroken(f"{name} cannot be read"):
@@ -100,7 +107,7 @@ def read_record(record: Any, name: str, folder: Path, channels: int, value_range
         file.write(content)
         file.flush()
         try:
-            return read_image(Path(file.name), channels, value_range)
+            return read_image(Path(file.name), channels, value_range, max_pixels)
         except OutOfRangeError as error:  # name the row, not our file
             raise OutOfRangeError(str(error).replace(file.name, name)) from None
 
@@ -239,7 +246,17 @@ def _reader(
     values, names = _labels(table, data, where) if labels else (None, None)
     table = undecoded(table, column)
     reader = TableReader(
-        table, column, folder, split, splits, data.channels, data.value_range, [], values, names
+        table,
+        column,
+        folder,
+        split,
+        splits,
+        data.channels,
+        data.value_range,
+        data.max_pixels,
+        [],
+        values,
+        names,
     )
     reader.ids = sample_ids(_paths(table, column), split)
     return reader

@@ -36,13 +36,14 @@ class ListedReader:
     paths: list[Path]
     channels: int
     value_range: ValueRange
+    max_pixels: int
     labels: list[Any] | None = None
     class_names: list[str] | None = None
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def read(self, index: int) -> torch.Tensor:
         """Image ``index``; see ``read_image``."""
-        return read_image(self.paths[index], self.channels, self.value_range)
+        return read_image(self.paths[index], self.channels, self.value_range, self.max_pixels)
 
 
 def is_listing(path: Path) -> bool:
@@ -96,6 +97,7 @@ def open_listing(root: Path, data: DataConfig, key: str, labels: bool) -> tuple[
         [file for _, file, _ in kept],
         data.channels,
         data.value_range,
+        data.max_pixels,
         values if labels else None,
         targets if labels and isinstance(data.label_column, list) else None,
         left_out,

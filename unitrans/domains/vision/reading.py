@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from unitrans.domains.places import is_kernels
+from unitrans.domains.vision.config import MAX_PIXELS
 
 ValueRange = Literal["dtype", "percentile"] | tuple[float, float]
 
@@ -113,7 +114,9 @@ def _printable(path: str) -> str:
     )
 
 
-def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tensor:
+def read_image(
+    path: Path, channels: int, value_range: ValueRange, max_pixels: int = MAX_PIXELS
+) -> torch.Tensor:
     """The image as float32 [channels, H, W] in [0, 1]: first frame, EXIF orientation applied.
 
     A TIFF of as many grey pages as ``channels`` (more than one) is one image with a channel from every page.
@@ -126,13 +129,17 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
     bits in JPEG 2000 and AVIF is read as 8 bits. .npy files hold [H, W] or [H, W, channels] of any real type,
     as do TIFF files of which Pillow does not know the layout (read by tifffile).
 
-    Raises BrokenImageError for a file that cannot be decoded or has other channels, and its OutOfRangeError when
-    ``value_range`` does not fit the data: one such file among many is left out like a broken one.
+    Raises BrokenImageError for a file that cannot be decoded, has other channels or more than ``max_pixels``, and its
+    OutOfRangeError when ``value_range`` does not fit the data: one such file among many is left out like a broken one.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise BrokenImageError("not a regular file")
-        pixels = _read_npy(path) if path.suffix.lower() == ".npy" else _read_pillow(path, channels)
+        pixels = (
+            _read_npy(path, max_pixels)
+            if path.suffix.lower() == ".npy"
+            else _read_pillow(path, channels, max_pixels)
+        )
     except BrokenImageError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything, EOFError to struct.error
@@ -149,7 +156,7 @@ def read_image(path: Path, channels: int, value_range: ValueRange) -> torch.Tens
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"too many pixels to decode safely ({error})"
+        return f"too many pixels for Pillow to decode safely, whatever data.max_pixels ({error}): make it smaller"
     if isinstance(error, UnidentifiedImageError):
         return "not an image Pillow can read (empty, truncated or another format)"
     if isinstance(error, OSError) and error.strerror:
@@ -157,8 +164,10 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    return _as_pixels(np.load(path, allow_pickle=False))
+def _read_npy(path: Path, max_pixels: int) -> np.ndarray:
+    pixels = _as_pixels(np.load(path, allow_pickle=False))
+    _check_pixels(pixels.shape[1], pixels.shape[0], max_pixels)
+    return pixels
 
 
 def _as_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -175,7 +184,7 @@ def _as_pixels(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(pixels, dtype=pixels.dtype.newbyteorder("="))
 
 
-def _read_pillow(path: Path, channels: int) -> np.ndarray:
+def _read_pillow(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     """[H, W, C] in the stored type, C = 1, 3 or (only if asked for) 4."""
     # A stream, not a path: Pillow 13 maps uncompressed TIFFs into memory by name, and then mixes up rows and
     # columns where the orientation tag swaps them.
@@ -184,13 +193,14 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
             file = Image.open(stream)
         except UnidentifiedImageError:
             if _is_tiff(stream):
-                return _read_tifffile(stream)
+                return _read_tifffile(stream, max_pixels)
             raise
         with file:
+            _check_pixels(file.width, file.height, max_pixels)
             if channels > 1 and pages_of(file) == channels and _is_grey(file):
                 return np.concatenate([_grey_page(file, page) for page in range(channels)], axis=2)
             if _is_deep_colour(file):
-                return _read_deep_colour(file, stream, channels)
+                return _read_deep_colour(file, stream, channels, max_pixels)
             if _is_grey(file):
                 return _grey_page(file, 0)
             picture: Image.Image = ImageOps.exif_transpose(file)
@@ -203,6 +213,14 @@ def _read_pillow(path: Path, channels: int) -> np.ndarray:
             picture = Image.alpha_composite(white, rgba).convert("L" if mode == "LA" else "RGB")
             mode = picture.mode
         return np.array(picture)[:, :, None] if mode == "L" else np.array(picture.convert("RGB"))
+
+
+def _check_pixels(width: int, height: int, limit: int) -> None:
+    """Before anything is decoded: a small file may hold a large picture."""
+    if width * height > limit:
+        raise BrokenImageError(
+            f"its {width:,} x {height:,} pixels are more than data.max_pixels={limit}: make it smaller, or raise that"
+        )
 
 
 def pages_of(file: Image.Image) -> int:
@@ -253,13 +271,15 @@ def _is_deep_colour(file: ImageFile.ImageFile) -> bool:
     return ";16" in _raw_mode(file) or max(_tiff_tag(file, "BitsPerSample") or (8,)) > 8
 
 
-def _read_deep_colour(file: ImageFile.ImageFile, stream: BinaryIO, channels: int) -> np.ndarray:
+def _read_deep_colour(
+    file: ImageFile.ImageFile, stream: BinaryIO, channels: int, max_pixels: int
+) -> np.ndarray:
     """uint16 [H, W, C], C = 3 or (only if asked for) 4.
 
     Pillow keeps the high byte of each value; told that the bytes are in the other order, it keeps the low one.
     """
     if _tiff_tag(file, "PlanarConfiguration") == 2:
-        return _read_tifffile(stream)
+        return _read_tifffile(stream, max_pixels)
     kind, _, order = _raw_mode(file).partition(";16")
     if kind not in ("RGB", "RGBX", "RGBA") or order not in _OTHER_ORDER or "transparency" in file.info:
         what = {"LA": "grey with alpha", "RGBa": "premultiplied alpha"}.get(
@@ -294,7 +314,7 @@ def _is_tiff(stream: BinaryIO) -> bool:
     return stream.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _read_tifffile(stream: BinaryIO) -> np.ndarray:
+def _read_tifffile(stream: BinaryIO, max_pixels: int) -> np.ndarray:
     """[H, W, C] of the first page of a TIFF in any layout, in the stored type."""
     try:
         import tifffile
@@ -305,6 +325,7 @@ def _read_tifffile(stream: BinaryIO) -> np.ndarray:
     stream.seek(0)
     with tifffile.TiffFile(stream) as file:
         page = file.pages.first
+        _check_pixels(page.imagewidth, page.imagelength, max_pixels)
         pixels, axes = page.asarray(), page.axes
         if page.tags.valueof("Orientation", 1) != 1:
             raise BrokenImageError(

@@ -55,6 +55,7 @@ class FolderReader:
     paths: list[str]
     channels: int
     value_range: ValueRange
+    max_pixels: int
     class_names: list[str] | None = None
 
     @property
@@ -63,7 +64,8 @@ class FolderReader:
         return [folder_label(name) for name in self.ids]
 
     def read(self, index: int) -> torch.Tensor:
-        return read_image(self.root / self.paths[index], self.channels, self.value_range)
+        path = self.root / self.paths[index]
+        return read_image(path, self.channels, self.value_range, self.max_pixels)
 
 
 @dataclass
@@ -305,7 +307,7 @@ def open_reader(
         files = "1 file that is not an image" if count == 1 else f"{count:,} files that are not images"
         notes.append(f"ignored {files} in {path}: {kinds}")
     notes += _unread_pages(root, listing.paths, data.channels)
-    reader = FolderReader(root, listing.ids, listing.paths, data.channels, data.value_range)
+    reader = FolderReader(root, listing.ids, listing.paths, data.channels, data.value_range, data.max_pixels)
     return reader, notes, unlisted
 
 

@@ -93,7 +93,7 @@ class StreamedImages(Endless[Row], VisionSource):
 
     def __init__(self, rows: Rows, data: DataConfig, folder: Path, seed: int, fraction: float) -> None:
         Endless.__init__(self, data.path, rows.files, seed, data.shuffle_buffer)
-        reader = datasets.RecordReader([], [], folder, data.channels, data.value_range)
+        reader = datasets.RecordReader([], [], folder, data.channels, data.value_range, data.max_pixels)
         VisionSource.__init__(self, reader, [], data)
         self.rows, self.folder, self.fraction = rows, folder, fraction
 
@@ -114,7 +114,10 @@ class StreamedImages(Endless[Row], VisionSource):
         """Reads on to place ``index`` of the endless sequence and decodes it."""
         epoch, (name, record, label) = self.seek(index)
         try:
-            image = datasets.read_record(record, name, self.folder, self.data.channels, self.data.value_range)
+            data = self.data
+            image = datasets.read_record(
+                record, name, self.folder, data.channels, data.value_range, data.max_pixels
+            )
         except BrokenImageError as error:
             self.skip(name, str(error))
             return None
@@ -135,8 +138,9 @@ class StreamedImages(Endless[Row], VisionSource):
         for count, (name, record, label) in enumerate(self.epoch(0)):
             if count == limit:
                 return
+            data = self.data
             reader = datasets.RecordReader(
-                [name], [record], self.folder, self.data.channels, self.data.value_range, [label]
+                [name], [record], self.folder, data.channels, data.value_range, data.max_pixels, [label]
             )
             source = VisionSource(reader, [0], self.data)
             if self.labels is not None:
@@ -158,7 +162,7 @@ def _some_rows(
     )
     ids, records, labels = (list(part) for part in zip(*kept, strict=True)) if kept else ([], [], [])
     return datasets.RecordReader(
-        ids, records, folder, data.channels, data.value_range, labels, rows.class_names
+        ids, records, folder, data.channels, data.value_range, data.max_pixels, labels, rows.class_names
     )
 
 

@@ -17,18 +17,20 @@ from unitrans.domains.vision.source import ArrayReader, VisionSource, first_read
 from unitrans.objectives.base import Labels
 
 _KEPT = ("image_size", "channels", "value_range", "eval_crop", "eval_fit")
+_LATER = ("max_pixels",)  # what older checkpoints do not tell
 _TABLES = ("image_column", "label_column", "label_separator")
 
 
 def reading_of(source: VisionSource) -> dict[str, Any]:
     """What a checkpoint has to know to read other images as these were read, as plain values."""
-    kept = source.data.model_dump(mode="json", include={*_KEPT, *_TABLES})
+    kept = source.data.model_dump(mode="json", include={*_KEPT, *_LATER, *_TABLES})
     return {"domain": "vision", **kept, "mean": list(source.mean), "std": list(source.std)}
 
 
 def data_config(reading: Mapping[str, Any], path: str = "images", **others: Any) -> DataConfig:
     """The same as a configuration."""
     kept = {key: reading[key] for key in (*_KEPT, "mean", "std")}
+    kept |= {key: reading[key] for key in _LATER if key in reading}
     return DataConfig(path=path, validation="none", **kept, **others)
 
 
@@ -123,7 +125,9 @@ def image_reader(
         if not name:
             raise ValueError("the row names no file")
         try:
-            image = read_image(folder / Path(name).expanduser(), data.channels, data.value_range)
+            image = read_image(
+                folder / Path(name).expanduser(), data.channels, data.value_range, data.max_pixels
+            )
         except BrokenImageError as error:
             raise ValueError(str(error)) from None
         return prepared(source, {"image": image})
