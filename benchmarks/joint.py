@@ -30,7 +30,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.runs import Evaluations, read_rows
-from unitrans.domains.split import hash_fraction
+from unitrans.data.splits import hash_fraction
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import EmbeddedText
 from unitrans.training.config import RunConfig, resolve

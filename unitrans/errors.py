@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -63,3 +64,9 @@ def out_of_memory(error: BaseException) -> str | None:
         f"out of memory{size}: lower train.per_device_train_batch_size (train.gradient_accumulation_steps makes up "
         "for it), data.image_size or the model.* sizes"
     )
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the valid name closest to ``name``, or "" when none is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from unitrans.cli import main
-from unitrans.use.answers import target_figures, write_answers
+from unitrans.use.targets import target_figures, write_answers
 
 SETTINGS = (
     "model.name=swin", "model.embed_dim=32", "model.depths=[2,2]", "model.num_heads=[2,4]", "model.window_size=2",

@@ -173,7 +173,7 @@ class Units:
 
     options = SimpleNamespace(mask_patch_size=2)
     unit = 2
-    label_kinds = ()
+    predicts = "pixels"
 
     def corrupt(self, sample, rng):
         hidden = np.zeros(16, bool)

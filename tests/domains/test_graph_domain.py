@@ -9,10 +9,13 @@ import torch
 
 pytest.importorskip("rdkit", reason="needs the graph extra (RDKit)")
 
+from unitrans.data.columns import Column
+from unitrans.data.labels import target_columns
+from unitrans.data.table import open_table
 from unitrans.domains.graph import GraphDomain, chemistry
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.labels import numbers
-from unitrans.domains.graph.reading import read_rows, read_table, smiles_column
+from unitrans.domains.graph.reading import read_rows, smiles_column
 from unitrans.domains.graph.source import open_sources
 from unitrans.domains.graph.table import parse_smiles
 from unitrans.models import GraphormerConfig
@@ -107,11 +110,11 @@ def test_a_broken_cache_is_made_again(tmp_path) -> None:
 # -- reading
 
 
-@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
 def test_tables(tmp_path, delimiter) -> None:
     path = tmp_path / "m.csv"
     path.write_text("\ufeff" + f"id{delimiter}SMILES{delimiter}y\n1{delimiter}CCO{delimiter}2.5\n")
-    assert read_table(path, None) == {"id": ["1"], "SMILES": ["CCO"], "y": ["2.5"]}
+    assert open_table(path, "m.csv").columns() == ({"id": ["1"], "SMILES": ["CCO"], "y": ["2.5"]}, {})
 
 
 def test_smi_files(tmp_path) -> None:
@@ -173,9 +176,15 @@ def test_paths_that_lead_nowhere(path, message) -> None:
         read_rows(DataConfig(path=path))
 
 
-def test_ragged_tables_are_refused(tmp_path) -> None:
-    path = table(tmp_path / "m.csv", "smiles,y", ["CCO,1", "CCN"])
-    with pytest.raises(ValueError, match="row 2 has 1 cells, the header has 2"):
+def test_ragged_rows_are_left_out_and_ragged_tables_refused(tmp_path) -> None:
+    path = table(tmp_path / "m.csv", "smiles,y", ["CCO,1", "CCN", "CCC,2"])
+    rows = read_rows(DataConfig(path=path))
+    assert rows.table.names == ["CCO", "", "CCC"]
+    assert rows.table.reasons[1] == "the row has 1 cells, the header has 2"
+    path = table(tmp_path / "m.csv", "smiles,y", ["CCO,1", "CCN", "CCC"])
+    with pytest.raises(
+        ValueError, match="2 of 3 rows cannot be read; row 2: the row has 1 cells, the header has 2"
+    ):
         read_rows(DataConfig(path=path))
 
 
@@ -183,13 +192,13 @@ def test_ragged_tables_are_refused(tmp_path) -> None:
 
 
 def test_missing_and_wrong_numbers() -> None:
-    values = numbers(["1.5", "", "NA", "-2e3"], "y")
+    values = numbers(["1.5", "", "NA", "-2e3"], Column("y", "number"))
     assert values[0] == 1.5 and np.isnan(values[1:3]).all() and values[3] == -2000
     for wrong in ("many", "inf"):
         with pytest.raises(
             ValueError, match=f"data.target='y': expected numbers or empty cells, got '{wrong}' in row 2"
         ):
-            numbers(["1", wrong], "y")
+            numbers(["1", wrong], Column("y", "number"))
 
 
 @pytest.mark.parametrize(
@@ -197,9 +206,9 @@ def test_missing_and_wrong_numbers() -> None:
     [
         ("a,b", {}, ("value",), "name the column to predict.*'a', 'b' can be one"),
         ("a,b", {"target": "c"}, ("value",), "data.target='c' is not a column: expected one of a, b"),
-        ("a,b", {"target": "a,a"}, ("value",), "expected different columns"),
+        ("a,b", {"target": "a,a"}, ("value",), "different columns"),
         ("a,b", {"target": "a"}, ("value",), "is 1 for every training sample"),
-        ("a,b", {"target": "b"}, ("class", "multi"), "data.target='b' has fractions, which are no classes"),
+        ("a,b", {"target": "b"}, ("class", "multi"), "data.label_column='b' holds fractions"),
     ],
 )
 def test_wrong_targets_are_named(tmp_path, columns, settings, kinds, message) -> None:
@@ -442,12 +451,69 @@ def test_the_embedded_molecules() -> None:
 
     if not (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").is_file():
         pytest.skip("this build of RDKit does not carry the NCI's molecules")
-    rows = read_table(Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi", None)
+    rows, _ = open_table(Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi", "nci").columns()
     assert len(rows["smiles"]) > 4900 and chemistry.quality("CC(=O)Oc1ccccc1C(=O)O") == pytest.approx(
         0.5501, abs=1e-3
     )
 
 
 def test_settings_of_data() -> None:
-    assert DataConfig(target="a, b").targets == ["a", "b"]
+    assert target_columns("a, b", ["a", "b"]) == ["a", "b"]
     assert json.loads(DataConfig().model_dump_json())["path"] == "nci"
+
+
+# -- tables as users write them
+
+
+def test_inchi_and_tables_without_a_header(tmp_path) -> None:
+    from rdkit import Chem
+
+    inchi = [f'"{Chem.MolToInchi(Chem.MolFromSmiles(s))}",{n}' for n, s in enumerate(SMILES[:6])]
+    rows = read_rows(DataConfig(path=table(tmp_path / "i.csv", "InChI,y", inchi)))
+    assert rows.smiles_column == "InChI"
+    assert rows.table.names == [Chem.CanonSmiles(s) for s in SMILES[:6]] and not any(rows.table.reasons)
+    (tmp_path / "n.csv").write_text("".join(f"{n}.5,{s}\n" for n, s in enumerate(SMILES[:6])))
+    rows = read_rows(DataConfig(path=str(tmp_path / "n.csv")))
+    assert rows.smiles_column == "column_2" and rows.columns == {"column_1": [f"{n}.5" for n in range(6)]}
+    rows = read_rows(DataConfig(path=table(tmp_path / "p.csv", "smiles|y", ["CCO|1", "CCN|2"])))
+    assert rows.columns == {"y": ["1", "2"]}
+
+
+def test_classes_written_as_floats_are_the_same_classes(tmp_path) -> None:
+    whole = table(tmp_path / "a.csv", "smiles,y", [f"{s},{n % 3}" for n, s in enumerate(SMILES)])
+    floats = table(tmp_path / "b.csv", "smiles,y", [f"{s},{n % 3}.0" for n, s in enumerate(SMILES)])
+    first, second = (
+        open_sources(DataConfig(path=path, validation=0), ("class", "multi"))[0] for path in (whole, floats)
+    )
+    assert first.labels == second.labels and first.labels.names == ("0", "1", "2")
+    assert (first.values == second.values).all() and second.reading["columns"] == {"y": "number"}
+
+
+def test_minus_one_is_no_among_several_targets(tmp_path) -> None:
+    rows = [f"{s},{(-1, 1)[n % 2]},{n % 2}" for n, s in enumerate(SMILES)]
+    path = table(tmp_path / "m.csv", "smiles,a,b", rows)
+    train, _ = open_sources(DataConfig(path=path, target="a,b", validation=0), ("class", "multi"))
+    assert train.labels.kind == "multi" and (train.values[:, 0] == train.values[:, 1]).all()
+    assert train.reading["columns"] == {"a": "sign", "b": "number"}
+    one, _ = open_sources(DataConfig(path=path, target="a", validation=0), ("class", "multi"))
+    assert one.labels.kind == "class" and one.labels.names == ("-1", "1")
+
+
+def test_a_target_with_a_comma(tmp_path) -> None:
+    rows = [f"{s},{n}" for n, s in enumerate(SMILES)]
+    path = table(tmp_path / "m.csv", 'smiles,"logD, pH 7.4"', rows)
+    train, _ = open_sources(DataConfig(path=path, target="logD, pH 7.4", validation=0), ("value",))
+    assert train.labels.names == ("logD, pH 7.4",)
+
+
+def test_columns_of_parquet_and_json(tmp_path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"smiles": SMILES, "y": list(range(12))}), tmp_path / "m.parquet")
+    (tmp_path / "m.jsonl").write_text(
+        "".join(f'{{"smiles": "{s}", "y": {n}}}\n' for n, s in enumerate(SMILES))
+    )
+    for name in ("m.parquet", "m.jsonl"):
+        train, _ = open_sources(DataConfig(path=str(tmp_path / name), validation=0), ("value",))
+        assert train.values[:, 0].tolist() == list(range(12))

@@ -166,3 +166,29 @@ def test_several_classes_in_data_sets(tmp_path):
     ]
     train, _ = opened(tmp_path / "t", label_column=["wild", "big"])
     assert train.labels.known == (2, 3) and np.isnan(train[1]["label"][0]) and train[1]["label"][1] == 0
+
+
+def test_one_rule_for_the_cells_of_a_column(photos):
+    """Zeros in front, numbers with a point, words that elsewhere mean nothing, and white space."""
+
+    def names(cells, **options):
+        rows = "".join(f"photos/{n}.png,{cell}\n" for n, cell in enumerate(cells))
+        train, _ = opened(listed(photos, "file,label\n" + rows), **options)
+        return dict(zip(train.labels.names, train.labels.counts, strict=True)), train
+
+    assert names(["010", "10", "7"])[0] == {"010": 1, "10": 1, "7": 1}
+    assert names(["0.0", "1.0", "1"])[0] == {"0": 1, "1": 2}
+    assert names(["NA", "EU", "None"])[0] == {"EU": 1, "NA": 1, "None": 1}
+    assert names(["NA", "1", "2"])[0] == {"1": 1, "2": 1}
+    assert names(["x", "EU", "NA"], missing=["x"])[0] == {"EU": 1, "NA": 1}
+    found, train = names(["long", "long ", "short"])
+    assert found == {"long": 2, "short": 1}
+    assert "column label: 'long' and 'long ' are one class, long" in train.notes
+    assert train.reading["columns"] == {"label": "text"}
+    both = "file;a;b\nphotos/0.png;-1;0\nphotos/1.png;1;1\n"
+    train, _ = opened(listed(photos, both), label_column="a,b")
+    assert [train[n]["label"].tolist() for n in (0, 1)] == [[0, 0], [1, 1]]
+    assert train.reading["columns"] == {"a": "sign", "b": "number"}
+    lines = '{"image": "photos/0.png", "label": 1}\n{"image": "photos/1.png", "label": 2}\n'
+    train, _ = opened(listed(photos, lines, "labels.jsonl"))
+    assert train.labels.names == ("1", "2")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unitrans.domains.split import hash_fraction, split, units_of
+from unitrans.data.splits import hash_fraction, split, units_of
 
 names = st.lists(st.text("abcde/01", min_size=1, max_size=8), min_size=2, max_size=60, unique=True)
 fractions = st.floats(0.01, 0.99)

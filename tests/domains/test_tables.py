@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from unitrans.data.splits import hash_fraction
 from unitrans.domains import get_domain
-from unitrans.domains.split import hash_fraction
 from unitrans.domains.vision import DataConfig
 from unitrans.domains.vision.datasets import sample_ids, short_name
 from unitrans.domains.vision.source import open_reader

@@ -9,6 +9,7 @@ import pytest
 import torch
 from text_cases import SMALL, everything, opened, sentences, table
 
+from unitrans.data.columns import columns_of
 from unitrans.domains.text import TextDomain
 from unitrans.models import BertConfig
 from unitrans.objectives import Labels, make_objective
@@ -100,12 +101,13 @@ def test_classes_in_one_cell(tmp_path: Path) -> None:
     got = np.stack([sample["label"] for sample in everything(train)])
     np.testing.assert_array_equal(got, [[1, 1], [0, 0], [1, 0]])
     assert train.reading["label_columns"] == ["label"] and train.reading["label_separator"] == ";"
-    found = _truth(train.labels, {"label": "rude"}, ["label"], train.reading)  # as unitrans eval reads it
+    columns = columns_of(train.reading, ["label"])
+    found = _truth(train.labels, {"label": "rude"}, columns, train.reading)  # as unitrans eval reads it
     np.testing.assert_array_equal(found, [0, 1])
     with pytest.raises(ValueError, match="is none of the model's .loud, rude."):
-        _truth(train.labels, {"label": "kind"}, ["label"], train.reading)
+        _truth(train.labels, {"label": "kind"}, columns, train.reading)
     with pytest.raises(ValueError, match="it has no label"):
-        _truth(train.labels, {"label": ""}, ["label"], train.reading)
+        _truth(train.labels, {"label": ""}, columns, train.reading)
 
 
 def test_pairs_are_one_sample(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_linear_models_on_documents(tmp_path: Path) -> None:
     assert (
         TextDomain()
         .summary({"loss": 1.0, "mae": 0.5, "samples": 3}, found, chosen)
-        .startswith("mae on 3 held-out")
+        .startswith("Mean absolute error, in the units of the target, on 3 held-out")
     )
 
 
@@ -230,7 +232,7 @@ def test_linear_models_on_several_answers(tmp_path: Path) -> None:
 def test_predictions_of_classes_and_tags_are_shown(tmp_path: Path) -> None:
     rows = [{"text": s, "label": ["<cold>", "warm"][n % 2]} for n, s in enumerate(sentences(10))]
     train, _, config = opened(table(tmp_path, rows), kinds=("class",), validation="none")
-    fake = SimpleNamespace(name="classification", labels=train.labels)
+    fake = SimpleNamespace(predicts="classes", labels=train.labels)
     samples = everything(train)[:2]
     (page,) = TextDomain().report(tmp_path, train, samples, [torch.tensor([[5.0, 0.0]])] * 2, fake, config)
     text = page.read_text()

@@ -329,7 +329,7 @@ def test_inputs_that_cannot_be_predicted(trained, molecules, capsys) -> None:
     Path("other.csv").write_text("a,b\n1,2\n")
     for name, message in (
         ("absent.csv", "absent.csv cannot be read"),
-        ("empty.csv", "expected rows to predict, got nothing"),
+        ("empty.csv", "expected rows, got nothing"),
         ("other.csv", "expected one column with SMILES"),
     ):
         assert main(["predict", "--checkpoint", trained, name]) == 2

@@ -1,7 +1,6 @@
 """A kind of signal that is not part of the package: time series. A model, a domain and an objective for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from unitrans import Plan
-from unitrans.domains import register_domain
-from unitrans.domains.split import hash_fraction
+from unitrans.data.splits import split
+from unitrans.domains import Domain, Source, register_domain
 from unitrans.models.registry import register_model
 from unitrans.nn import Block, RelativePositionBias
 from unitrans.objectives import Objective, SignalOutput, register_objective
@@ -88,55 +87,33 @@ register_model("series", config=SeriesConfig, model=SeriesModel)
 # ---------------------------------------------------------------- the domain: files -> samples -> packed batches
 
 
-class DataConfig(pydantic.BaseModel, extra="forbid"):
-    path: str = pydantic.Field("series.npy", description="A .npy file, float [series, values].")
-    validation: float = pydantic.Field(0.1, description="The part that is held out, by a hash of the id.")
-
-
-@dataclass
-class SeriesSource:
+class SeriesSource(Source):
     """Rows of a table of numbers, each cut into pieces."""
 
-    ids: list[str]
-    rows: list[Tensor]
-    notes: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    in_order, labels = False, None
-
-    @property
-    def num_tokens(self) -> list[int]:
-        return [len(row) for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    def __init__(self, rows: dict[str, Tensor]) -> None:
+        super().__init__(list(rows))
+        self.rows = list(rows.values())
+        self.num_tokens = [len(row) for row in self.rows]
 
     def load(self, index: int) -> dict[str, Any]:
         return {"id": self.ids[index], "values": self.rows[index]}
-
-    __getitem__ = load
-
-    def name(self, index: int) -> str:
-        return self.ids[index]
 
     def augment(self, sample: dict[str, Any], rng: np.random.Generator, training: bool) -> dict[str, Any]:
         return sample | {"values": sample["values"] * rng.uniform(0.8, 1.2)} if training else sample
 
 
 @register_domain
-class SeriesDomain:
-    name, embedded, DataConfig = "series", (), DataConfig
+class SeriesDomain(Domain):
+    name = "series"
     default_objective = "hidden_pieces"
 
     def open(self, data: Any, model_config: Any, seed: int, label_kinds: Any = ()) -> tuple[Any, Any]:
         if not Path(data.path).is_file():
             raise ValueError(f"data.path: expected a .npy file, got {data.path!r}, which is not there")
         table = torch.from_numpy(np.load(data.path)).float()
-        parts: tuple[SeriesSource, SeriesSource] = SeriesSource([], []), SeriesSource([], [])
-        for number, values in enumerate(table):
-            chosen = parts[hash_fraction(str(number)) < data.validation]
-            chosen.ids.append(str(number))
-            chosen.rows.append(values.view(-1, model_config.piece))
-        return parts[0], parts[1] if parts[1].ids else None
+        rows = {str(number): values.view(-1, model_config.piece) for number, values in enumerate(table)}
+        parts = split(list(rows), data.validation)
+        return tuple(SeriesSource({str(number): rows[str(number)] for number in part}) for part in parts)
 
     def collate(self, samples: Sequence[Any], model_config: Any) -> dict[str, Any] | None:
         good = [sample for sample in samples if sample is not None]
@@ -149,9 +126,6 @@ class SeriesDomain:
             "sample_ids": [sample["id"] for sample in good],
             "num_skipped": len(samples) - len(good),
         }
-
-    def data_unit_scale(self, source: Any, model_config: Any) -> None:
-        return None
 
 
 # ---------------------------------------------------------------- the objective: hide pieces, predict their values

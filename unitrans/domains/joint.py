@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from unitrans.domains.base import Batch, Domain, Sample, Source
+from unitrans.domains.base import Batch, Domain, Sample, Source, joined_name
 from unitrans.models.joint.config import FIXED, TRUNK
 from unitrans.objectives.base import LabelKind
 
 
-class JointSource:
+class JointSource(Source):
     """The samples of several sources, one source after the other; see ``unitrans.domains.base.Source``.
 
     Samples keep the ids they have in their own source, so that what is drawn from them (masks, crops) is what a run on
@@ -27,9 +28,6 @@ class JointSource:
         tokens: of every sample of a domain whose samples have all the same number.
     """
 
-    in_order = False
-    labels = None
-
     def __init__(
         self,
         sources: Mapping[str, Source],
@@ -39,8 +37,8 @@ class JointSource:
         self.sources = dict(sources)
         self.mixing = {name: float((mixing or {}).get(name, 1.0)) for name in self.sources}
         self.sizes = {name: len(source) for name, source in self.sources.items()}
+        super().__init__([f"{name}/{key}" for name, source in self.sources.items() for key in source.ids])
         self.notes = [f"{name}: {note}" for name, source in self.sources.items() for note in source.notes]
-        self.ids = [f"{name}/{key}" for name, source in self.sources.items() for key in source.ids]
         self.num_tokens: list[int] | None = None
         if tokens is not None:
             self.num_tokens = []
@@ -61,13 +59,12 @@ class JointSource:
     @property
     def reading(self) -> dict[str, Any]:
         """What every domain has to know to read other samples as these."""
-        return {name: getattr(source, "reading", None) for name, source in self.sources.items()}
+        return {name: source.reading for name, source in self.sources.items()}
 
     @property
     def test(self) -> JointSource | None:
         """What the domains keep to judge the chosen weights with."""
-        found = {name: getattr(source, "test", None) for name, source in self.sources.items()}
-        kept = {name: source for name, source in found.items() if source is not None}
+        kept = {name: source.test for name, source in self.sources.items() if source.test is not None}
         return JointSource(kept) if kept else None
 
     def place(self, index: int) -> tuple[str, int]:
@@ -84,8 +81,6 @@ class JointSource:
         sample = self.sources[name].load(own)
         return None if sample is None else {**sample, "domain": name}
 
-    __getitem__ = load
-
     def name(self, index: int) -> str:
         """The id of the sample, its domain in front."""
         name, own = self.place(index)
@@ -98,10 +93,10 @@ class JointSource:
     def close(self) -> None:
         """Closes what is open."""
         for source in self.sources.values():
-            getattr(source, "close", lambda: None)()
+            source.close()
 
 
-class JointDomain:
+class JointDomain(Domain):
     """Several domains at once; see ``unitrans.domains.base.Domain``.
 
     Args:
@@ -109,11 +104,10 @@ class JointDomain:
     """
 
     default_objective = "msm"
-    embedded: frozenset[str] = frozenset()
 
     def __init__(self, domains: Mapping[str, Domain]) -> None:
         self.domains = dict(domains)
-        self.name = ",".join(self.domains)
+        self.name = joined_name(self.domains)
 
     @property
     def DataConfig(self) -> type[BaseModel]:  # noqa: N802 - as in the protocol
@@ -157,10 +151,11 @@ class JointDomain:
             train[name] = source
             if validation is not None:
                 held_out[name] = validation
-        tokens = {}
-        if "vision" in train:
-            height, width = model_config.parts["vision"].grid
-            tokens["vision"] = height * width
+        tokens = {
+            name: math.prod(model_config.parts[name].grid)
+            for name, source in train.items()
+            if source.num_tokens is None
+        }
         return JointSource(train, data.mixing, tokens), JointSource(held_out) if held_out else None
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
@@ -183,15 +178,11 @@ class JointDomain:
             for name, domain in self.domains.items()
         }
 
-    def _with(self, method: str) -> Iterator[tuple[str, Any]]:
-        """The domains that have a method."""
-        return ((name, domain) for name, domain in self.domains.items() if hasattr(domain, method))
-
     def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
         """What the settings of every domain, and the weights to start with, say about others of its own."""
         found: dict[str, Any] = {}
         start = {"train": {"init": layers.get("train", {}).get("init")}}
-        for name, domain in self._with("settings"):
+        for name, domain in self.domains.items():
             own = {
                 section: layers.get(section, {}).get(name) or {} for section in ("data", "model", "objective")
             }
@@ -202,7 +193,7 @@ class JointDomain:
 
     def keep(self, run: Path, source: JointSource) -> None:
         """Writes into the folder of a new run what ``resumed`` needs."""
-        for name, domain in self._with("keep"):
+        for name, domain in self.domains.items():
             domain.keep(run, source.sources[name])
 
     def resumed(
@@ -210,6 +201,6 @@ class JointDomain:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The sections ``data`` and ``model`` with which a run goes on."""
         data, model = dict(data), dict(model)
-        for name, domain in self._with("resumed"):
+        for name, domain in self.domains.items():
             data[name], model[name] = domain.resumed(data[name], model[name], run)
         return data, model

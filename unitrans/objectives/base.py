@@ -5,8 +5,10 @@ sample, as a pure function of the generator it is given. The model half is an nn
 the encoder: it hides, runs the encoder and sums the loss. Neither reads files.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,8 +18,39 @@ from transformers.utils import ModelOutput
 
 LabelKind = Literal["class", "multi", "value", "token"]
 
-#: What an objective predicts, as a domain that draws it and compares it with simple predictors has to know.
-Shows = Literal["pixels", "patch_tokens", "tokens", "nodes", "features", "other"]
+#: What an objective predicts. By this a domain chooses pictures and simple predictors: hidden pixels; tokens that stand
+#: for patches; hidden tokens of text, or the next ones; nodes of graphs; features of a teacher; one of several classes,
+#: yes or no for each of several, or numbers for a sample; a class for every word; or something else.
+Predicts = Literal[
+    "pixels",
+    "patch_tokens",
+    "tokens",
+    "next_tokens",
+    "nodes",
+    "features",
+    "classes",
+    "answers",
+    "values",
+    "word_classes",
+    "other",
+]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure is.
+
+    unit: what it is measured in. title: what a report calls it; "": its name. smaller_is_better: than a greater one.
+    """
+
+    unit: str
+    title: str = ""
+    smaller_is_better: bool = False
+
+
+ACCURACY = Measure("share that is right", "Accuracy")
+MACRO_F1 = Measure("mean F1 of the classes")
+PERPLEXITY = Measure("e to the loss", smaller_is_better=True)
 
 
 @dataclass
@@ -85,8 +118,9 @@ class Objective:
         domains: names of the domains it is made for.
         joint: whether it is for several of them in one batch; False: for one at a time.
         label_kinds: the kinds of labels it learns from, () for none.
-        shows: what it predicts where it learns from no labels: hidden pixels, tokens of patches, tokens of text, nodes
-            of graphs, features of a teacher, or something else.
+        predicts: see `Predicts`.
+        loss_unit: what the loss is measured in.
+        measures: what its other figures are.
         Options: its section of the configuration; every field has a description.
         decays_tokens: whether weight decay takes learned tokens and positions too (MAE); False: the encoder decides.
         needs_fit: whether `fit` must be called when a run begins.
@@ -102,7 +136,9 @@ class Objective:
     domains: ClassVar[tuple[str, ...]]
     joint: ClassVar[bool] = False
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ()
-    shows: ClassVar[Shows] = "other"
+    predicts: Predicts = "other"
+    loss_unit: ClassVar[str] = "loss"
+    measures: ClassVar[Mapping[str, Measure]] = {}
     decays_tokens: ClassVar[bool] = False
     needs_fit: ClassVar[bool] = False
     beside: ClassVar[Mapping[str, str]] = {}
@@ -123,10 +159,27 @@ class Objective:
                 f"{self.options.flag_steps}"
             )
 
-    @property
-    def known_to_domain(self) -> bool:
-        """Whether a domain has simple predictors of what is predicted; otherwise there are those of `beside` only."""
-        return bool(self.label_kinds) or self.shows in ("pixels", "tokens", "nodes")
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "shows" in cls.__dict__:
+            warnings.warn(f"{cls.__name__}.shows is now called predicts", DeprecationWarning, stacklevel=2)
+            cls.predicts = cls.__dict__["shows"]
+
+    @classmethod
+    def measure(cls, figure: str, options: Mapping[str, Any] = MappingProxyType({})) -> Measure:
+        """What a figure is, of a run with these options (its section of the configuration)."""
+        if figure == "loss":
+            return Measure(cls.loss_unit, "Loss", smaller_is_better=True)
+        smaller = figure in cls.beside or (figure == cls.headline and not cls.greater_is_better)
+        return cls.measures.get(figure) or Measure(figure, figure, smaller)
+
+    def title(self, figure: str) -> str:
+        """What a report calls a figure."""
+        return self.measure(figure).title or figure
+
+    def smaller_is_better(self, figure: str) -> bool:
+        """Whether a smaller value of a figure is better."""
+        return self.measure(figure).smaller_is_better
 
     @property
     def note(self) -> str | None:

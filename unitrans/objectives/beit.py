@@ -6,9 +6,9 @@ codebook it is. Tokens come from k-means on the training patches, or from a func
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.models.whole import Grid
-from unitrans.objectives.base import Labels, Objective, SignalOutput, check_one_row_per_patch
+from unitrans.objectives.base import (
+    ACCURACY,
+    Labels,
+    Measure,
+    Objective,
+    SignalOutput,
+    check_one_row_per_patch,
+)
 
 MAX_PATCHES = 100_000  # that a codebook is made from
 
@@ -67,7 +74,9 @@ class DiscreteTargets(Objective):
     name = "beit"
     domains = ("vision",)
     Options = BeitOptions
-    shows = "patch_tokens"
+    predicts = "patch_tokens"
+    loss_unit = "nats a hidden patch"
+    measures: ClassVar[Mapping[str, Measure]] = {"accuracy": ACCURACY}
     metric_names = ("accuracy",)
     headline = "accuracy"
     greater_is_better = True

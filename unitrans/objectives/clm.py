@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unitrans.models.text import TextEncoder
 from unitrans.models.text_heads import IGNORED
-from unitrans.objectives.base import Labels, SignalOutput
+from unitrans.objectives.base import Labels, Predicts, SignalOutput
 from unitrans.objectives.mlm import PredictsTokens, TokenObjective
 
 
@@ -30,6 +30,8 @@ class CausalLanguageModeling(TokenObjective):
     """
 
     name = "clm"
+    predicts: Predicts = "next_tokens"
+    loss_unit = "nats a token"
     Options: ClassVar[type[pydantic.BaseModel]] = ClmOptions
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:

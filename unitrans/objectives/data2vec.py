@@ -6,8 +6,9 @@ and graphs.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -20,6 +21,7 @@ from unitrans.models import registry
 from unitrans.objectives.base import (
     CollapseError,
     Labels,
+    Measure,
     Objective,
     SignalOutput,
     check_one_row_per_patch,
@@ -72,7 +74,13 @@ class TeacherFeatures(Objective):
     name = "data2vec"
     domains = ("vision", "text", "graph")
     Options = Data2VecOptions
-    shows = "features"
+    predicts = "features"
+    loss_unit = "smooth L1 a hidden value"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "explained": Measure(
+            "explained share of the teacher's features", "Explained share of the teacher's features"
+        )
+    }
     headline = "explained"
     greater_is_better = True
     best = "explained"

@@ -46,6 +46,7 @@ class MaskedAutoencoder(PixelObjective):
     """
 
     name = "mae"
+    loss_unit = "squared error a hidden value"
     Options = MaeOptions
     decays_tokens = True
 

@@ -5,8 +5,9 @@ and loses its features (Hu et al., ICLR 2020, arXiv:1905.12265, section 3.1.2, f
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from unitrans.models.text import draw_head
 from unitrans.nn import MASKED, Block, gather_rows
-from unitrans.objectives.base import Objective, SignalOutput
+from unitrans.objectives.base import Measure, Objective, SignalOutput
 
 #: Categories of the features of atoms and bonds, as OGB has them.
 ATOMS = [119, 5, 12, 12, 10, 6, 6, 2, 2]
@@ -53,7 +54,15 @@ class MaskedGraphModeling(Objective):
 
     name = "mgm"
     domains = ("graph",)
-    shows = "nodes"
+    predicts = "nodes"
+    loss_unit = "nats a hidden node and edge"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "node_accuracy": Measure(
+            "share of hidden nodes that are right",
+            "Share of hidden nodes whose first feature (of atoms: the element) is predicted right",
+        ),
+        "edge_accuracy": Measure("share of hidden edges that are right"),
+    }
     Options = MgmOptions
     metric_names = ("node_accuracy", "edge_accuracy")
     headline = "node_accuracy"

@@ -10,8 +10,8 @@ Blocks gets learned rows back in the place of what was hidden.
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.nn import gather_rows, patchify, unpatchify
-from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.base import Labels, Measure, Objective, SignalOutput
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 
 
@@ -71,7 +71,14 @@ class PixelObjective(Objective):
     """What the objectives share that predict hidden pixels."""
 
     domains = ("vision",)
-    shows = "pixels"
+    predicts = "pixels"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "l1": Measure(
+            "mean error of a hidden pixel, 0 black to 1 white",
+            "Mean error (L1) per hidden pixel, on a scale from 0 (black) to 1 (white),",
+            smaller_is_better=True,
+        )
+    }
     metric_names = ("l1",)
     headline = "l1"
 
@@ -100,6 +107,7 @@ class MaskedImageModeling(PixelObjective):
     """
 
     name = "mim"
+    loss_unit = "L1 a hidden value, pixels normalised"
     Options = MimOptions
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:

@@ -5,7 +5,7 @@ says for each of the chosen which token it was. The vocabulary projection and th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unitrans.models.text_heads import IGNORED, MaskedLMHead, head_arguments
-from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.base import ACCURACY, PERPLEXITY, Labels, Measure, Objective, Predicts, SignalOutput
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 
 CANDIDATES = 5  # tokens that are kept of every prediction, likeliest first
@@ -72,7 +72,9 @@ class TokenObjective(Objective):
     """What the objectives share that predict tokens of text: accuracy and perplexity."""
 
     domains = ("text",)
-    shows = "tokens"
+    predicts: Predicts = "tokens"
+    loss_unit = "nats a hidden token"
+    measures: ClassVar[Mapping[str, Measure]] = {"accuracy": ACCURACY, "perplexity": PERPLEXITY}
     metric_names = ("accuracy",)
     headline = "accuracy"
     greater_is_better = True

@@ -8,6 +8,7 @@ the N targets of the update are its own: these numbers have to be known before t
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unitrans.objectives.base import Labels, Objective, SignalOutput
+from unitrans.objectives.base import Labels, Measure, Objective, SignalOutput
 
 #: The objectives whose heads say what goes into the blocks and what comes out of them, by domain; the first by default.
 TRAVELLERS = {"vision": ("mim", "mae"), "text": ("mlm", "clm"), "graph": ("mgm",)}
@@ -61,6 +62,7 @@ class MaskedSignalModeling(Objective):
     name = "msm"
     domains = ("vision", "text", "graph")
     joint = True
+    loss_unit = "weighted sum over the domains"
     Options: ClassVar[type[pydantic.BaseModel]] = MsmOptions
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
@@ -88,10 +90,17 @@ class MaskedSignalModeling(Objective):
             f"{d}_{name}" for d, part in self.parts.items() for name in part.metric_names
         )
 
-    @property
-    def known_to_domain(self) -> bool:
-        """Whether every domain has simple predictors of what is predicted."""
-        return all(part.known_to_domain for part in self.parts.values())
+    @classmethod
+    def measure(cls, figure: str, options: Mapping[str, Any] = MappingProxyType({})) -> Measure:
+        """That of the objective of the domain whose name is in front."""
+        from unitrans.objectives.registry import get_objective
+
+        domain, _, own = figure.partition("_")
+        if domain not in TRAVELLERS or not own:
+            return super().measure(figure, options)
+        given = options.get(domain)
+        name = given.get("name") if isinstance(given, Mapping) else None
+        return get_objective(name or TRAVELLERS[domain][0]).measure(own)
 
     def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """As the objective of the sample's domain."""

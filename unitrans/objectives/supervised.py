@@ -1,6 +1,7 @@
 """Learning from labels: one row per sample, a linear layer, cross-entropy or a distance. The same for every domain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.models._encoder import Encoder
-from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
+from unitrans.objectives.base import ACCURACY, MACRO_F1, LabelKind, Labels, Measure, Objective, SignalOutput
 from unitrans.objectives.flag import FlagOptions
 
 
@@ -136,6 +137,13 @@ class Classification(Objective):
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("class", "multi")
     Options = ClassificationOptions
     greater_is_better = True
+    loss_unit = "nats a sample"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "accuracy": ACCURACY,
+        "macro_f1": MACRO_F1,
+        "roc_auc": Measure("area under the ROC curve", "Area under the ROC curve"),
+        "average_precision": Measure("average precision"),
+    }
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
         super().__init__(encoder_config, labels, **options)
@@ -144,6 +152,7 @@ class Classification(Objective):
             raise ValueError(
                 f"objective classification: expected at least two classes, got {list(labels.names)}"
             )
+        self.predicts = "classes" if labels.kind == "class" else "answers"
         # roc_auc does not exist where the held-out samples give one answer only, so it chooses no checkpoint.
         self.headline, self.best = ("accuracy", "accuracy") if labels.kind == "class" else ("roc_auc", "loss")
 
@@ -285,8 +294,32 @@ class Regression(Objective):
     domains = ("text", "graph")
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("value",)
     Options = RegressionOptions
+    predicts = "values"
     headline = "mae"
     best = "mae"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "mae": Measure(
+            "mean absolute error, in the unit of the target",
+            "Mean absolute error, in the units of the target,",
+            smaller_is_better=True,
+        ),
+        "rmse": Measure(
+            "root mean squared error, in the unit of the target",
+            "Root mean squared error, in the units of the target,",
+            smaller_is_better=True,
+        ),
+        "r2": Measure("explained share of the variance"),
+    }
+
+    @classmethod
+    def measure(cls, figure: str, options: Mapping[str, Any] = MappingProxyType({})) -> Measure:
+        """As of every objective; the unit of the loss follows from objective.loss."""
+        if figure != "loss":
+            return super().measure(figure, options)
+        distance = {"l1": "L1", "l2": "squared error", "huber": "Huber"}.get(
+            str(options.get("loss")), "distance"
+        )
+        return Measure(f"{distance}, in standard deviations of the target", "Loss", smaller_is_better=True)
 
     def corrupt(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Nothing is hidden; the label, float [K] in the units of the data, is standardised."""

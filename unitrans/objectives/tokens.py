@@ -1,5 +1,6 @@
 """Classes of words: one row per token, a linear layer, cross-entropy on the first token of every word."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pydantic
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from unitrans.models._encoder import Encoder
 from unitrans.models.text import draw_head
 from unitrans.models.text_heads import IGNORED
-from unitrans.objectives.base import LabelKind, Labels, Objective, SignalOutput
+from unitrans.objectives.base import ACCURACY, MACRO_F1, LabelKind, Labels, Measure, Objective, SignalOutput
 
 
 class TokenClassificationOptions(pydantic.BaseModel):
@@ -36,6 +37,9 @@ class TokenClassification(Objective):
     headline = "accuracy"
     greater_is_better = True
     best = "accuracy"
+    predicts = "word_classes"
+    loss_unit = "nats a word"
+    measures: ClassVar[Mapping[str, Measure]] = {"accuracy": ACCURACY, "macro_f1": MACRO_F1}
 
     def __init__(self, encoder_config: Any, labels: Labels | None = None, **options: Any) -> None:
         super().__init__(encoder_config, labels, **options)

@@ -11,8 +11,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from unitrans.domains.base import Domain, domain_names, get_domain, get_domain_names, nearest_name
-from unitrans.errors import ConfigError, user_errors
+from unitrans.domains.base import (
+    Domain,
+    domain_names,
+    get_domain,
+    get_domain_names,
+    joined_name,
+    several_domains,
+)
+from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.training.arguments import train_config_class
 from unitrans.training.parameters import nested, unknown_key, validate
 from unitrans.training.sections import model_class, objective_class, section_classes
@@ -52,7 +59,7 @@ class RunConfig:
     def model_config(self) -> Any:
         """The model's own configuration object. ValueError where its values do not go together."""
         fields = _without_name(self.model)
-        if "," in self.domain:
+        if several_domains(self.domain):
             for name in domain_names(self.domain):
                 part = _without_name(fields[name])
                 fields[name] = part | {"model_type": "unitrans-" + self.model[name]["name"]}
@@ -65,7 +72,7 @@ class RunConfig:
     @property
     def data_name(self) -> str:
         """What is read, in words."""
-        if "," in self.domain:
+        if several_domains(self.domain):
             return ", ".join(f"{name} {self.data[name]['path']}" for name in domain_names(self.domain))
         return str(self.data["path"])
 
@@ -267,7 +274,7 @@ def resolve(
     """
     flags: dict[str, Any] = {} if domain is None else {"domain": domain}
     flags |= {} if objective is None else {"objective": {"name": objective}}
-    if data is not None and "," in (domain or ""):
+    if data is not None and several_domains(domain):
         raise ConfigError(
             "--data: name the data of every domain, as in --data.text FILE --data.vision FOLDER"
         )
@@ -286,7 +293,7 @@ def resolve(
         if key in flags.get(section, {}) and key in given.get(section, {}):
             raise ConfigError(f"{flag} and {section}.{key}= are both given: leave one out")
     file = read_file(config) if config is not None else {}
-    if "," in file.get("domain", "") and "," in (domain or ""):
+    if several_domains(file.get("domain")) and several_domains(domain):
         with user_errors():
             file = _of_domains(file, domain_names(str(domain)))
     layers = _merge(file, _merge(flags, given))
@@ -299,7 +306,7 @@ def resolve(
         if key in given.get("data", {}):
             raise ConfigError(f"--target and data.{key}= are both given: leave one out")
         layers = _merge(layers, {"data": {key: target}})
-    objective_name = layers.get("objective", {}).get("name", getattr(chosen, "default_objective", "mim"))
+    objective_name = layers.get("objective", {}).get("name", chosen.default_objective)
     objective_class(objective_name, name)
     layers["domain"] = name = chosen.name
     defaults = _defaults(name, objective_name, layers)
@@ -321,7 +328,7 @@ def resolve(
 
 def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, Any]:
     folder = configs_folder()
-    if "," in domain:
+    if several_domains(domain):
         return _of_domains(read_file(str(folder / f"joint-{objective}.yaml")), domain_names(domain))
     path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
     shipped = {file.name for file in folder.glob("*.yaml")}  # a path may be what no file can be called
@@ -338,11 +345,11 @@ def _of_domains(layer: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     def kept(value: Any) -> Any:
         return {k: kept(v) for k, v in value.items() if k not in others} if isinstance(value, dict) else value
 
-    return {"domain": ",".join(names)} | {section: kept(layer.get(section, {})) for section in SECTIONS}
+    return {"domain": joined_name(names)} | {section: kept(layer.get(section, {})) for section in SECTIONS}
 
 
 def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
-    model, several = dict(layers.get("model", {})), "," in name
+    model, several = dict(layers.get("model", {})), several_domains(name)
     if not several and not isinstance(model.get("name"), str):
         raise ConfigError(f"model.name: expected the name of a model, got {dump_value(model.get('name'))}")
     if not several and model["name"] == "joint":

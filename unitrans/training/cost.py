@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 import unitrans
+from unitrans.data.labels import describe
 from unitrans.errors import ConfigError
 from unitrans.ops.backends import choose_backend
 from unitrans.training.config import RunConfig
@@ -40,6 +41,8 @@ def introduce(session: Session, run: Path | None, say: Any) -> None:
             rest = [f"... {more:,} more were skipped; skipped.txt names them at the end"] if more > 0 else []
             for note in [*source.notes, *skipped[:SKIPPED_SHOWN], *rest]:
                 say(f"              {note}")
+    for line in filter(None, (describe(view.train_source.labels) for view in session.by_domain().values())):
+        say(f"              {line}")
     parameters = sum(p.numel() for p in session.model.parameters())
     tokens = tokens_per_sample(session)
     say(f"  model       {parameters:,} parameters")

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from unitrans.domains.base import domain_names
+from unitrans.domains.base import domain_names, several_domains
 from unitrans.errors import ConfigError, user_errors
 from unitrans.models import registry
 from unitrans.models._weights import blocks_sharing, config_from
@@ -85,7 +85,7 @@ def model_settings(
     path, overrides = Path(name).expanduser(), {key: value for key, value in given.items() if key != "name"}
     with user_errors():
         foreign = read_foreign(path)
-    if foreign is not None and "," in domain:
+    if foreign is not None and several_domains(domain):
         raise ConfigError(f"--init {name}: for several domains expected a run or checkpoint of this program")
     if foreign is not None:
         theirs = read_config(path)
@@ -106,7 +106,7 @@ def model_settings(
         )
     if not isinstance(config, dict):
         return {}
-    if "," in domain:
+    if several_domains(domain):
         own = {key: value for key, value in config.items() if key not in _OWN_SETTINGS}
         return _joint_settings(join_settings(own, domain_names(domain), f"--init {name}"))
     config = leave_settings(config, domain, f"--init {name}")

@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.tables import ask_hub
-from unitrans.errors import ConfigError
+from unitrans.data.sources import ask_hub
+from unitrans.errors import ConfigError, nearest_name
 from unitrans.models import registry
 from unitrans.models._encoder import encoder_of as encoder_of
 from unitrans.models._encoder import keep_measure

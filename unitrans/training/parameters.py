@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from unitrans.domains.base import nearest_name
-from unitrans.errors import ConfigError
+from unitrans.errors import ConfigError, nearest_name
 from unitrans.training.yaml12 import dump_value, shown
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unitrans.domains.base import Baseline, compare
+from unitrans.domains.base import Baseline, summarise
 from unitrans.domains.curves import draw_curves
 from unitrans.training.callbacks import METRICS_FILE, read_metrics
 from unitrans.training.data import VALIDATION, Skipped
@@ -109,10 +109,9 @@ def _details(
     session: Session, run: Path, part: Judged, say: Callable[[str], None]
 ) -> tuple[list[Path], dict[str, Any]]:
     """What the domain has to say about all predictions for a part, where it has."""
-    describe = getattr(session.domain, "details", None)
-    if describe is None or not session.objective.known_to_domain:
+    if session.objective.predicts not in session.domain.judges:
         return [], {}
-    files, found = describe(run, part.name, part.collected, session.objective)
+    files, found = session.domain.details(run, part.name, part.collected, session.objective)
     intervals = found.get("intervals", {})
     if session.objective.headline in intervals:
         low, high = intervals[session.objective.headline]
@@ -130,7 +129,7 @@ def _compare(session: Session, part: Judged, say: Callable[[str], None]) -> dict
     seed, objective = session.settings["seed"], session.objective
     figures = {name.removeprefix("eval_"): value for name, value in metrics.items() if name != "eval_seconds"}
     baselines = [Baseline(words, figures[name]) for name, words in objective.beside.items()]
-    if objective.known_to_domain:
+    if objective.predicts in session.domain.judges:
         baselines += session.domain.baselines(
             session.train_source,
             part.source,
@@ -148,19 +147,11 @@ def _compare(session: Session, part: Judged, say: Callable[[str], None]) -> dict
 
 
 def _summary(session: Session, figures: dict[str, Any], baselines: list[Baseline]) -> str:
-    """The figures beside those of simple predictors, in the words of the domain where it has some."""
+    """The figures beside those of simple predictors, in the words of the domain where it knows what is predicted."""
     objective = session.objective
-    if objective.known_to_domain:
+    if objective.predicts in session.domain.judges:
         return session.domain.summary(figures, baselines, objective)
-    others = ", ".join(
-        f"{name} {value:.4g}"
-        for name, value in figures.items()
-        if name not in ("samples", "seconds", objective.headline, *objective.beside)
-    )
-    title = f"{objective.headline} on {int(figures['samples']):,} held-out samples ({others})"
-    return compare(
-        title, figures[objective.headline], baselines, greater_is_better=objective.greater_is_better
-    )
+    return summarise(figures, baselines, objective, "samples")
 
 
 @torch.no_grad()
@@ -169,7 +160,7 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
 
     They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
     """
-    if not session.objective.known_to_domain and session.objective.shows != "patch_tokens":
+    if session.objective.predicts not in session.domain.judges | session.domain.draws:
         return []
     source = session.validation_source or session.train_source
     data, collate = session.data(source), trainer.data_collator.for_validation()

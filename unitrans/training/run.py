@@ -39,8 +39,7 @@ def train(config: RunConfig, output: str | None) -> Path:
     run = shared_run_folder(output, config)
     if is_main():
         write_text(run / CONFIG_FILE, config.to_yaml())
-        if hasattr(session.domain, "keep"):
-            session.domain.keep(run, session.train_source)
+        session.domain.keep(run, session.train_source)
         device = torch.device("cuda" if torch.cuda.is_available() and not config.train["use_cpu"] else "cpu")
         write_json(run / "environment.json", describe_environment(device))
     return _train(session, run, None)
@@ -52,9 +51,8 @@ def resume(folder: str) -> Path:
     checkpoint = ckpt.latest_checkpoint(run)
     config = resolve(config=str(run / CONFIG_FILE))
     domain = config.get_domain()
-    if hasattr(domain, "resumed"):
-        data, model = domain.resumed(config.data, config.model, run)
-        config = replace(config, data=data, model=model)
+    data, model = domain.resumed(config.data, config.model, run)
+    config = replace(config, data=data, model=model)
     session = open_session(config)
     return _train(session, run, checkpoint)
 
@@ -85,7 +83,8 @@ def _train(session: Session, run: Path, checkpoint: Path | None) -> Path:
         return run
     finally:
         for source in (session.train_source, session.validation_source):
-            getattr(source, "close", lambda: None)()
+            if source is not None:
+                source.close()
 
 
 def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> int | None:
@@ -129,7 +128,7 @@ def judge_parts(session: Session, trainer: UnitransTrainer) -> list[Judged]:
     """The chosen weights on the samples that chose them and, where the domain keeps some for that, on those that judge
     them, once."""
     judged = []
-    parts = {"validation": session.validation_source, "test": getattr(session.train_source, "test", None)}
+    parts = {"validation": session.validation_source, "test": session.train_source.test}
     for name, source in parts.items():
         if source is not None:
             metrics = trainer.judge(session.data(source))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from unitrans.domains.base import domain_names, get_domain
+from unitrans.domains.base import domain_names, get_domain, several_domains
 from unitrans.errors import ConfigError, user_errors
 from unitrans.training.arguments import train_config_class
 from unitrans.training.parameters import parameters_of
@@ -17,7 +17,7 @@ from unitrans.training.yaml12 import dump_value
 
 def section_classes(domain: str, layers: Mapping[str, Any]) -> dict[str, type[BaseModel]]:
     """The classes of data, model, objective and train for the model and objective that these layers name."""
-    if "," in domain:
+    if several_domains(domain):
         return _joint_classes(domain, layers)
     return {
         "data": get_domain(domain).DataConfig,

@@ -125,8 +125,7 @@ def open_session(config: RunConfig) -> Session:
         sampler = make_sampler(config, train_source)
         max_steps = planned_updates(train, sampler)
         set_seed(train["seed"])  # the initial weights
-        reading = getattr(train_source, "reading", None)
-        model = MaskedSignalModel.create(model_config, objective, reading)
+        model = MaskedSignalModel.create(model_config, objective, train_source.reading)
         if train["freeze"] == "encoder":
             model.freeze_encoder()
         if train["fsdp"] and hasattr(model.head, "after_update"):
@@ -273,7 +272,7 @@ def make_trainer(session: Session, folder: Path, run: Path | None) -> UnitransTr
             session.domain,
             session.model_config,
             session.settings["seed"],
-            getattr(session.train_source, "mix", None),
+            session.train_source.mix,
         ),
         run=run,
         scale=session.domain.data_unit_scale(session.train_source, session.model_config),

@@ -53,19 +53,19 @@ def embed(
     vectors: list[np.ndarray] = []
     records: list[dict[str, Any]] = []
     errors: list[str] = []
-    with opened(trained.domain, trained.reading, inputs, column, stdin) as (table, read):
-        while chunk := list(itertools.islice(table.records, batch_size)):
-            good, places, reasons = samples_of(chunk, read)
-            block = np.full((len(chunk), width), np.nan, dtype=np.float32)
-            if good:
-                block[places] = trained.embeddings(good)
-            vectors.append(block)
-            errors += reasons
-            records += [{} if isinstance(record, str) else record for record in chunk]
-        names = list(table.names)
+    table, read = opened(trained.domain, trained.reading, inputs, column, stdin)
+    rows = table.rows()
+    while chunk := list(itertools.islice(rows, batch_size)):
+        good, places, reasons = samples_of(chunk, read)
+        block = np.full((len(chunk), width), np.nan, dtype=np.float32)
+        if good:
+            block[places] = trained.embeddings(good)
+        vectors.append(block)
+        errors += reasons
+        records += [{} if isinstance(record, str) else record for record in chunk]
     matrix = np.concatenate(vectors) if vectors else np.zeros((0, width), dtype=np.float32)
     try:
-        _write(output, matrix, names, records, errors)
+        _write(output, matrix, table.names, records, errors)
     except OSError as error:
         raise ConfigError(f"--output {output} cannot be written: {error.strerror or error}") from None
     failed = [(number, reason) for number, reason in enumerate(errors, start=1) if reason]

@@ -90,7 +90,7 @@ def calibrate(config: RunConfig, folder: Path, names: list[str]) -> None:
     if validation is None or predictor.labels.kind != "value":
         write_json(folder / ENSEMBLE_FILE, {"members": names, "level": LEVEL, "targets": {}})
         return
-    parts = {"validation": validation, "test": getattr(source, "test", None)}
+    parts = {"validation": validation, "test": source.test}
     mean, spread, truth = {}, {}, {}
     for part, held_out in parts.items():
         if held_out is not None:

@@ -13,17 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from unitrans.domains.base import Sample, nearest_name
-from unitrans.domains.intervals import bootstrap
-from unitrans.domains.labels import answers_of, cell_classes
-from unitrans.errors import ConfigError, user_errors
+from unitrans.data.columns import Column, columns_of
+from unitrans.data.intervals import bootstrap
+from unitrans.data.labels import (
+    USUAL,
+    answers_of,
+    cell_classes,
+    class_number,
+    label_columns,
+    target_columns,
+)
+from unitrans.domains.base import Sample
+from unitrans.errors import ConfigError, nearest_name, user_errors
+from unitrans.objectives.answers import joined, softmax, standardised
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.training.runs import write_json, write_text
-from unitrans.use.answers import answer_lines, overall, target_figures, write_answers
 from unitrans.use.predict import Predictor, Trained
 from unitrans.use.rows import opened
+from unitrans.use.targets import answer_lines, overall, target_figures, write_answers
 
-_USUAL = ("label", "labels", "class", "target", "y")
 #: A sample, or why there is none, with its true label.
 Labelled = tuple[Sample | str, Any]
 
@@ -79,7 +87,7 @@ def evaluate(
                 truths += [truth for _, truth in good]
     if not outputs:
         raise ConfigError(f"--data {data}: none of the {len(skipped):,} samples can be judged ({skipped[0]})")
-    prediction = _joined(predictor, np.concatenate(outputs, axis=1))
+    prediction = joined(predictor.labels, np.concatenate(outputs, axis=1))
     truth = np.asarray(truths)
     figures, intervals = _figures(predictor, prediction, truth)
     result: dict[str, Any] = {
@@ -119,19 +127,26 @@ def labelled_rows(
 ) -> Iterator[Labelled]:
     """Samples with their labels: numbers of the classes of `labels`, float [K] of other labels; names of classes where
     `labels` is None."""
-    domain = trained.domain
-    if hasattr(domain, "labelled"):
-        yield from domain.labelled(data, trained.reading, labels, column, target)
+    domain, reading = trained.domain, trained.reading
+    own = domain.labelled(data, reading, labels, column, target)
+    if own is not None:
+        yield from own
         return
-    with opened(domain, trained.reading, [data], column, sys.stdin) as (table, read):
-        names = _targets(trained.reading, labels, table.names, target)
-        for number, record in enumerate(table.records, start=1):
-            try:
-                if isinstance(record, str):
-                    raise ValueError(record)
-                yield {"id": str(number), **read(record)}, _truth(labels, record, names, trained.reading)
-            except ValueError as error:
-                yield f"row {number:,}: {' '.join(str(error).split())}", None
+    table, read = opened(domain, reading, [data], column, sys.stdin)
+    names = _targets(reading, labels, table.names, target)
+    columns = columns_of(reading, names, labels.names if labels is not None else ())
+    rows = table.rows()
+    if labels is None:  # what the classes of a probe are called, by the rule for training data
+        rows = iter(kept := list(rows))
+        cells = [row.get(names[0]) for row in kept if not isinstance(row, str)]
+        columns = label_columns(cells, names[0], reading.get("missing"))
+    for number, record in enumerate(rows, start=1):
+        try:
+            if isinstance(record, str):
+                raise ValueError(record)
+            yield {"id": str(number), **read(record)}, _truth(labels, record, columns, reading)
+        except ValueError as error:
+            yield f"row {number:,}: {' '.join(str(error).split())}", None
 
 
 def _targets(
@@ -141,13 +156,14 @@ def _targets(
     classes = labels is None or labels.kind == "class"
     trained = reading.get("targets") or [n for n in reading.get("label_columns", ()) if n in names]
     if asked is not None:
-        wanted = [name.strip() for name in asked.split(",")]
+        found = target_columns(asked, names)
+        wanted = [found] if isinstance(found, str) else list(found or ())
     elif trained:
         wanted = list(trained)
     elif labels is not None and not classes:
         wanted = list(labels.names)
     else:
-        wanted = [next((n for n in _USUAL if n in names), _USUAL[0])]
+        wanted = [next((n for n in USUAL if n in names), USUAL[0])]
     for name in wanted:
         if name not in names:
             raise ConfigError(
@@ -162,25 +178,32 @@ def _targets(
 
 
 def _truth(
-    labels: Labels | None, record: Mapping[str, Any], names: Sequence[str], reading: Mapping[str, Any]
+    labels: Labels | None,
+    record: Mapping[str, Any],
+    columns: Mapping[str, Column],
+    reading: Mapping[str, Any],
 ) -> Any:
     """The label of a row: the number (or name) of a class, or float [K], NaN where there is none."""
+    names = list(columns)
+    values = [record.get(name) for name in names]
     if labels is None or labels.kind == "class":
-        value = str(record.get(names[0]) or "")
-        if not value:
+        name = columns[names[0]].text(values[0])
+        if name is None:
             raise ValueError("it has no class")
         if labels is None:
-            return value
-        if value not in labels.names:
-            raise ValueError(f"its class {value!r} is none of the model's ({', '.join(labels.names[:8])})")
-        return labels.names.index(value)
-    values = [record.get(name) for name in names]
+            return name
+        number = class_number(values[0], labels.names, columns[names[0]])
+        if number is None:
+            raise ValueError(f"its class {name!r} is none of the model's ({', '.join(labels.names[:8])})")
+        return number
     if labels.kind == "multi":
-        return _answers(labels, values, reading.get("label_separator"))
-    return np.array([float("nan") if value in (None, "") else float(str(value)) for value in values])
+        return _answers(labels, values, columns, reading.get("label_separator"))
+    return np.array([columns[name].number(value) for name, value in zip(names, values, strict=True)])
 
 
-def _answers(labels: Labels, values: Sequence[Any], separator: str | None) -> np.ndarray:
+def _answers(
+    labels: Labels, values: Sequence[Any], columns: Mapping[str, Column], separator: str | None
+) -> np.ndarray:
     """float [K] from a cell for every target, or from one that lists classes."""
     label: Any = values[0]
     if isinstance(label, str) and separator is not None:
@@ -191,23 +214,11 @@ def _answers(labels: Labels, values: Sequence[Any], separator: str | None) -> np
         if len(values) != len(labels.names):
             raise ValueError(f"expected a list of classes, got {label!r}")
         label = dict(zip(labels.names, values, strict=True))
-    answers = answers_of(label, labels.names)
+        columns = dict(zip(labels.names, columns.values(), strict=True))
+    answers = answers_of(label, labels.names, columns)
     if answers is None:
         raise ValueError(f"one of its classes {label} is none of the model's ({', '.join(labels.names[:8])})")
     return answers.astype(np.float64)
-
-
-def _joined(predictor: Predictor, outputs: np.ndarray) -> np.ndarray:
-    """One prediction of all members [n, K]: log of the mean probability of classes and of yes, mean of numbers."""
-    kind = predictor.labels.kind
-    if kind == "value" or len(outputs) == 1:
-        return np.asarray(outputs.mean(0))
-    if kind == "class":
-        logs = outputs - np.log(np.exp(outputs - outputs.max(-1, keepdims=True)).sum(-1, keepdims=True))
-        logs = logs - outputs.max(-1, keepdims=True)
-        return np.asarray(np.log(np.exp(logs).mean(0)))
-    chance = (1 / (1 + np.exp(-outputs))).mean(0)
-    return np.asarray(np.log(chance) - np.log1p(-chance))
 
 
 def _figures(
@@ -219,7 +230,7 @@ def _figures(
         return ranked_figures(prediction, truth)
     objective: Any = predictor.models[0].objective
     if labels.kind == "value":
-        truth = (truth - np.array(labels.mean)) / np.array(labels.std)
+        truth = standardised(labels, truth)
     output = SignalOutput(torch.zeros(()), prediction=torch.from_numpy(prediction))
     collected = objective.collect({"labels": torch.from_numpy(truth)}, output)
     if labels.kind == "multi":
@@ -236,8 +247,7 @@ def ranked_figures(
     from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
     size, classes = logits.shape
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    chances = shifted / shifted.sum(1, keepdims=True)
+    chances = softmax(logits)
     # Behind how many others the right class comes; of equal ones the smaller number is first, as argmax has it.
     own = logits[np.arange(size), truth][:, None]
     place = np.arange(classes)[None]

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from unitrans.domains.base import Sample, get_domain, get_domain_names
 from unitrans.errors import ConfigError, user_errors
 from unitrans.objectives import MaskedSignalModel
+from unitrans.objectives.answers import answers, choose
 from unitrans.objectives.base import Labels
 from unitrans.stored import read_json
 from unitrans.training.init import init_folder
@@ -178,21 +179,12 @@ class Predictor(Trained):
     def values(self, outputs: np.ndarray) -> list[Record]:
         """Of every sample what `columns` names: numbers in the units of the training data with the spread of the
         members and an interval, probabilities of yes, or a class and the probabilities of all."""
-        labels = self.labels
+        labels, said = self.labels, answers(self.labels, outputs)
+        mean = said.mean(0)
         if labels.kind == "class":
-            shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
-            chances = (shifted / shifted.sum(-1, keepdims=True)).mean(0)
             names = self.columns()
-            return [
-                dict(zip(names, [labels.names[int(row.argmax())], *row.tolist()], strict=True))
-                for row in chances
-            ]
-        if labels.kind == "value":
-            outputs = outputs * np.array(labels.std) + np.array(labels.mean)
-        else:
-            outputs = 1 / (1 + np.exp(-outputs))
-        mean = outputs.mean(0)
-        spread = outputs.std(0, ddof=1) if len(outputs) > 1 else None
+            return [dict(zip(names, [choose(labels, row).name, *row.tolist()], strict=True)) for row in mean]
+        spread = said.std(0, ddof=1) if len(said) > 1 else None
         rows = []
         for index in range(mean.shape[0]):
             row: Record = {}
@@ -222,7 +214,7 @@ def load_model(name: str) -> MaskedSignalModel:
 
 
 def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Lines that answer one question about a text, of a domain that knows such questions (``Predicts.questions``).
+    """Lines that answer one question about a text, of a domain that knows such questions (``Domain.questions``).
 
     Args:
         checkpoint: a run folder or a checkpoint.
@@ -234,7 +226,7 @@ def answer(checkpoint: str, question: str, text: str, options: Mapping[str, Any]
     family = str(model.config.encoder_config.model_type).removeprefix("unitrans-")
     domains = model.objective.domains if model.config.reading is None else (model.config.reading["domain"],)
     with user_errors():
-        known = getattr(get_domain(domains[0]), "questions", {}) if len(domains) == 1 else {}
+        known = get_domain(domains[0]).questions if len(domains) == 1 else {}
         if question not in known:
             raise ConfigError(
                 f"--{question.replace('_', '-')}: expected a text model, --checkpoint {checkpoint} is a {family}"
@@ -263,7 +255,7 @@ def predict(
         inputs: see `rows.opened`.
         output: a file; None for stdout. It is JSON lines where the input is, or where its name ends in .jsonl.
         batch_size: rows that are read before they are predicted together.
-        column: see ``Predicts.record_reader``.
+        column: see ``Domain.record_reader``.
         say: where a sentence goes.
         files, image_size: see `Trained`. classes: see `Predictor`.
 
@@ -274,7 +266,8 @@ def predict(
     for note in predictor.notes:
         say(note)
     with ExitStack() as stack:
-        table, read = stack.enter_context(opened(predictor.domain, predictor.reading, inputs, column, stdin))
+        table, read = opened(predictor.domain, predictor.reading, inputs, column, stdin)
+        records = table.rows()
         try:
             out = (
                 stdout
@@ -284,11 +277,11 @@ def predict(
         except OSError as error:
             raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from None
         as_json = (output or "").endswith(".jsonl") or (
-            table.kind == "jsonl" and not (output or "").endswith(".csv")
+            table.kind == "json" and not (output or "").endswith(".csv")
         )
         write = _writer(out, table.names, [*predictor.columns(), "error"], as_json)
         total = failed = 0
-        while chunk := list(itertools.islice(table.records, batch_size)):
+        while chunk := list(itertools.islice(records, batch_size)):
             for record, predicted in zip(chunk, _predicted(predictor, read, chunk), strict=True):
                 write({} if isinstance(record, str) else record, predicted)
                 failed += bool(predicted["error"])
@@ -322,7 +315,7 @@ def _writer(
             }
             values = {name: predicted.get(name) for name in added}
             values["error"] = values["error"] or None
-            out.write(json.dumps(kept | values, ensure_ascii=False) + "\n")
+            out.write(json.dumps(kept | values, ensure_ascii=False, default=str) + "\n")
 
         return write_json
     writer = csv.DictWriter(

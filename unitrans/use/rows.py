@@ -2,141 +2,71 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from unitrans.data.table import (
+    Kind,
+    Layout,
+    Record,
+    Table,
+    find_delimiter,
+    open_stream,
+    open_table,
+    plain_name,
+)
 from unitrans.domains.base import Sample
-from unitrans.domains.places import settled
-from unitrans.domains.rows import open_text, table_lines
 from unitrans.errors import ConfigError, user_errors
-from unitrans.stored import parse_json
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows as they come, one after the other.
-
-    names: their columns. records: the rows; a row that is no row is a sentence. kind: csv or jsonl.
-    """
-
-    names: list[str]
-    records: Iterator[Record | str]
-    kind: str
-
-
-def read_table(file: TextIO, name: str, domain: Any) -> Table:
-    """JSON lines, a table with a header, or one SMILES or text a line.
-
-    What has no suffix (standard input) is told by its first line; see ``Predicts.line_kind``.
-
-    Raises:
-        ConfigError: nothing came.
-    """
-    first = file.readline()
-    while first and not first.strip():
-        first = file.readline()
-    if not first:
-        raise ConfigError(f"{name}: expected rows to predict, got nothing")
-    first = first.removeprefix("\ufeff")
-    lines = itertools.chain([first], file)
-    kind = "" if Path(name).suffix else domain.line_kind(first)
-    if first.lstrip().startswith("{") and (kind != "text" or isinstance(_json_record(first), dict)):
-        return _json_lines(lines, first)
-    if kind == "text":
-        return Table(["text"], ({"text": line.rstrip("\n")} for line in lines if line.strip()), "csv")
-    rows = table_lines(_Lines(lines), f"{name}.{kind}" if kind else name, None)
-    names = next(rows)
-
-    def records() -> Iterator[Record | str]:
-        for row in rows:
-            if len(row) == len(names):
-                yield dict(zip(names, row, strict=True))
-            else:
-                yield f"the row has {len(row)} cells, the header has {len(names)}"
-
-    return Table(names, records(), "csv")
-
-
-class _Lines:
-    """Lines as a file that is read by lines."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self.lines = lines
-
-    def readline(self) -> str:
-        return next(self.lines, "")
-
-    def __iter__(self) -> Iterator[str]:
-        return self.lines
-
-
-def _json_lines(lines: Iterable[str], first: str) -> Table:
-    def records() -> Iterator[Record | str]:
-        for line in lines:
-            if line.strip():
-                yield _json_record(line)
-
-    record = _json_record(first)
-    return Table([] if isinstance(record, str) else list(record), records(), "jsonl")
-
-
-def _json_record(line: str) -> Record | str:
-    try:
-        record = parse_json(line)
-    except ValueError as error:
-        return f"the line is no JSON: {error}"
-    return record if isinstance(record, dict) else "the line is no JSON object"
-
 
 ReadRow = Callable[[Mapping[str, Any]], Sample]
 
 
-@contextmanager
 def opened(
     domain: Any, reading: Mapping[str, Any], inputs: Sequence[str], column: str | None, stdin: TextIO
-) -> Iterator[tuple[Table, ReadRow]]:
+) -> tuple[Table, ReadRow]:
     """The rows that the inputs stand for, and what makes a sample of a row.
 
     Args:
         domain: of the checkpoint.
-        reading: of the checkpoint, with the folder of files as in ``Predicts.record_reader`` where it was asked for;
+        reading: of the checkpoint, with the folder of files as in ``Domain.record_reader`` where it was asked for;
             else that is the folder of the table.
         inputs: one table, "-" for stdin, or for a domain that lists them files and folders.
-        column: see ``Predicts.record_reader``.
+        column: see ``Domain.record_reader``.
     """
-    if not hasattr(domain, "record_reader"):
-        raise ConfigError(f"the domain {domain.name} cannot read rows of a table yet")
     with user_errors():
-        listed = domain.listed(inputs) if hasattr(domain, "listed") and list(inputs) != ["-"] else None
-    if listed is not None:
-        table = Table(list(listed[0]), iter([dict(row) for row in listed]), "csv")
-        as_typed = {key: value for key, value in reading.items() if key != "files"}
-        yield table, domain.record_reader(table.names, as_typed, column)
-        return
-    if len(inputs) != 1:
-        raise ConfigError(f"expected one table, got {len(inputs)} inputs ({', '.join(inputs[:3])})")
-    name = inputs[0]
-    try:
-        with user_errors():
-            place = Path(name) if name == "-" else settled(Path(name).expanduser(), "the table")
-        file = stdin if name == "-" else open_text(place)
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror or error}") from None
-    try:
-        with user_errors():
-            table = read_table(file, "standard input" if name == "-" else str(place), domain)
-            folder = {} if name == "-" else {"files": str(Path(name).expanduser().parent)}
-            read = domain.record_reader(table.names, {**folder, **reading}, column)
-        yield table, read
-    finally:
-        if file is not stdin:
-            file.close()
+        listed = domain.listed(inputs) if list(inputs) != ["-"] else None
+        if listed is not None:
+            as_typed = {key: value for key, value in reading.items() if key != "files"}
+            table = Table(list(listed[0]), "csv", [lambda: iter([dict(row) for row in listed])], "the files")
+            return table, domain.record_reader(table.names, as_typed, column)
+        if len(inputs) != 1:
+            raise ConfigError(f"expected one table, got {len(inputs)} inputs ({', '.join(inputs[:3])})")
+        table = table_of(domain, reading, inputs[0], column, stdin)
+        folder = {} if inputs[0] == "-" else {"files": str(Path(inputs[0]).expanduser().parent)}
+        return table, domain.record_reader(table.names, {**folder, **reading}, column)
+
+
+def table_of(domain: Any, reading: Mapping[str, Any], name: str, column: str | None, stdin: TextIO) -> Table:
+    """A table or stdin (-), read as the training data were. ConfigError in one sentence where it cannot be."""
+    known = [column, *domain.known_columns(reading)]
+    names = {plain_name(one) for one in known if one}
+
+    def tell(first: str) -> Kind:
+        """What has no suffix is a table where its first line names columns that are looked for."""
+        cells = [plain_name(cell.strip('"')) for cell in first.strip().split(find_delimiter(first))]
+        return "csv" if len(cells) > 1 and names & set(cells) else domain.line_kind(first)
+
+    layout = Layout(encoding=reading.get("encoding") or "auto", known=tuple(one for one in known if one))
+    with user_errors():
+        if name == "-":
+            return open_stream(stdin, "standard input", layout, tell=tell)
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise ConfigError(f"{name} cannot be read: there is no such file")
+        if path.is_dir():
+            raise ConfigError(f"{name} cannot be read: it is a folder, expected a table")
+        return open_table(path, name, layout, tell=tell)
 
 
 def samples_of(chunk: Sequence[Record | str], read: ReadRow) -> tuple[list[Sample], list[int], list[str]]:

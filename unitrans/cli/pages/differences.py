@@ -7,6 +7,7 @@ from typing import Any
 
 from unitrans.cli.pages.page import Html, details, note, table
 from unitrans.cli.pages.runs import Run
+from unitrans.domains.base import several_domains
 from unitrans.errors import ConfigError
 from unitrans.training.config import resolve
 from unitrans.training.yaml12 import dump_value
@@ -42,7 +43,7 @@ def defaults_of(run: Run) -> dict[str, Any]:
     domain, settings = str(run.config["domain"]), []
     data = run.config.get("data")
     data = data if isinstance(data, dict) else {}
-    several = "," in domain
+    several = several_domains(domain)
     if several:
         paths = {d: data[d].get("path") for d in run.domains if isinstance(data.get(d), dict)}
         settings += [f"data.{name}.path={dump_value(path)}" for name, path in paths.items()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from unitrans.cli.pages.page import Cell, figure, note, number, table
 from unitrans.cli.pages.runs import Run, finite
-from unitrans.cli.pages.words import LOWER, figure_unit
+from unitrans.cli.pages.words import measure, smaller_is_better
 
 _PARTS = ("validation", "test")
 
@@ -27,6 +27,12 @@ class Judged:
     figures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     predictors: list[tuple[str, float | None, str]]
+    domain: str = ""
+
+    @property
+    def figure(self) -> str:
+        """The headline as it is called in the log, with the domain in front where there are several."""
+        return f"{self.domain}_{self.headline}" if self.domain else self.headline
 
 
 def judged(run: Run) -> Iterator[Judged]:
@@ -39,10 +45,10 @@ def judged(run: Run) -> Iterator[Judged]:
         for domain, one in inner if len(run.domains) > 1 else [("", content)]:
             figures = {k: float(v) for k, v in one.items() if finite(v) and k != "step"}
             if figures:
-                yield _judged(run, f"{domain}, {part} part" if domain else f"{part} part", one, figures)
+                yield _judged(run, f"{part} part", domain, one, figures)
 
 
-def _judged(run: Run, part: str, content: dict[str, Any], figures: dict[str, float]) -> Judged:
+def _judged(run: Run, part: str, domain: str, content: dict[str, Any], figures: dict[str, float]) -> Judged:
     rows = content.get("predictors")
     rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     headline = next((key for row in rows for key in row if key in figures), "")
@@ -63,7 +69,8 @@ def _judged(run: Run, part: str, content: dict[str, Any], figures: dict[str, flo
     }
     if not headline:
         headline = next((name for name in figures if name not in ("loss", "samples")), "loss")
-    return Judged(run, part, headline, figures, intervals, predictors)
+    where = f"{domain}, {part}" if domain else part
+    return Judged(run, where, headline, figures, intervals, predictors, domain)
 
 
 def held_out(runs: Sequence[Run]) -> list[str]:
@@ -81,7 +88,7 @@ def held_out(runs: Sequence[Run]) -> list[str]:
 
 def _group(part: str, headline: str, group: Sequence[Judged]) -> str:
     """One table: the models, best first, and what predicts without a network, best first."""
-    sign = 1 if headline in LOWER else -1
+    sign = 1 if smaller_is_better(group[0].figure, group[0].run) else -1
     several = len(group) > 1
     models = sorted(group, key=lambda one: sign * one.figures.get(headline, float("inf")))
     rows: list[list[Cell]] = []
@@ -109,7 +116,8 @@ def _group(part: str, headline: str, group: Sequence[Judged]) -> str:
     direction = "less is better" if sign > 0 else "more is better"
     written = table(headers, rows, strong=range(len(models)))
     title = f"{part[0].upper()}{part[1:]}: {headline.replace('_', ' ')}"
-    unit = figure_unit(headline, [one.run for one in group])
+    units = {measure(one.figure, one.run).unit for one in group}
+    unit = units.pop() if len(units) == 1 else headline
     about = f"{unit}; {direction}" if unit != headline else direction
     missing = "" if users else " There is no simple predictor to compare with."
     return figure(written, title, f"{about[0].upper()}{about[1:]}.{missing}")
@@ -144,11 +152,9 @@ def strongest(runs: Sequence[Run], name: str) -> tuple[float | None, str]:
     best = set()
     for run in runs:
         for one in judged(run):
-            domain = one.part.partition(",")[0] if len(run.domains) > 1 else ""
-            own = f"{domain}_{one.headline}" if domain else one.headline
             known = [(v, n) for n, v, _ in one.predictors if v is not None]
-            if own == name and "validation" in one.part and known:
-                best.add(min(known) if one.headline in LOWER else max(known))
+            if one.figure == name and "validation" in one.part and known:
+                best.add(min(known) if smaller_is_better(name, run) else max(known))
     if len(best) != 1:
         return None, ""
     value, words = best.pop()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unitrans import stored
+from unitrans.domains.base import split_names
 from unitrans.errors import ConfigError
 from unitrans.training.callbacks import METRICS_FILE, read_metrics
 from unitrans.training.runs import CONFIG_FILE, SUMMARY_FILE, command_line
@@ -72,7 +73,7 @@ class Run:
     @property
     def domains(self) -> list[str]:
         """The domains of the run."""
-        return [name.strip() for name in str(self.config.get("domain")).split(",")]
+        return split_names(str(self.config.get("domain")))
 
     @property
     def objective(self) -> str:

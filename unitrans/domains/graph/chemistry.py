@@ -13,6 +13,7 @@ import numpy as np
 
 #: Part of every cache key and of every checkpoint: raise it when a molecule would become another graph.
 FEATURISER = "ogb-1"
+INCHI = "InChI="  # how one begins
 
 NODE_CATEGORIES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 EDGE_CATEGORIES = (5, 6, 2)
@@ -65,17 +66,29 @@ def rdkit_version() -> str:
 
 
 def read_smiles(text: Any, *, max_nodes: int, largest_fragment: bool) -> Molecule:
-    """The molecule of a SMILES.
+    """The molecule of a SMILES, or of an InChI.
 
     Raises:
         BadMoleculeError: it is empty, does not parse, or has more than max_nodes atoms.
     """
     if not isinstance(text, str) or not text.strip():
         raise BadMoleculeError("there is no SMILES")
-    mol = require_rdkit().MolFromSmiles(text.strip())
+    chem, text = require_rdkit(), text.strip()
+    is_inchi = text.startswith(INCHI)
+    mol = chem.MolFromInchi(text, logLevel=None) if is_inchi else chem.MolFromSmiles(text)
     if mol is None:
-        raise BadMoleculeError(f"RDKit cannot parse the SMILES {text.strip()[:200]!r}")
+        kind = "InChI" if is_inchi else "SMILES"
+        raise BadMoleculeError(f"RDKit cannot parse the {kind} {text[:200]!r}")
     return to_graph(mol, max_nodes=max_nodes, largest_fragment=largest_fragment)
+
+
+def is_molecule(text: Any) -> bool:
+    """Whether a cell is a SMILES or an InChI."""
+    try:
+        read_smiles(text, max_nodes=2**31, largest_fragment=False)
+    except BadMoleculeError:
+        return False
+    return True
 
 
 def to_graph(mol: Any, *, max_nodes: int, largest_fragment: bool = False) -> Molecule:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
+from unitrans.data.labels import check_columns
+from unitrans.data.table import DELIMITER, ENCODING, HEADER, MISSING
 from unitrans.domains.graph.splits import SplitKind
 
 
@@ -17,10 +17,10 @@ class DataConfig(BaseModel):
     path: str = Field(
         "nci",
         min_length=1,
-        description="A table of molecules (.csv, .tsv, .smi, .txt, also .gz), an SDF file, a list of PyG Data objects "
-        "saved with torch.save (.pt), a data set of PyG or OGB by name, with its folder (pyg:ZINC:ROOT, "
-        "ogbg-molhiv:ROOT, pcqm4mv2:ROOT), or the embedded one (nci: 5,000 molecules of the NCI that come with RDKit, "
-        "target qed).",
+        description="A table of molecules (.csv, .tsv, .jsonl, .parquet, .xlsx, .smi, .txt; .gz and .zst too), an SDF "
+        "file, a list of PyG Data objects saved with torch.save (.pt), a data set of PyG or OGB by name, with its "
+        "folder (pyg:ZINC:ROOT, ogbg-molhiv:ROOT, pcqm4mv2:ROOT), or the embedded one (nci: 5,000 molecules of the NCI "
+        "that come with RDKit, target qed).",
     )
     target: str | list[str] | None = Field(
         None,
@@ -28,11 +28,13 @@ class DataConfig(BaseModel):
         "missing label. null: the only column that can be one.",
     )
     smiles_column: str | None = Field(
-        None, description="The column with SMILES. null: the one that is named like it (smiles, SMILES, ...)."
+        None,
+        description="The column with SMILES or InChI. null: the one named like it (smiles, SMILES, InChI, ...).",
     )
-    delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="Between the cells of a table. null: by its first line."
-    )
+    delimiter: str | None = DELIMITER
+    header: bool | None = HEADER
+    encoding: str = ENCODING
+    missing: list[str] | None = MISSING
     split: SplitKind | None = Field(
         None,
         description="How molecules are held out. null: official where the data set has a split, else random; random; "
@@ -69,21 +71,7 @@ class DataConfig(BaseModel):
         description="true: of a molecule in several parts (salts) the one with most heavy atoms is kept.",
     )
 
-    @field_validator("target", mode="before")
+    @field_validator("target")
     @classmethod
-    def _several(cls, value: Any) -> Any:
-        """--target a,b names two columns."""
-        if isinstance(value, str) and "," in value:
-            return [name.strip() for name in value.split(",")]
-        return value
-
-    @model_validator(mode="after")
-    def _unique(self) -> DataConfig:
-        if len(set(self.targets)) != len(self.targets):
-            raise ValueError(f"data.target: expected different columns, got {self.target}")
-        return self
-
-    @property
-    def targets(self) -> list[str]:
-        """The columns to predict; [] where they are to be found."""
-        return [self.target] if isinstance(self.target, str) else list(self.target or ())
+    def _different(cls, value: str | list[str] | None) -> str | list[str] | None:
+        return check_columns(value)

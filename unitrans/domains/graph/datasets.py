@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from unitrans.domains.base import nearest_name
 from unitrans.domains.foreign import guarded, load
 from unitrans.domains.graph.chemistry import Molecule
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, parse_smiles
+from unitrans.errors import nearest_name
 
 
 def from_pyg(graphs: Iterable[Any], max_nodes: int, official: Parts | None = None) -> Rows:
@@ -271,9 +271,9 @@ def _ogbg(name: str, root: Path, data: DataConfig) -> Rows:
     mapping = folder / "mapping" / "mol.csv.gz"
     names: list[str] = []
     if mapping.exists():
-        from unitrans.domains.graph.reading import read_table
+        from unitrans.data.table import Layout, open_table
 
-        names = read_table(mapping, ",").get("smiles", [])
+        names = open_table(mapping, str(mapping), Layout(",")).columns()[0].get("smiles", [])
     official = Parts(*([int(i) for i in split[part]] for part in ("train", "valid", "test")))
     labels = np.asarray(loaded.labels, dtype=np.float64).reshape(len(read), -1)
     return _rows(read, labels, official, names)

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
+from unitrans.data.intervals import bootstrap
+from unitrans.data.table import Kind
+from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels, summarise
 from unitrans.domains.graph import baselines as predictors
 from unitrans.domains.graph import chemistry, config
-from unitrans.domains.graph.reading import EMBEDDED, smiles_column
+from unitrans.domains.graph.reading import EMBEDDED, MOLECULE_NAMES, line_kind, smiles_column
 from unitrans.domains.graph.source import GraphSource, open_sources
 from unitrans.domains.graph.table import MOLECULE_WIDTHS
-from unitrans.domains.intervals import bootstrap
+from unitrans.objectives.answers import answers, choose, in_units
 from unitrans.objectives.base import LabelKind
 
 MAX_PICTURES = 16
 
 
-class GraphDomain:
+class GraphDomain(Domain):
     """Graphs. A token is a node, or the token of a graph; see ``unitrans.domains.base.Domain``."""
 
     name = "graph"
     default_objective = "mgm"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
+    judges = frozenset({"nodes", "classes", "answers", "values"})
 
     def open(
         self, data: config.DataConfig, model_config: Any, seed: int, label_kinds: Sequence[LabelKind] = ()
@@ -85,10 +88,6 @@ class GraphDomain:
             batch |= {key: torch.from_numpy(value) for key, value in parts.items()}
         return batch
 
-    def data_unit_scale(self, source: GraphSource, model_config: Any) -> None:
-        """None: predictions are no values of nodes."""
-        return
-
     def baselines(
         self,
         train_source: GraphSource,
@@ -98,9 +97,9 @@ class GraphDomain:
         rng_for: Callable[[str], np.random.Generator],
     ) -> list[Baseline]:
         """Simple predictors of the label, or of hidden nodes; see ``unitrans.domains.graph.baselines``."""
-        if objective.name == "mgm":
+        if objective.predicts == "nodes":
             return predictors.hidden_nodes(train_source, validation_source, objective, rng_for)
-        if objective.name == "regression":
+        if objective.predicts == "values":
             return predictors.regression(train_source, validation_source)
         return predictors.classification(train_source, validation_source, objective.headline)
 
@@ -121,7 +120,7 @@ class GraphDomain:
 
         path = Path(directory) / "molecules.png"
         chosen = list(zip(samples, predictions, strict=True))[:MAX_PICTURES]
-        if objective.name == "mgm":
+        if objective.predicts == "nodes":
             drawn, captions = pictures.masked_pictures(
                 [sample for sample, _ in chosen], [predicted.numpy() for _, predicted in chosen]
             )
@@ -144,13 +143,12 @@ class GraphDomain:
         if not collected:
             return [], {}
         intervals = bootstrap(objective.figures, collected)
-        if objective.name != "regression":
+        if objective.predicts != "values":
             return [], {"intervals": intervals}
         from unitrans.domains.graph.pictures import draw_parity
 
         labels = objective.labels
-        mean, std = np.array(labels.mean), np.array(labels.std)
-        predicted, truth = (collected[key].double().numpy() * std + mean for key in ("predicted", "label"))
+        predicted, truth = (in_units(labels, collected[key]) for key in ("predicted", "label"))
         lines, targets = [], {}
         for k, name in enumerate(labels.names):
             known = np.isfinite(truth[:, k])
@@ -178,27 +176,17 @@ class GraphDomain:
         """
         return _molecule_reader(names, reading, column)
 
-    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
-        """See ``unitrans.domains.base.Predicts``: a header names a column of SMILES."""
-        words = {word.strip().lower() for word in first.replace("\t", ",").replace(";", ",").split(",")}
-        return "csv" if any("smiles" in word or word == "smi" for word in words) else "smi"
+    def line_kind(self, first: str) -> Kind:
+        """See ``unitrans.domains.base.Domain``: a header names a column of SMILES."""
+        return line_kind(first)
+
+    def known_columns(self, reading: Mapping[str, Any]) -> list[str | None]:
+        """Names that the header of a table has which is read as the training data were."""
+        return [*MOLECULE_NAMES, reading["smiles_column"], *reading["targets"]]
 
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The model beside the simple predictors, as a table and one sentence."""
-        titles = {
-            "mae": "Mean absolute error, in the units of the target,",
-            "roc_auc": "ROC-AUC",
-            "accuracy": "Accuracy",
-            "node_accuracy": "Share of hidden nodes whose first feature (of atoms: the element) is predicted right",
-        }
-        # A part whose samples give one answer only has no ROC-AUC: then the loss has to do.
-        shown = objective.headline if objective.headline in metrics else "loss"
-        others = ", ".join(
-            f"{name} {value:.4f}" for name, value in metrics.items() if name not in (shown, "samples")
-        )
-        title = f"{titles.get(shown, shown)} on {metrics['samples']:,.0f} held-out graphs ({others})"
-        beside = baselines if shown == objective.headline else []
-        return compare(title, metrics[shown], beside, greater_is_better=objective.greater_is_better)
+        return summarise(metrics, baselines, objective, "graphs")
 
 
 def _molecule_reader(
@@ -235,17 +223,11 @@ def _molecule_reader(
 def _caption(sample: Sample, predicted: torch.Tensor, objective: Any) -> str:
     """What was predicted, and what is true, of one molecule."""
     labels = objective.labels
-    values = predicted.reshape(-1)
+    said = answers(labels, predicted.reshape(-1))
     if labels.kind == "class":
-        number = int(values.argmax())
-        truth = labels.names[int(sample["label"])]
-        return f"{labels.names[number]} ({values.softmax(0)[number]:.0%}), true {truth}"
-    if labels.kind == "multi":
-        shown = torch.sigmoid(values).tolist()
-        truths = np.asarray(sample["label"], dtype=float).reshape(-1)
-    else:
-        mean, std = np.array(labels.mean), np.array(labels.std)
-        shown = (values.double().numpy() * std + mean).tolist()
-        truths = np.asarray(sample["label"], dtype=float).reshape(-1) * std + mean
+        best = choose(labels, said)
+        return f"{best.name} ({best.probability:.0%}), true {labels.names[int(sample['label'])]}"
+    truths = np.asarray(sample["label"], dtype=float).reshape(-1)
+    truths, shown = in_units(labels, truths) if labels.kind == "value" else truths, said.tolist()
     first = list(zip(labels.names, shown, truths, strict=True))[:2]
     return "\n".join(f"{name[:24]}: {value:.3g}, true {truth:.3g}" for name, value, truth in first)

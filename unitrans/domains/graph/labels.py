@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unitrans.domains.base import nearest_name
+from unitrans.data.columns import Column, spellings, stated_missing, type_column
+from unitrans.data.labels import check_known, class_names, target_columns
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
-from unitrans.domains.labels import cell_text
 from unitrans.objectives.base import LabelKind, Labels
 
 _MANY = 10  # at most so many different values are taken for classes where no target was named
@@ -21,13 +20,19 @@ _MANY = 10  # at most so many different values are taken for classes where no ta
 class Targets(NamedTuple):
     """Labels of all rows.
 
-    names: the columns. values: float [R, K], NaN where missing; or of one column of classes int64 [R], -1 where
-    missing. classes: names of those, None for numbers.
+    columns: where they are. values: float [R, K], NaN where missing; or of one column of classes int64 [R], -1 where
+    missing. classes: names of those, None for numbers. notes: sentences about the cells.
     """
 
-    names: list[str]
+    columns: list[Column]
     values: np.ndarray
     classes: tuple[str, ...] | None
+    notes: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns are called."""
+        return [column.name for column in self.columns]
 
     def known(self) -> np.ndarray:
         """bool [R], rows with at least one label."""
@@ -37,43 +42,41 @@ class Targets(NamedTuple):
 def read_targets(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> Targets:
     """The labels that were asked for, as the objective takes them. ValueError in one sentence."""
     names = _names(rows, data, kinds)
+    columns = [type_column(name, rows.columns[name], data.missing) for name in names]
+    notes = [note for column in columns for note in stated_missing(rows.columns[column.name], column)]
     if "value" in kinds:
-        return Targets(names, np.stack([numbers(rows.columns[n], n) for n in names], axis=1), None)
-    parsed = [_yes_or_no(rows.columns[name]) for name in names]
-    if all(column is not None for column in parsed):
-        return Targets(names, np.stack([c for c in parsed if c is not None], axis=1), None)
+        values = np.stack([numbers(rows.columns[column.name], column) for column in columns], axis=1)
+        return Targets(columns, values, None, notes)
+    signs = len(names) > 1  # of one column -1 and 1 are two classes
+    answers = [_answers(rows.columns[column.name], column, signs) for column in columns]
+    if all(column is not None for column in answers):
+        return Targets(columns, np.stack([c for c in answers if c is not None], axis=1), None, notes)
     if len(names) > 1:
-        wrong = names[[column is None for column in parsed].index(True)]
+        wrong = names[[column is None for column in answers].index(True)]
         raise ValueError(
-            f"data.target: several targets are yes (1) or no (0) each, and {wrong!r} has other values; "
+            f"data.target: several targets are yes (1) or no (0, or -1) each, and {wrong!r} has other values; "
             "name one column of classes, or use --objective regression"
         )
-    text = [cell_text(value) for value in rows.columns[names[0]]]
-    if _is_numeric(rows.columns[names[0]]) and any(not float(value).is_integer() for value in text if value):
-        raise ValueError(
-            f"data.target={names[0]!r} has fractions, which are no classes: use --objective regression, or name another"
-        )
-    classes = sorted({value for value in text if value is not None}, key=_class_order)
-    place = {name: number for number, name in enumerate(classes)}
-    values = np.array([-1 if value is None else place[value] for value in text], dtype=np.int64)
-    return Targets(names, values, tuple(classes))
+    column, cells = columns[0], rows.columns[names[0]]
+    classes = class_names(cells, column)
+    place: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: -1}
+    places = np.array([place[column.text(cell)] for cell in cells], dtype=np.int64)
+    return Targets(columns, places, tuple(classes), notes + spellings(cells, column))
 
 
 def _names(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> list[str]:
-    if data.targets:
-        for name in data.targets:
-            if name not in rows.columns:
-                raise ValueError(
-                    f"data.target={name!r} is not a column: expected one of {', '.join(rows.columns) or 'none'}"
-                    f"{nearest_name(name, rows.columns)}"
-                )
-        return data.targets
+    asked = target_columns(data.target, rows.columns)
+    if asked is not None:
+        names = [asked] if isinstance(asked, str) else asked
+        check_known(names, list(rows.columns), "data.target")
+        return names
     if rows.default_target:
         return rows.default_target
     candidates = [
         name
         for name, values in rows.columns.items()
-        if name != data.split_column and (_is_numeric(values) if "value" in kinds else _is_class(values))
+        if name != data.split_column
+        and (_is_numeric(values, data) if "value" in kinds else _is_class(name, values, data))
     ]
     if len(candidates) != 1:
         found = ", ".join(repr(name) for name in candidates) or "none of them"
@@ -84,52 +87,37 @@ def _names(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> list[str
     return candidates
 
 
-def _class_order(name: str) -> tuple[float, str]:
-    """Numbers by their size, then words."""
-    try:
-        return float(name), name
-    except ValueError:
-        return math.inf, name
-
-
-def numbers(values: Sequence[Any], name: str) -> np.ndarray:
+def numbers(values: Sequence[Any], column: Column) -> np.ndarray:
     """float [R], NaN where a cell is empty. ValueError names the first cell that is no finite number."""
     result = np.full(len(values), np.nan)
     for row, value in enumerate(values):
-        text = cell_text(value)
-        if text is None:
-            continue
         try:
-            result[row] = float(text)
+            result[row] = column.number(value)
         except ValueError:
-            result[row] = math.inf
-        if not math.isfinite(result[row]):
             raise ValueError(
-                f"data.target={name!r}: expected numbers or empty cells, got {text!r} in row {row + 1}"
-            )
+                f"data.target={column.name!r}: expected numbers or empty cells, got {str(value).strip()!r} in row "
+                f"{row + 1}"
+            ) from None
     return result
 
 
-def _yes_or_no(values: Sequence[Any]) -> np.ndarray | None:
-    """float [R] of 1, 0 and NaN; None where there are other values."""
+def _answers(values: Sequence[Any], column: Column, signs: bool) -> np.ndarray | None:
+    """float [R] of 1, 0 and NaN; None where there are other values. signs: -1 may stand for 0."""
+    if not signs and column.kind != "number":
+        return None
     try:
-        result = numbers(values, "")
+        return np.array([column.answer(value) for value in values], dtype=float)
     except ValueError:
         return None
-    known = result[np.isfinite(result)]
-    return result if np.isin(known, (0.0, 1.0)).all() else None
 
 
-def _is_numeric(values: Sequence[Any]) -> bool:
-    try:
-        found = numbers(values, "")
-    except ValueError:
-        return False
-    return bool(np.isfinite(found).any())
+def _is_numeric(values: Sequence[Any], data: DataConfig) -> bool:
+    return type_column("", values, data.missing).kind != "text"
 
 
-def _is_class(values: Sequence[Any]) -> bool:
-    found = {cell_text(value) for value in values} - {None}
+def _is_class(name: str, values: Sequence[Any], data: DataConfig) -> bool:
+    column = type_column(name, values, data.missing)
+    found = {column.text(value) for value in values} - {None}
     return 1 < len(found) <= _MANY
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unitrans.domains.base import nearest_name
+from unitrans.data.files import is_pipe, open_bytes, suffix_of
+from unitrans.data.table import KINDS, SMILES_NAMES, Kind, find_delimiter, layout_of, open_table, plain_name
 from unitrans.domains.graph import chemistry
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, cached_values, content_key, parse, parse_smiles
 from unitrans.domains.places import settled
-from unitrans.domains.rows import SMILES_NAMES, open_bytes, open_text, table_lines
+from unitrans.errors import nearest_name
 
 EMBEDDED = ("nci",)
-_TABLES = (".csv", ".tsv", ".smi", ".txt", ".smiles")
+_TABLES = (*KINDS, ".smi", ".smiles", ".txt")
+INCHI_NAMES = {"inchi", "standardinchi", "inchistring"}
+MOLECULE_NAMES = {*SMILES_NAMES, *INCHI_NAMES}
+LOOKED_AT = 5  # cells of a column without a name, to see whether it is of molecules
 
 
 @dataclass
@@ -64,41 +68,48 @@ def read_rows(data: DataConfig) -> Rows:
     path = settled(path, "data.path")
     if path.is_dir():
         raise ValueError(f"data.path: {data.path!r} is a folder, expected a file such as molecules.csv")
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix.lower() == ".sdf":
+    suffix = suffix_of(path)
+    if suffix == ".sdf":
         return _sdf(path, data)
-    if suffix.lower() == ".pt":
+    if suffix == ".pt":
         return datasets.saved_list(path, data)
-    if suffix.lower() not in _TABLES:
+    if suffix not in _TABLES and not is_pipe(path):
         raise ValueError(
             f"data.path: {data.path!r} is of a kind that is not known: expected {', '.join(_TABLES)}, .sdf or .pt"
         )
-    columns = read_table(path, data.delimiter)
-    name = smiles_column(list(columns), data.smiles_column, str(path))
+    return _table(path, data)
+
+
+def _table(path: Path, data: DataConfig) -> Rows:
+    """The molecules of a table, and its other columns."""
+    named = data.target if isinstance(data.target, list) else [data.target]
+    known = [*MOLECULE_NAMES, data.smiles_column, *named]
+    columns, wrong = open_table(path, str(path), layout_of(data, known), tell=line_kind).columns()
+    name = molecule_column(columns, data.smiles_column, str(path))
     table = parse_smiles(columns[name], max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
+    for row, reason in wrong.items():
+        table.reasons[row] = reason
     return Rows(table, {c: v for c, v in columns.items() if c != name}, smiles_column=name)
 
 
-def read_table(path: Path, delimiter: str | None) -> dict[str, list[str]]:
-    """The columns of a table as text. ValueError for one that is empty or ragged."""
-    with open_text(path) as file:
-        try:
-            lines = list(table_lines(file, path.name, delimiter))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected text in UTF-8 ({error.reason})") from None
-    if len(lines) < 2:
-        raise ValueError(f"{path}: expected a header and rows, got {len(lines)} lines")
-    header = lines[0]
-    for number, row in enumerate(lines[1:], start=1):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}: row {number} has {len(row)} cells, the header has {len(header)}: is data.delimiter right?"
-            )
-    return {name: [row[i] for row in lines[1:]] for i, name in enumerate(header)}
+def line_kind(first: str) -> Kind:
+    """What a stream without a name is whose first line this is: a header names a column of molecules."""
+    cells = first.split(find_delimiter(first))
+    return "csv" if any(plain_name(cell.strip('" \r\n')) in MOLECULE_NAMES for cell in cells) else "smi"
+
+
+def molecule_column(columns: Mapping[str, Sequence[Any]], asked: str | None, where: str) -> str:
+    """The column with molecules; of columns without names the first whose cells are molecules."""
+    if asked is None and all(name == f"column_{place}" for place, name in enumerate(columns, start=1)):
+        for name, cells in columns.items():
+            first = [cell for cell in cells if cell][:LOOKED_AT]
+            if first and all(chemistry.is_molecule(cell) for cell in first):
+                return name
+    return smiles_column(list(columns), asked, where)
 
 
 def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
-    """The column with SMILES: the one asked for, or the only one that is named like it."""
+    """The column with SMILES or InChI: the one that is named, or the only one that is called like it."""
     if asked is not None:
         if asked not in names:
             raise ValueError(
@@ -106,7 +117,10 @@ def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
                 f"{nearest_name(asked, names)}"
             )
         return asked
-    found = [n for n in names if n.lower().replace("_", "").replace(" ", "").replace("-", "") in SMILES_NAMES]
+    for wanted in (SMILES_NAMES, INCHI_NAMES):
+        found = [name for name in names if plain_name(name) in wanted]
+        if found:
+            break
     if len(found) != 1:
         what = "no column named like SMILES" if not found else f"several ({', '.join(found)})"
         raise ValueError(
@@ -125,6 +139,8 @@ def _sdf(path: Path, data: DataConfig) -> Rows:
     chem = chemistry.require_rdkit()
     with open_bytes(path) as file:
         content = file.read()  # RDKit cannot tell what goes wrong while a file is unpacked
+    if data.encoding != "auto":
+        content = content.decode(data.encoding).encode()
     # RDKit drops a record that it cannot read with its title, which is the first line.
     titles = [block.partition(b"\n")[0].strip() for block in _SDF_END.split(content)]
     records, properties = [], []
@@ -132,8 +148,11 @@ def _sdf(path: Path, data: DataConfig) -> Rows:
         records.append((titles[number - 1] if number <= len(titles) else b"", mol))
         try:
             properties.append({} if mol is None else mol.GetPropsAsDict(includePrivate=False))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: record {number}: expected text in UTF-8 ({error.reason})") from None
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path}: record {number:,} is not text in UTF-8: name the encoding of the file as data.encoding, "
+                "such as cp1252"
+            ) from None
 
     def read(record: tuple[bytes, Any]) -> chemistry.Molecule:
         title, mol = record
@@ -159,7 +178,7 @@ def _nci(data: DataConfig) -> Rows:
         raise ValueError(
             f"data.path=nci: this build of RDKit does not carry {path.name}; name a table of your own"
         )
-    smiles = read_table(path, None)["smiles"]
+    smiles = open_table(path, str(path)).columns()[0]["smiles"]
     table = parse_smiles(smiles, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
     key = content_key(table.names, "qed", chemistry.rdkit_version())
     qed = cached_values(

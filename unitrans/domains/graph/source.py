@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unitrans.domains.base import Sample
+from unitrans.domains.base import Sample, Source
 from unitrans.domains.graph import chemistry, splits
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.labels import Targets, meaning, read_targets, value_meaning
@@ -18,7 +18,7 @@ from unitrans.domains.graph.table import GraphTable
 from unitrans.objectives.base import LabelKind, Labels
 
 
-class GraphSource:
+class GraphSource(Source):
     """Some rows of a data set; see ``unitrans.domains.base.Source``.
 
     Attributes:
@@ -30,8 +30,6 @@ class GraphSource:
         validation, test: of the training source, the other parts; None where there are none.
     """
 
-    in_order = False
-
     def __init__(
         self, table: GraphTable, rows: Sequence[int], values: np.ndarray | None, labels: Labels | None
     ) -> None:
@@ -41,29 +39,10 @@ class GraphSource:
             values,
             labels,
         )
-        self.ids = [f"row {row + 1}" for row in self.rows]
+        super().__init__([f"row {row + 1}" for row in self.rows])
         self.num_tokens = (table.sizes[self.rows] + 1).tolist()
-        self.notes: list[str] = []
-        self._skipped: dict[str, str] = {}
         self.molecules = True
-        self.reading: dict[str, Any] | None = None
         self.validation: GraphSource | None = None
-        self.test: GraphSource | None = None
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(row, reason) of what cannot be used."""
-        return list(self._skipped.items())
-
-    def skip(self, name: str, reason: str) -> None:
-        """Lists a row that was left out."""
-        self._skipped[name] = reason
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.load(index)
 
     def load(self, index: int) -> Sample:
         """{"id", "nodes" int64 [n, F], "edge_index" int64 [2, e], "edge_attr" int64 [e, Fe], "smiles", and "label"}."""
@@ -75,14 +54,6 @@ class GraphSource:
         """The class of every sample."""
         assert self.values is not None
         return [int(value) for value in self.values[self.rows]]
-
-    def name(self, index: int) -> str:
-        """The row of the data set."""
-        return self.ids[index]
-
-    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """Nothing: a graph has no other side to be seen from."""
-        return sample
 
     @property
     def smiles(self) -> list[str]:
@@ -182,6 +153,9 @@ def _reading(rows: Rows, data: DataConfig, targets: Targets | None) -> dict[str,
         reading |= {"featuriser": chemistry.FEATURISER, "rdkit": chemistry.rdkit_version()}
     return reading | {
         "targets": targets.names if targets is not None else [],
+        "columns": {column.name: column.kind for column in targets.columns} if targets is not None else {},
+        "missing": data.missing,
+        "encoding": data.encoding,
         "smiles_column": rows.smiles_column,
         "max_nodes": data.max_nodes,
         "largest_fragment": data.largest_fragment,
@@ -200,7 +174,7 @@ def _notes(
 ) -> list[str]:
     notes = []
     if targets is not None:
-        notes.append(f"target {', '.join(targets.names)}")
+        notes += [f"target {', '.join(targets.names)}", *targets.notes]
         missing = int(usable.sum() - labelled.sum())
         if missing:
             notes.append(f"{missing:,} graphs without a label are left out")

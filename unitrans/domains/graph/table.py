@@ -123,6 +123,11 @@ def parse_smiles(smiles: Sequence[Any], *, max_nodes: int, largest_fragment: boo
         [text if isinstance(text, str) else "" for text in smiles],
         chemistry.FEATURISER,
         chemistry.rdkit_version(),
+        *(
+            ["inchi"]
+            if any(isinstance(text, str) and text.startswith(chemistry.INCHI) for text in smiles)
+            else []
+        ),
         max_nodes,
         largest_fragment,
     )

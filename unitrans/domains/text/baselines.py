@@ -60,9 +60,9 @@ def evaluate(
     rng_for: Callable[[str], np.random.Generator],
 ) -> list[Baseline]:
     """The simple predictors that go with an objective."""
-    if objective.name in ("mlm", "clm"):
+    if objective.predicts in ("tokens", "next_tokens"):
         return _token_tables(train, held_out, objective, model_config, rng_for)
-    if objective.name == "token_classification":
+    if objective.predicts == "word_classes":
         return _words(train, held_out)
     return _documents(train, held_out, objective)
 

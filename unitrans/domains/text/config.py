@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from unitrans.domains.labels import check_separator, column_names
+from unitrans.data.labels import check_columns, check_separator
+from unitrans.data.table import DELIMITER, HEADER, MISSING
 
 Boundary = Literal["line", "blank_line", "file"]
 
@@ -53,6 +54,9 @@ class DataConfig(BaseModel):
         description="What stands between classes in a cell of the label column where several may hold, as ';' in "
         "'cat;dog'. An empty cell is a missing label; the separator alone says that none holds.",
     )
+    delimiter: str | None = DELIMITER
+    header: bool | None = HEADER
+    missing: list[str] | None = MISSING
     pattern: str | None = Field(
         None,
         min_length=1,
@@ -163,7 +167,7 @@ class DataConfig(BaseModel):
     @field_validator("label_column")
     @classmethod
     def _columns(cls, value: str | list[str] | None) -> str | list[str] | None:
-        return column_names(value)
+        return check_columns(value)
 
     @model_validator(mode="after")
     def _one_way(self) -> DataConfig:

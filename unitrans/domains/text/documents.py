@@ -6,41 +6,26 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
-from unitrans.domains.base import nearest_name
+from unitrans.data.files import COMPRESSIONS, is_pipe, seekable, suffix_of
+from unitrans.data.sources import is_table
+from unitrans.data.table import KINDS
 from unitrans.domains.places import settled
-from unitrans.domains.tables import is_table
 from unitrans.domains.text import tables
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.reading import (
-    COMPRESSIONS,
     SUFFIXES,
     Document,
+    Documents,
     TextFiles,
     choose_text,
     list_files,
     split_documents,
-    suffix_of,
 )
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind
 
 EMBEDDED = ("pydoc",)
-
-
-class Documents(Protocol):
-    """Documents that can be read again and again, file by file; see ``TextFiles``."""
-
-    notes: list[str]
-    skipped: dict[str, str]
-    label_names: list[str] | None
-
-    @property
-    def files(self) -> int: ...
-
-    def size(self) -> int: ...
-
-    def of_file(self, file: int) -> Iterator[Document]: ...
 
 
 def all_documents(documents: Documents) -> Iterator[Document]:
@@ -49,7 +34,7 @@ def all_documents(documents: Documents) -> Iterator[Document]:
         yield from documents.of_file(file)
 
 
-class EmbeddedText:
+class EmbeddedText(Documents):
     """The topics of the language reference that Python carries for its help(); each is a file."""
 
     def __init__(self, data: DataConfig) -> None:
@@ -93,12 +78,14 @@ def open_documents(path: str, data: DataConfig, kind: LabelKind | None, key: str
         root = settled(root, key)
         if root.is_dir() and is_table(root):
             return tables.open_saved(root, data, kind, key)
-        files, problems = ([root], []) if root.is_file() else list_files(root)
+        if is_pipe(root) and kind:
+            return tables.open_files(root, [root], data, kind, key)
+        files, problems = list_files(root) if root.is_dir() else ([seekable(root)], [])
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}") from None
-    if root.is_file() and suffix_of(root) not in tables.KINDS:
+    if not root.is_dir() and suffix_of(root) not in KINDS:
         _no_labels(kind, where)
-        return _text_files(root.parent, [root], data)
+        return _text_files(files[0].parent, files, data)
     chosen, others = choose_text(files, data.pattern) if root.is_dir() else ([], Counter[str]())
     if chosen and not kind:
         found = _text_files(root, chosen, data)
@@ -109,8 +96,8 @@ def open_documents(path: str, data: DataConfig, kind: LabelKind | None, key: str
                 f"ignored files in {path} that are not text: {kinds} (data.pattern takes others)"
             )
         return found
-    if any(suffix_of(file) in tables.KINDS for file in files):
-        return tables.open_table(root, files, data, kind, key)
+    if any(suffix_of(file) in KINDS for file in files):
+        return tables.open_files(root, files, data, kind, key)
     if chosen:
         _no_labels(kind, where)
     held = ", ".join(f"{suffix} ({count:,})" for suffix, count in others.most_common(4))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
-from unitrans.domains.intervals import bootstrap
-from unitrans.domains.split import hash_fraction
+from unitrans.data.intervals import bootstrap
+from unitrans.data.labels import USUAL
+from unitrans.data.splits import hash_fraction
+from unitrans.data.table import Kind
+from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels
 from unitrans.domains.text import baselines as predictors
 from unitrans.domains.text import config
 from unitrans.domains.text.documents import (
@@ -40,13 +42,14 @@ from unitrans.objectives.base import LabelKind
 TRAINED_ON = 20_000_000  # characters from which a tokenizer is made, at most
 
 
-class TextDomain:
+class TextDomain(Domain):
     """Text. A token is a piece of a word; see ``unitrans.domains.base.Domain``."""
 
     name = "text"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
     default_objective = "mlm"
+    judges = frozenset({"tokens", "next_tokens", "classes", "answers", "values", "word_classes"})
 
     def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:
         """What the settings given so far say about others: a tokenizer about the model, --init about both."""
@@ -78,15 +81,23 @@ class TextDomain:
         documents = open_documents(data.path, data, kind)
         rule = HeldOut(data.validation if isinstance(data.validation, float) else 0.0)
         tokenizer, notes = _tokenizer(data, model_config, documents, rule)
-        notes = [*documents.notes, *notes]
-        meant: LabelKind | None = "multi" if getattr(documents, "multi", False) else kind
+        meant: LabelKind | None = "multi" if documents.multi else kind
         labels = None if meant is None else find_labels(documents, meant, rule)
+        notes = [*documents.notes, *notes]
         limit = min(
             data.max_length or model_config.max_position_embeddings, model_config.max_position_embeddings
         )
-        label = getattr(documents, "label", None)
+        label = documents.label
         targets = [label] if isinstance(label, str) else list(label or ())
-        columns = (getattr(documents, "text", None), data.second_column, data.label_separator, targets)
+        columns = (
+            documents.text,
+            data.second_column,
+            data.label_separator,
+            targets,
+            dict(documents.columns),
+            data.missing,
+            data.encoding,
+        )
         segments = model_config.type_vocab_size
         cutter = Cutter(tokenizer, limit, bool(model_config.causal), segments, labels, *columns)
         if data.streaming:
@@ -145,17 +156,23 @@ class TextDomain:
     def record_reader(
         self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
     ) -> Callable[[Mapping[str, Any]], Sample]:
-        """See ``unitrans.domains.base.Predicts``."""
+        """See ``unitrans.domains.base.Domain``."""
         return row_reader(names, reading, column)
 
-    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
-        """See ``unitrans.domains.base.Predicts``: a line is a text, as no line of text says that it is a header."""
+    def line_kind(self, first: str) -> Kind:
+        """See ``unitrans.domains.base.Domain``: a line is a text, as no line of text says that it is a header."""
         return "text"
 
-    questions = QUESTIONS
+    def known_columns(self, reading: Mapping[str, Any]) -> list[str | None]:
+        """Names that the header of a table has which is read as the training data were."""
+        named = [
+            reading.get("text_column"),
+            reading.get("second_column"),
+            *(reading.get("label_columns") or ()),
+        ]
+        return [*named, "text", "tokens", "words", *USUAL]
 
-    def data_unit_scale(self, source: Any, model_config: Any) -> None:
-        """Tokens are no values."""
+    questions = QUESTIONS
 
     def baselines(
         self,
@@ -187,18 +204,6 @@ class TextDomain:
         if not collected or not objective.label_kinds:
             return [], {}
         return [], {"intervals": bootstrap(objective.figures, collected)}
-
-    def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
-        """The headline figure beside the simple predictors, and the other figures."""
-        others = ", ".join(
-            f"{name} {value:.4g}"
-            for name, value in metrics.items()
-            if name not in ("samples", "seconds", objective.headline)
-        )
-        title = f"{objective.headline} on {int(metrics['samples']):,} held-out samples ({others})"
-        return compare(
-            title, metrics[objective.headline], baselines, greater_is_better=objective.greater_is_better
-        )
 
 
 def _kind(label_kinds: Sequence[LabelKind]) -> LabelKind | None:
@@ -293,9 +298,8 @@ def _elsewhere(
 ) -> TextSource:
     """The held-out samples that data.validation names: another split of the data set, or another place."""
     path = str(data.validation)
-    splits = getattr(documents, "splits", [])
-    if path in splits and not Path(path).expanduser().exists():
-        if path == getattr(documents, "split", None):
+    if path in documents.splits and not Path(path).expanduser().exists():
+        if path == documents.split:
             raise ValueError(f"data.validation={path} is the split that is trained on: name another")
         changes: dict[str, Any] = {"split": path}
         path = data.path
@@ -307,6 +311,7 @@ def _elsewhere(
         )
     elsewhere = data.model_copy(update=changes | {"streaming": False})
     found = open_documents(path, elsewhere, kind, "data.validation")
+    found.columns = dict(documents.columns)
     rest, validation = build_sources(found, cutter, HeldOut(1.0))
     for name, reason in rest.skipped:
         validation.skip(name, reason)

@@ -13,6 +13,8 @@ import torch
 from unitrans.domains.base import Sample
 from unitrans.domains.text.source import IGNORED
 from unitrans.domains.text.tokenizer import TextTokenizer
+from unitrans.objectives.answers import answers, choose, in_units, says_yes
+from unitrans.objectives.base import Labels
 
 SHOWN = 3  # sentences on the screen
 _WIDTH = 48  # tokens of each of them
@@ -32,19 +34,19 @@ def write_predictions(
     objective: Any,
 ) -> list[Path]:
     """Writes predictions.html for corrupted samples and prints the first ones; returns the file."""
-    if objective.name in ("mlm", "clm"):
+    if objective.predicts in ("tokens", "next_tokens"):
         rows = [
-            _token_row(tokenizer, s, p.long().numpy(), objective.name)
+            _token_row(tokenizer, s, p.long().numpy(), objective.predicts == "next_tokens")
             for s, p in zip(samples, predictions, strict=True)
         ]
-        if objective.name == "mlm":
+        if objective.predicts == "tokens":
             title = "Hidden tokens: [what the model says] where it is right, [what it says|the true one] elsewhere"
         else:
             title = (
                 "The likeliest next tokens: [the model's] where it is right, [the model's|the true one] else"
             )
-        _print(title, tokenizer, samples, predictions, objective.name)
-    elif objective.name == "token_classification":
+        _print(title, tokenizer, samples, predictions, objective.predicts == "next_tokens")
+    elif objective.predicts == "word_classes":
         title = "Words and the classes the model gives them"
         rows = [
             _tag_row(tokenizer, s, p.long().numpy(), objective.labels.names)
@@ -68,16 +70,17 @@ def write_predictions(
     return [path]
 
 
-def _asked(sample: Sample, prediction: np.ndarray, name: str) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(place of a token, what it is, the candidates for it, likeliest first), one after the other."""
-    shift = 1 if name == "clm" else 0  # row i predicts the token behind it
+def _asked(sample: Sample, prediction: np.ndarray, following: bool) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(place of a token, what it is, the candidates for it, likeliest first), one after the other. following:
+    row i predicts the token behind it."""
+    shift = int(following)
     for row in (sample["labels"] != IGNORED).nonzero()[0]:
         yield int(row) + shift, int(sample["labels"][row]), prediction[row]
 
 
-def _token_row(tokenizer: TextTokenizer, sample: Sample, prediction: np.ndarray, name: str) -> str:
+def _token_row(tokenizer: TextTokenizer, sample: Sample, prediction: np.ndarray, following: bool) -> str:
     ids = sample["input_ids"].copy()
-    asked = {place: (truth, guesses) for place, truth, guesses in _asked(sample, prediction, name)}
+    asked = {place: (truth, guesses) for place, truth, guesses in _asked(sample, prediction, following)}
     for place, (truth, _) in asked.items():
         ids[place] = truth
     parts = []
@@ -105,12 +108,14 @@ def _print(
     tokenizer: TextTokenizer,
     samples: Sequence[Sample],
     predictions: Sequence[torch.Tensor],
-    name: str,
+    following: bool,
 ) -> None:
     """A few sentences as plain text."""
     print(f"\n{title}:")
     for sample, prediction in list(zip(samples, predictions, strict=True))[:SHOWN]:
-        asked = {p: (truth, guesses) for p, truth, guesses in _asked(sample, prediction.long().numpy(), name)}
+        asked = {
+            p: (truth, guesses) for p, truth, guesses in _asked(sample, prediction.long().numpy(), following)
+        }
         ids = sample["input_ids"].copy()
         for place, (truth, _) in asked.items():
             ids[place] = truth
@@ -149,26 +154,25 @@ def _label_row(tokenizer: TextTokenizer, sample: Sample, prediction: torch.Tenso
     texts = [tokenizer.text(ids[part][~special[part]].tolist()) for part in parts]
     text = "<br>".join(html.escape(one) for one in texts)
     if labels.kind == "multi":
-        return f"{text}<br>{_answers(prediction, np.ravel(sample['label']), labels.names)}"
+        return f"{text}<br>{_answers(prediction, np.ravel(sample['label']), labels)}"
     if labels.kind == "value":
-        mean, std = np.asarray(labels.mean), np.asarray(labels.std)
         said, truth = (
-            np.round(np.ravel(x) * std + mean, 4).tolist() for x in (prediction.numpy(), sample["label"])
+            np.round(in_units(labels, np.ravel(x)), 4).tolist() for x in (prediction.numpy(), sample["label"])
         )
         return f'{text}<br><span class="right">{said}</span> <span class="other">true: {truth}</span>'
-    chance, guess = prediction.view(-1).softmax(0).max(0)
-    said, truth = (html.escape(labels.names[int(number)]) for number in (guess, sample["label"]))
-    said = f"{said} ({float(chance):.0%})"
-    if int(guess) == int(sample["label"]):
+    best = choose(labels, answers(labels, prediction.view(-1)))
+    said, truth = html.escape(best.name), html.escape(labels.names[int(sample["label"])])
+    said = f"{said} ({best.probability:.0%})"
+    if best.number == int(sample["label"]):
         return f'{text}<br><span class="right">{said}</span>'
     return f'{text}<br><span class="wrong">{said}</span> <span class="other">true: {truth}</span>'
 
 
-def _answers(prediction: torch.Tensor, truth: np.ndarray, names: Sequence[str]) -> str:
+def _answers(prediction: torch.Tensor, truth: np.ndarray, labels: Labels) -> str:
     """What is said to hold, and what does: yes (1), no (0), unknown (NaN)."""
-    chances = prediction.view(-1).sigmoid().numpy()
-    said = ", ".join(f"{name} ({c:.0%})" for name, c in zip(names, chances, strict=True) if c > 0.5) or "none"
-    true = ", ".join(name for name, yes in zip(names, truth, strict=True) if yes == 1) or "none"
+    chances = answers(labels, prediction.view(-1))
+    said = ", ".join(f"{name} ({chance:.0%})" for name, chance in says_yes(labels, chances)) or "none"
+    true = ", ".join(name for name, yes in zip(labels.names, truth, strict=True) if yes == 1) or "none"
     right = ((chances > 0.5) == (truth == 1))[np.isfinite(truth)].all()
     kind = "right" if right else "wrong"
     return f'<span class="{kind}">{html.escape(said)}</span> <span class="other">true: {html.escape(true)}</span>'

@@ -14,6 +14,8 @@ from unitrans.domains.text.source import around, joined, segments_of
 from unitrans.domains.text.tokenizer import Encoded, TextTokenizer, has_tokenizer, load_tokenizer
 from unitrans.models.images import mean_per_sample
 from unitrans.models.text_heads import sample_tokens
+from unitrans.objectives.answers import answers, choose, says_yes
+from unitrans.objectives.base import Predicts
 
 TOKENS = 4096  # of a batch, about
 Text = str | list[str] | tuple[str, str]  # a text, its words, or two texts
@@ -105,7 +107,7 @@ class TextPredictor:
         Raises:
             ValueError: a text without a mask, or a model that was not trained to fill them.
         """
-        self._only("mlm", "fill masks")
+        self._only("tokens", "mlm", "fill masks")
         mask = str(self.tokenizer.tokenizer.mask_token)
         for word in ("[MASK]", "<mask>"):
             text = text.replace(word, mask)
@@ -145,7 +147,7 @@ class TextPredictor:
     @torch.no_grad()
     def continue_text(self, prompt: str, seed: int = 0, **sampling: Any) -> str:
         """A text with what the model writes behind it; sampling as in `unitrans.models.text_heads.sample_tokens`."""
-        self._only("clm", "write")
+        self._only("next_tokens", "clm", "write")
         encoded = self.tokenizer.encode([prompt])
         ids = [*self.tokenizer.begin, *(encoded[0].ids.tolist() if encoded else [])]
         if not ids:
@@ -170,35 +172,27 @@ class TextPredictor:
         labels = self.objective.labels
         if labels is None or labels.kind not in ("class", "multi", "value"):
             raise ValueError(
-                f"expected a model trained to classify or to predict values, got objective {self.objective.name}"
+                f"expected a model trained to classify or to predict values, got objective {self._called}"
             )
         found: list[dict[str, Any]] = []
         for _, inputs in self._batches(texts):
-            for row in self.model(**inputs).prediction.float():
+            for row in answers(labels, self.model(**inputs).prediction):
                 if labels.kind == "value":
-                    values = row.double().numpy() * labels.std + np.asarray(labels.mean)
-                    found.append(dict(zip(labels.names, values.tolist(), strict=True)))
+                    found.append(dict(zip(labels.names, row.tolist(), strict=True)))
                     continue
+                shares = dict(zip(labels.names, row.tolist(), strict=True))
                 if labels.kind == "multi":
-                    shares = dict(zip(labels.names, row.sigmoid().tolist(), strict=True))
-                    yes = [name for name, share in shares.items() if share > 0.5]
+                    yes = [name for name, _ in says_yes(labels, row)]
                     found.append({"labels": yes, "probabilities": shares})
                     continue
-                chances = row.softmax(0).tolist()
-                best = int(row.argmax())
-                found.append(
-                    {
-                        "label": labels.names[best],
-                        "probability": chances[best],
-                        "probabilities": dict(zip(labels.names, chances, strict=True)),
-                    }
-                )
+                best = choose(labels, row)
+                found.append({"label": best.name, "probability": best.probability, "probabilities": shares})
         return found
 
     @torch.no_grad()
     def tag(self, texts: Sequence[list[str]]) -> list[list[tuple[str, str | None]]]:
         """Every word of every text with its class; None for words behind what the model can see."""
-        self._only("token_classification", "tag words")
+        self._only("word_classes", "token_classification", "tag words")
         names, found = self.objective.labels.names, []
         taken = 0
         for parts, inputs in self._batches(texts):
@@ -227,11 +221,16 @@ class TextPredictor:
         ]
         return torch.cat(parts) if parts else torch.zeros(0, self.config.num_features)
 
-    def _only(self, objective: str, what: str) -> None:
-        if self.objective.name != objective:
+    def _only(self, predicts: Predicts, objective: str, what: str) -> None:
+        if self.objective.predicts != predicts:
             raise ValueError(
-                f"expected a model of objective {objective} to {what}, got one of {self.objective.name}"
+                f"expected a model of objective {objective} to {what}, got one of {self._called}"
             )
+
+    @property
+    def _called(self) -> str:
+        """The objective of the model, as it is named on the command line."""
+        return str(self.model.config.objective)
 
 
 # ---- questions on the command line --------------------------------------------------------------------------------
@@ -272,7 +271,7 @@ QUESTIONS: dict[str, Callable[[Any, Path, str, Mapping[str, Any]], Iterator[str]
 def row_reader(
     names: Sequence[str], reading: Mapping[str, Any], column: str | None
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """A function from a row of a table to a sample; see ``unitrans.domains.base.Predicts``."""
+    """A function from a row of a table to a sample; see ``unitrans.domains.base.Domain``."""
     wanted = [column] if column is not None else [reading.get("text_column") or "text", "text"]
     chosen = next((name for name in wanted if name in names), None)
     if chosen is None:

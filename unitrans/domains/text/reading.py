@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
+from unitrans.data.columns import Column
+from unitrans.data.files import open_text, suffix_of
 from unitrans.domains.places import is_kernels
 from unitrans.domains.text.config import Boundary
 
 SUFFIXES = (".txt", ".text", ".md", ".rst")
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 MAX_CHARACTERS = 1 << 18  # of a document in memory; what is longer comes in pieces
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 class Document(NamedTuple):
@@ -43,8 +37,44 @@ class Document(NamedTuple):
     second: str | None = None
 
 
+class Documents(ABC):
+    """Documents that can be read again and again, file by file.
+
+    Attributes:
+        notes, skipped: sentences, and id -> reason of what could not be used so far.
+        label_names: the classes, where the data declare them.
+        columns: how the cells with labels are read.
+        text, label, multi: of a table its column of texts, that (or those) of labels, and whether a label says yes or
+            no to several things.
+        split, splits: which part of a data set this is, and all there are.
+    """
+
+    notes: list[str]
+    skipped: dict[str, str]
+    label_names: list[str] | None
+    columns: Mapping[str, Column] = MappingProxyType({})
+    text: str | None = None
+    label: str | list[str] | None = None
+    multi: bool = False
+    split: str | None = None
+    splits: Sequence[str] = ()
+
+    @property
+    @abstractmethod
+    def files(self) -> int:
+        """How many parts can be read one by one."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of all parts as they lie there, 0 if unknown."""
+
+    @abstractmethod
+    def of_file(self, file: int) -> Iterator[Document]:
+        """The usable documents of one part, in order; others go to ``skipped``."""
+
+
 @dataclass
-class TextFiles:
+class TextFiles(Documents):
     """The documents of text files.
 
     names: how files are called in ids. skipped: id -> reason of what could not be used so far.
@@ -94,41 +124,6 @@ def unusable(text: str) -> str | None:
     return None
 
 
-def open_text(path: Path, encoding: str) -> TextIO:
-    """A text stream over a file, decompressed by its suffix. Bytes that cannot be decoded become lone surrogates."""
-    kind = COMPRESSIONS.get(path.suffix.lower())
-    raw: Any = path.open("rb")
-    if kind is not None:
-        import pyarrow
-
-        raw.close()
-        raw = pyarrow.input_stream(str(path), compression=kind)
-    buffered = io.BufferedReader(_Readable(raw), 1 << 20)
-    if encoding == "auto":
-        start = buffered.peek(4)[:4]
-        encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
-    return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline=None)
-
-
-class _Readable(io.RawIOBase):
-    """Any object with read(n) as a raw stream."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
-
-
 def split_documents(
     stream: TextIO, name: str, boundary: Boundary, by_file: bool = False
 ) -> Iterator[Document]:
@@ -169,14 +164,6 @@ def cut_at(text: str, limit: int) -> int:
     """Where to cut a text so that the first part has at most ``limit`` characters: behind its last white space."""
     found = max(text.rfind(" ", 0, limit), text.rfind("\n", 0, limit), text.rfind("\t", 0, limit))
     return found + 1 if found > 0 else limit
-
-
-def suffix_of(path: Path) -> str:
-    """The suffix that says what is in a file, that of compression left out."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
 
 
 def list_files(root: Path) -> tuple[list[Path], list[str]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from unitrans.domains.base import Sample
-from unitrans.domains.labels import answers_of, class_number
+from unitrans.data.columns import Column
+from unitrans.data.labels import answers_of, class_number
+from unitrans.domains.base import Sample, Source
 from unitrans.domains.text.documents import Documents, all_documents
 from unitrans.domains.text.labels import Rule, values_of
 from unitrans.domains.text.reading import Document
@@ -28,7 +29,8 @@ class Cutter:
     limit: tokens of the longest sample, special ones included. causal: for a model that sees only what was before.
     segments: of the model, how many it tells apart (a second text is the second). labels: what is asked of every
     document, None where the text is all there is. text_column, second_column, label_separator: of the table the
-    documents come from. targets: its columns with labels.
+    documents come from. targets: its columns with labels; columns: how their cells are read. missing, encoding: of the
+    configuration.
     """
 
     tokenizer: TextTokenizer
@@ -40,6 +42,9 @@ class Cutter:
     second_column: str | None = None
     label_separator: str | None = None
     targets: list[str] = field(default_factory=list)
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    missing: list[str] | None = None
+    encoding: str = "auto"
     shortened: int = 0  # documents of which only the beginning is used
 
     def __post_init__(self) -> None:
@@ -59,6 +64,9 @@ class Cutter:
             "second_column": self.second_column,
             "label_separator": self.label_separator,
             "label_columns": self.targets,
+            "columns": {name: column.kind for name, column in self.columns.items()},
+            "missing": self.missing,
+            "encoding": self.encoding,
             "segments": self.segments,
             "limit": self.limit,
             "causal": self.causal,
@@ -101,13 +109,14 @@ class Cutter:
 
     def _label(self, document: Document, word_start: np.ndarray, word: np.ndarray) -> Any:
         assert self.labels is not None
+        column = next(iter(self.columns.values()), None)
         if self.labels.kind == "value":
-            return values_of(document.label)
+            return values_of(document.label, self.columns)
         if self.labels.kind == "multi":
-            return answers_of(document.label, self.labels.names)
+            return answers_of(document.label, self.labels.names, self.columns)
         if self.labels.kind == "class":
-            return class_number(document.label, self.labels.names)
-        known = [class_number(label, self.labels.names) for label in document.label]
+            return class_number(document.label, self.labels.names, column)
+        known = [class_number(label, self.labels.names, column) for label in document.label]
         if None in known:
             return None
         asked = word_start & (word >= 0)  # a word is judged by its first token
@@ -207,7 +216,7 @@ class _Growing:
             self.targets.append(label)
 
 
-class OfCutter:
+class OfCutter(Source):
     """What a source has of the ``cutter`` that makes its samples."""
 
     cutter: Cutter
@@ -237,35 +246,17 @@ class TextSource(OfCutter):
     "token_type_ids" int64 [n] says so to a model with segments. num_tokens: int64, tokens of every sample.
     """
 
-    in_order = False
-
     def __init__(self, samples: _Growing, cutter: Cutter) -> None:
-        self.ids, self.targets, self.cutter = samples.ids, samples.targets, cutter
+        super().__init__(samples.ids)
+        self.targets, self.cutter = samples.targets, cutter
         self.num_tokens = np.asarray([len(tokens) for tokens in samples.tokens], dtype=np.int64)
         self.ends = np.cumsum(self.num_tokens)
         self.tokens = _flat(samples.tokens, np.int32)
         self.starts = _flat(samples.starts, bool)
-        self.notes: list[str] = []
-        self._skipped: dict[str, str] = {}
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(id, reason) of every document that was left out."""
-        return list(self._skipped.items())
-
-    def skip(self, name: str, reason: str) -> None:
-        """Records that ``name`` is left out."""
-        self._skipped.setdefault(name, reason)
 
     def class_numbers(self) -> list[int]:
         """The class of every sample."""
         return [int(target["label"]) for target in self.targets]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Sample | None:
-        return self.load(index)
 
     def load(self, index: int) -> Sample | None:
         """One sample; see the class."""
@@ -273,14 +264,6 @@ class TextSource(OfCutter):
         here = slice(stop - int(self.num_tokens[index]), stop)
         sample = {"id": self.ids[index], "input_ids": self.tokens[here], "word_start": self.starts[here]}
         return complete(sample | (self.targets[index] if self.targets else {}), self.cutter)
-
-    def name(self, index: int) -> str:
-        """The id of a sample."""
-        return self.ids[index]
-
-    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """Text is not augmented."""
-        return sample
 
 
 def _flat(parts: list[np.ndarray], dtype: Any) -> np.ndarray:

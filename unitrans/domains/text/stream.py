@@ -1,6 +1,6 @@
 """Documents that are tokenised while training, from front to back: for text that is larger than memory.
 
-The order is that of ``unitrans.domains.ordered``: every process and loader worker reads and tokenises the whole stream.
+The order is that of ``unitrans.data.streams``: every process and loader worker reads and tokenises the whole stream.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-import numpy as np
-
+from unitrans.data.streams import Endless, from_some_files
 from unitrans.domains.base import Sample
-from unitrans.domains.ordered import Endless, from_some_files
 from unitrans.domains.text.config import DataConfig
 from unitrans.domains.text.documents import Documents
 from unitrans.domains.text.labels import Rule
@@ -31,12 +29,9 @@ class StreamedText(Endless[Sample], OfCutter):
     def __init__(
         self, documents: Documents, cutter: Cutter, data: DataConfig, seed: int, held_out: Rule
     ) -> None:
-        super().__init__(data.path, documents.files, seed, data.shuffle_buffer)
+        Endless.__init__(self, data.path, documents.files, seed, data.shuffle_buffer)
+        OfCutter.__init__(self)
         self.documents, self.cutter, self.data, self.held_out = documents, cutter, data, held_out
-        self.ids: list[str] = []
-        self.notes: list[str] = []
-        self.num_tokens = None
-        self._skipped: dict[str, str] = {}
         self._length = data.stream_samples or self._estimate()
 
     @property
@@ -94,16 +89,9 @@ class StreamedText(Endless[Sample], OfCutter):
         epoch, sample = self.seek(index)
         return complete(sample, self.cutter) | {"epoch": epoch}
 
-    def __getitem__(self, index: int) -> Sample | None:
-        return self.load(index)
-
     def name(self, index: int) -> str:
         """The id of the sample loaded last."""
         return str(self.seek(index)[1]["id"])
-
-    def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
-        """Text is not augmented."""
-        return sample
 
     def kept_validation(self) -> TextSource:
         """The first held-out samples of some files, evenly spaced, data.stream_validation_samples in all."""

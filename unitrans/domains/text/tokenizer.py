@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unitrans.domains.tables import ask_hub
+from unitrans.data.sources import ask_hub
 from unitrans.stored import read_json
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"

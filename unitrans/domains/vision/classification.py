@@ -16,6 +16,7 @@ from unitrans.domains.base import Baseline, Sample
 from unitrans.domains.vision.pictures import rgb_picture
 from unitrans.domains.vision.source import VisionSource
 from unitrans.domains.vision.transforms import resize
+from unitrans.objectives.answers import answers, choose
 from unitrans.objectives.base import Labels
 
 MAX_TRAIN_IMAGES = 4000  # a support vector machine takes about a minute for them
@@ -111,25 +112,25 @@ def draw_predictions(
     for axis, sample, logits in zip(axes.flat, samples, predictions, strict=False):
         picture = rgb_picture(sample["image"].float().cpu() * scale + shift)
         axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
-        text, right = caption(logits[0], sample["label"], labels.names)
+        text, right = caption(answers(labels, logits[0]), sample["label"], labels)
         axis.set_title(text, fontsize=7, color="black" if right else "firebrick")
     figure.savefig(path)
 
 
-def _class_caption(logits: torch.Tensor, label: Any, names: Sequence[str]) -> tuple[str, bool]:
+def _class_caption(chances: np.ndarray, label: Any, labels: Labels) -> tuple[str, bool]:
     """The class an image was taken for, and the true one where it is another; whether it was right."""
-    chance, guess = logits.softmax(0).max(0)
-    text, right = f"{names[int(guess)][:24]} ({float(chance):.0%})", int(guess) == int(label)
-    return (text if right else f"{text}\nis {names[int(label)][:24]}"), right
+    best = choose(labels, chances)
+    text, right = f"{best.name[:24]} ({best.probability:.0%})", best.number == int(label)
+    return (text if right else f"{text}\nis {labels.names[int(label)][:24]}"), right
 
 
-def _answers_caption(logits: torch.Tensor, label: Any, names: Sequence[str]) -> tuple[str, bool]:
+def _answers_caption(chances: np.ndarray, label: Any, labels: Labels) -> tuple[str, bool]:
     """The labels an image was given, and the true ones where these are others; whether all that are known are right."""
 
     def shown(chosen: np.ndarray) -> str:
-        found = [names[number][:16] for number in np.flatnonzero(chosen).tolist()]
+        found = [labels.names[number][:16] for number in np.flatnonzero(chosen).tolist()]
         return ", ".join(found[:2]) + (f" and {len(found) - 2} more" if len(found) > 2 else "") or "none"
 
-    said, true = (logits > 0).numpy(), np.asarray(label)
+    said, true = chances > 0.5, np.asarray(label)
     wrong = np.isfinite(true) & (said != (true > 0.5))
     return (f"{shown(said)}\nis {shown(true == 1)}" if wrong.any() else shown(said)), not wrong.any()

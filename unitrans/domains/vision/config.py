@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from unitrans.domains.labels import check_separator, column_names
+from unitrans.data.labels import check_columns, check_separator
+from unitrans.data.table import DELIMITER, ENCODING, HEADER, MISSING
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,6 +56,10 @@ class DataConfig(BaseModel):
         description="What stands between classes in a cell of the label column where several may hold, as ';' in "
         "'cat;dog'. An empty cell is a missing label; the separator alone says that none holds.",
     )
+    delimiter: str | None = DELIMITER
+    header: bool | None = HEADER
+    encoding: str = ENCODING
+    missing: list[str] | None = MISSING
     revision: str | None = Field(
         None, description="Commit, tag or branch of a data set of the hub. null: its newest commit."
     )
@@ -217,7 +222,7 @@ class DataConfig(BaseModel):
     @field_validator("label_column")
     @classmethod
     def _columns(cls, value: str | list[str] | None) -> str | list[str] | None:
-        return column_names(value)
+        return check_columns(value)
 
     @model_validator(mode="after")
     def _one_way(self) -> DataConfig:

@@ -16,12 +16,21 @@ from typing import Any
 
 import torch
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import cell_classes
-from unitrans.domains.tables import choose_split, hub_builder, is_table, parquet_builder, readable, unbroken
+from unitrans.data.columns import Column
+from unitrans.data.labels import cell_classes, check_known, check_separator, target_columns
+from unitrans.data.sources import (
+    choose_split,
+    hub_builder,
+    inner_feature,
+    is_table,
+    parquet_builder,
+    readable,
+    unbroken,
+)
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.labels import class_name, label_column
 from unitrans.domains.vision.reading import BrokenImageError, OutOfRangeError, ValueRange, read_image
+from unitrans.errors import nearest_name
 
 _SUFFIX_OF = ((b"\x93NUMPY", ".npy"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
 
@@ -45,6 +54,7 @@ class TableReader:
     ids: list[str] = field(default_factory=list)
     labels: list[Any] | None = None
     class_names: list[str] | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def read(self, index: int) -> torch.Tensor:
         """The image in row ``index``; see ``read_record``."""
@@ -66,6 +76,7 @@ class RecordReader:
     max_pixels: int
     labels: list[Any] | None = None
     class_names: list[str] | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def read(self, index: int) -> torch.Tensor:
         """Image ``index``; see ``read_record``."""
@@ -265,18 +276,15 @@ def _reader(
 def _labels(table: Any, data: DataConfig, where: str) -> tuple[list[Any], list[str] | None]:
     """The class of every row, by name where the table declares names, and those names; of several columns {column:
     value}, of a column of lists the classes that hold."""
+    data = data.model_copy(update={"label_column": target_columns(data.label_column, table.features)})
+    check_separator(data.label_column, data.label_separator)
     if isinstance(data.label_column, list):
-        for name in data.label_column:
-            if name not in table.features:
-                raise ValueError(
-                    f"data.label_column={name!r} is not a column of {where}: expected one of "
-                    f"{', '.join(table.features)}{nearest_name(name, table.features)}"
-                )
+        check_known(data.label_column, list(table.features), "data.label_column", where)
         rows = zip(*(table.with_format(None)[name] for name in data.label_column), strict=True)
         return [dict(zip(data.label_column, row, strict=True)) for row in rows], data.label_column
     if (
         data.label_column in table.features
-        and (inner := listed(table.features[data.label_column])) is not None
+        and (inner := inner_feature(table.features[data.label_column])) is not None
     ):
         names = getattr(inner, "names", None)
         lists = table.with_format(None)[data.label_column]
@@ -287,11 +295,6 @@ def _labels(table: Any, data: DataConfig, where: str) -> tuple[list[Any], list[s
     column, names = label_column(table.features, data.label_column, where)
     values = list(table.with_format(None)[column])
     return [class_name(value, names) for value in values], names
-
-
-def listed(feature: Any) -> Any:
-    """What a column of lists holds; None of another column."""
-    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
 def _paths(table: Any, column: str) -> Iterator[str | None]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from unitrans.domains.base import Baseline, Batch, Sample, compare, stack_labels
-from unitrans.domains.labels import check_answers
-from unitrans.domains.split import split
-from unitrans.domains.tables import SPLIT_WORDS
+from unitrans.data.labels import USUAL, check_answers, column_notes
+from unitrans.data.sources import SPLIT_WORDS
+from unitrans.data.splits import split
+from unitrans.data.table import Kind
+from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels, summarise
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import classification, config, unseen
 from unitrans.domains.vision.augment import check_augmentation
 from unitrans.domains.vision.datasets import TableReader
-from unitrans.domains.vision.listing import ListedReader
+from unitrans.domains.vision.listing import FILE_COLUMNS, ListedReader
 from unitrans.domains.vision.pictures import draw_reconstructions
 from unitrans.domains.vision.source import (
     EMBEDDED,
@@ -33,12 +34,15 @@ from unitrans.nn import patchify
 from unitrans.objectives.base import LabelKind, Labels
 
 
-class VisionDomain:
+class VisionDomain(Domain):
     """Images. A token is a patch of patch_size x patch_size pixels; see ``unitrans.domains.base.Domain``."""
 
     name = "vision"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
+    default_objective = "mim"
+    judges = frozenset({"pixels", "classes", "answers"})
+    draws = frozenset({"patch_tokens"})
 
     def open(
         self,
@@ -123,7 +127,7 @@ class VisionDomain:
     def record_reader(
         self, names: Sequence[str], reading: Mapping[str, Any], column: str | None
     ) -> Callable[[Mapping[str, Any]], Sample]:
-        """See ``unitrans.domains.base.Predicts``: rows name image files."""
+        """See ``unitrans.domains.base.Domain``: rows name image files."""
         return unseen.image_reader(names, reading, column)
 
     def labelled(
@@ -134,7 +138,7 @@ class VisionDomain:
         column: str | None,
         target: str | None,
     ) -> Iterator[tuple[Sample | str, Any]]:
-        """See ``unitrans.domains.base.Predicts``: whatever data.path can be."""
+        """See ``unitrans.domains.base.Domain``: whatever data.path can be."""
         source = unseen.labelled(path, reading, labels, column, target)
         assert source.labels is not None
         yield from ((f"{name}: {reason}", None) for name, reason in source.skipped)
@@ -149,12 +153,16 @@ class VisionDomain:
                     source.labels.names[number] if labels is None else number,
                 )
 
-    def line_kind(self, first: str) -> Literal["csv", "smi", "text"]:
-        """See ``unitrans.domains.base.Predicts``: a table with a header."""
+    def known_columns(self, reading: Mapping[str, Any]) -> list[str | None]:
+        """Names that the header of a table has which is read as the training data were."""
+        return [*FILE_COLUMNS, *USUAL, reading.get("image_column")]
+
+    def line_kind(self, first: str) -> Kind:
+        """See ``unitrans.domains.base.Domain``: a table with a header."""
         return "csv"
 
     def listed(self, inputs: Sequence[str]) -> list[Mapping[str, Any]] | None:
-        """See ``unitrans.domains.base.Predicts``: a row for each image file."""
+        """See ``unitrans.domains.base.Domain``: a row for each image file."""
         files = unseen.listed(inputs)
         return None if files is None else [{"image": name} for name in files]
 
@@ -172,11 +180,10 @@ class VisionDomain:
     ) -> list[Baseline]:
         """Simple predictors of the hidden pixels (``unitrans.domains.vision.baselines``) or of the class
         (``unitrans.domains.vision.classification``)."""
-        if objective.label_kinds:
-            several = objective.labels.kind == "multi"
-            return (classification.answer_baselines if several else classification.baselines)(
-                train_source, validation_source
-            )
+        if objective.predicts == "classes":
+            return classification.baselines(train_source, validation_source)
+        if objective.predicts == "answers":
+            return classification.answer_baselines(train_source, validation_source)
 
         def held_out() -> predictors.Masked:
             for index in range(len(validation_source)):
@@ -214,26 +221,7 @@ class VisionDomain:
 
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The model beside the simple predictors, as a table and one sentence."""
-        title = (
-            "Mean error (L1) per hidden pixel of the held-out images, on a scale from 0 (black) to 1 (white)"
-        )
-        if objective.label_kinds:
-            # Held-out images that give one answer only have no area: then the loss has to do.
-            shown = objective.headline if objective.headline in metrics else "loss"
-            names = [
-                n for n in ("loss", "accuracy", "macro_f1", "roc_auc", "average_precision") if n in metrics
-            ]
-            others = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name != shown)
-            titles = {
-                "roc_auc": "Area under the ROC curve, the mean over the labels,",
-                "accuracy": "Accuracy",
-            }
-            title = f"{titles.get(shown, 'Loss')} on {metrics['samples']:,.0f} held-out images ({others})"
-            beside = baselines if shown == objective.headline else []
-            return compare(title, metrics[shown], beside, greater_is_better=shown != "loss")
-        return compare(
-            title, metrics[objective.headline], baselines, greater_is_better=objective.greater_is_better
-        )
+        return summarise(metrics, baselines, objective, "images")
 
 
 def _visible(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -283,17 +271,20 @@ def _set_labels(train: VisionSource, validation: VisionSource | None, data: conf
                 f"data.path: the folders of {data.path!r} are called {', '.join(sorted(folders))}, which are "
                 "splits and no classes: name one as --data and another as data.validation="
             )
+    columns, both = None, None
     if names is None and validation is not None and validation.reader is train.reader:
         both = VisionSource(train.reader, [*train.indices, *validation.indices], data)
         both.set_labels(None, f"data.path: {data.path!r}")
         assert both.labels is not None
-        names = both.labels.names
-    train.set_labels(names, f"data.path: {data.path!r}")
+        names, columns = both.labels.names, both.columns
+    train.set_labels(names, f"data.path: {data.path!r}", columns)
+    everything = both if both is not None else train
+    train.notes += column_notes(everything.values, everything.columns)
     assert train.labels is not None
     if train.labels.kind == "multi":
         check_answers(train.labels)
     if validation is not None:
-        validation.set_labels(train.labels.names, f"data.validation: {data.validation!r}")
+        validation.set_labels(train.labels.names, f"data.validation: {data.validation!r}", train.columns)
 
 
 def _open_streaming(
@@ -326,7 +317,8 @@ def _open_held_out(
             raise ValueError(f"data.validation={path} is the split that is trained on: name another")
         return open_reader(data.path, data.model_copy(update={"split": path}), "data.validation", labels)
     elsewhere = data.model_copy(update={"split": None, "revision": None})
-    return open_reader(path, elsewhere, "data.validation", labels)
+    columns = reader.columns if isinstance(reader, ListedReader) else None
+    return open_reader(path, elsewhere, "data.validation", labels, columns)
 
 
 def _open_validation(

@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import answer_labels, answer_names, answers_of, class_number
+from unitrans.data.columns import Column, column_of_names, type_column
+from unitrans.data.labels import (
+    USUAL,
+    answer_labels,
+    answer_names,
+    answers_of,
+    class_names,
+    class_number,
+)
+from unitrans.errors import nearest_name
 from unitrans.objectives.base import Labels
-
-USUAL = ("label", "labels", "class", "target", "fine_label", "y")
 
 
 def label_column(features: Mapping[str, Any], asked: str | None, where: str) -> tuple[str, list[str] | None]:
@@ -67,62 +73,71 @@ def folder_label(sample_id: str) -> str | None:
 
 
 def numbered(
-    values: Sequence[Any], ids: Sequence[str], names: Sequence[str] | None, where: str
+    values: Sequence[Any],
+    ids: Sequence[str],
+    names: Sequence[str] | None,
+    where: str,
+    column: Column | None = None,
 ) -> tuple[list[int], tuple[str, ...]]:
     """The number of every label, and the names of the classes.
 
     Args:
-        values: one label per sample: the name or number of a class; None: there is none.
+        values: one cell per sample, with the name or number of a class; None: there is none.
         ids: of the samples.
         names: classes that are known already (declared, or those of the training data); None: those found, sorted,
             numbers by their size.
         where: what the labels belong to, for errors.
+        column: how the cells are read; None: as the names say, or the cells.
 
     Raises:
         ValueError: a sample without a label, or with one that is not among the names.
     """
+    if column is None:
+        column = type_column("", values) if names is None else column_of_names(names)
     for name, value in zip(ids, values, strict=True):
-        if value is None or value == "":
+        if column.text(value) is None:
             raise ValueError(
                 f"{where}: {name} has no class; put images into one folder per class, or give the column of a table "
                 "with data.label_column"
             )
-    if names is None:
-        found = sorted(set(values))
-        texts = tuple(str(value) for value in found)
-        number = {value: place for place, value in enumerate(found)}
-        return [number[value] for value in values], texts
-    place = {name: number for number, name in enumerate(names)}
-    for name, value in zip(ids, values, strict=True):
-        if str(value) not in place:
+    known = tuple(class_names(values, column) if names is None else names)
+    numbers = [class_number(value, known, column) for value in values]
+    for name, value, number in zip(ids, values, numbers, strict=True):
+        if number is None:
             raise ValueError(
-                f"{where}: {name} is of class {str(value)!r}, which the training data do not have: expected one of "
-                f"{', '.join(list(names)[:10])}{', ...' if len(names) > 10 else ''}"
+                f"{where}: {name} is of class {column.text(value)!r}, which the training data do not have: expected "
+                f"one of {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
             )
-    return [place[str(value)] for value in values], tuple(names)
+    return [number for number in numbers if number is not None], known
 
 
 def answered(
-    values: Sequence[Any], ids: Sequence[str], names: Sequence[str] | None, where: str
+    values: Sequence[Any],
+    ids: Sequence[str],
+    names: Sequence[str] | None,
+    where: str,
+    columns: Mapping[str, Column] | None = None,
 ) -> tuple[list[np.ndarray], Labels]:
     """Of every label float32 [K], yes (1), no (0) or missing (NaN) for each name, and what the labels mean.
 
     Args:
-        values: of each sample {column: value}, or a list of the classes that hold.
+        values: of each sample {column: cell}, or a list of the classes that hold.
         ids, names, where: as for `numbered`.
+        columns: how the cells are read.
 
     Raises:
-        ValueError: a class that is not among the names, or a value that is neither yes nor no.
+        ValueError: a class that is not among the names, or a cell that is neither yes nor no.
     """
     for name, value in zip(ids, values, strict=True):
         if value is None:
             raise ValueError(f"{where}: {name} has no labels: leave the image out, or write an empty list")
-    known = tuple(names) if names is not None else answer_names(values)
+    column = next(iter((columns or {}).values()), None)
+    known = tuple(names) if names is not None else answer_names(values, column)
     answers = []
     for name, value in zip(ids, values, strict=True):
-        answer = answers_of(value, known)
+        answer = answers_of(value, known, columns)
         if answer is None:
-            unknown = next(one for one in value if class_number(one, known) is None)
+            unknown = next(one for one in value if class_number(one, known, column) is None)
             raise ValueError(
                 f"{where}: {name} has the class {str(unknown)!r}, which the training data do not have: expected some "
                 f"of {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"

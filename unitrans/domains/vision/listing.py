@@ -11,15 +11,22 @@ from typing import Any
 
 import torch
 
-from unitrans.domains.base import nearest_name
-from unitrans.domains.labels import cell_classes, cell_text
-from unitrans.domains.rows import open_text, table_lines
+from unitrans.data.columns import Column, cell_text
+from unitrans.data.files import suffix_of
+from unitrans.data.labels import (
+    USUAL,
+    cell_classes,
+    check_separator,
+    label_columns,
+    says_nothing,
+    target_columns,
+)
+from unitrans.data.table import is_table, layout_of, open_table
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.datasets import sample_ids
-from unitrans.domains.vision.labels import USUAL
 from unitrans.domains.vision.reading import ValueRange, read_image
+from unitrans.errors import nearest_name
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 #: What a column of files is called where nobody names it.
 FILE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
 
@@ -40,6 +47,7 @@ class ListedReader:
     labels: list[Any] | None = None
     class_names: list[str] | None = None
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def read(self, index: int) -> torch.Tensor:
         """Image ``index``; see ``read_image``."""
@@ -47,60 +55,71 @@ class ListedReader:
 
 
 def is_listing(path: Path) -> bool:
-    """Whether this is the name of a table of text."""
-    return path.name.lower().endswith(SUFFIXES)
+    """Whether a file is a table that may list images; one of parquet is where it holds none itself."""
+    return is_table(path) and suffix_of(path) != ".parquet"
 
 
-def open_listing(root: Path, data: DataConfig, key: str, labels: bool) -> tuple[ListedReader, list[str]]:
+def open_listing(
+    root: Path, data: DataConfig, key: str, labels: bool, columns: Mapping[str, Column] | None = None
+) -> tuple[ListedReader, list[str]]:
     """The images that a table names, and sentences to show. Rows without a file or without a label are left out.
+
+    Args:
+        columns: with labels, as a run has kept them; None: as this table shows.
 
     Raises:
         ValueError: in one sentence: no such column, no row that can be used, one image in two rows.
     """
     where = f"{key}: {str(root)!r}"
-    names, rows = _rows(root, where)
+    table = open_table(root, where, layout_of(data, [*FILE_COLUMNS, *USUAL, data.image_column]))
+    names = table.names
     column = file_column(names, data.image_column, where)
     folder = Path(data.image_folder).expanduser() if data.image_folder is not None else root.parent
     if not folder.is_dir():
         raise ValueError(f"data.image_folder: there is no folder {data.image_folder!r}")
-    targets = label_columns(names, column, data, where) if labels else []
+    data = data.model_copy(update={"label_column": target_columns(data.label_column, names)})
+    check_separator(data.label_column, data.label_separator)
+    targets = found_columns(names, column, data, where) if labels else []
+    rows = list(table.rows())
+    cells = [None if isinstance(row, str) else _label(row, targets, data) for row in rows]
+    name = targets[0] if len(targets) == 1 else None
+    columns = columns or label_columns(cells, name, data.missing)
     kept: list[tuple[str, Path, Any]] = []
     left_out: list[tuple[str, str]] = []
     missing: list[Path] = []
-    for number, row in enumerate(rows, start=1):
-        name, file, label, reason = f"row {number:,}", Path(), None, ""
-        if len(row) != len(names):
-            reason = f"the row has {len(row)} cells, the header has {len(names)}"
-        else:
-            cells = dict(zip(names, row, strict=True))
-            file = folder / os.path.expanduser(cells[column].strip())
-            label = _label(cells, targets, data)
-            if not cells[column].strip():
-                reason = "it names no file"
-            elif labels and label is None:
-                reason = "it has no label"
-            elif not file.is_file():
-                missing.append(file)
-                reason = f"there is no file {file}"
+    for number, (row, label) in enumerate(zip(rows, cells, strict=True), start=1):
+        written = "" if isinstance(row, str) else cell_text(row.get(column)) or ""
+        file, reason = folder / os.path.expanduser(written), ""
+        if isinstance(row, str):
+            reason = row
+        elif not written:
+            reason = "it names no file"
+        elif labels and says_nothing(label, columns):
+            reason = "it has no label"
+        elif not file.is_file():
+            missing.append(file)
+            reason = f"there is no file {file}"
         if reason:
-            left_out.append((name, reason))
+            left_out.append((f"row {number:,}", reason))
         else:
-            kept.append((posixpath.normpath(cells[column].strip()), file, label))
+            kept.append((posixpath.normpath(written), file, label))
+    if not rows:
+        raise ValueError(
+            f"{where} has no rows: expected a line with the names of columns, and a line for each image"
+        )
     if not kept:
         _nothing(where, len(left_out), missing, left_out, data)
     _unique([file for _, file, _ in kept], where)
-    values = [label for *_, label in kept]
-    if targets and not several(data):
-        values = numbers_where_all(values, targets[0], where)
     reader = ListedReader(
         sample_ids([name for name, *_ in kept], root.stem),
         [file for _, file, _ in kept],
         data.channels,
         data.value_range,
         data.max_pixels,
-        values if labels else None,
+        [label for *_, label in kept] if labels else None,
         targets if labels and isinstance(data.label_column, list) else None,
         left_out,
+        columns,
     )
     notes = [
         f"{len(kept):,} images of {root.name}" + (f", labels in {', '.join(targets)}" if targets else "")
@@ -109,27 +128,6 @@ def open_listing(root: Path, data: DataConfig, key: str, labels: bool) -> tuple[
         name, reason = left_out[0]
         notes.append(f"{len(left_out):,} rows of {root.name} are left out; the first: {name}: {reason}")
     return reader, notes
-
-
-def several(data: DataConfig) -> bool:
-    """Whether a label says yes or no to several things."""
-    return isinstance(data.label_column, list) or data.label_separator is not None
-
-
-def _rows(root: Path, where: str) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns and the rows of a table."""
-    try:
-        with open_text(root) as file:
-            rows = list(table_lines(file, root.name, None))
-    except UnicodeDecodeError:
-        raise ValueError(f"{where} is not text in UTF-8: save the table as that") from None
-    except OSError as error:
-        raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
-    if len(rows) < 2:
-        raise ValueError(
-            f"{where} has no rows: expected a line with the names of columns, and a line for each image"
-        )
-    return rows[0], rows[1:]
 
 
 def file_column(names: Sequence[str], asked: str | None, where: str) -> str:
@@ -148,7 +146,7 @@ def file_column(names: Sequence[str], asked: str | None, where: str) -> str:
     return found[0]
 
 
-def label_columns(names: Sequence[str], files: str, data: DataConfig, where: str) -> list[str]:
+def found_columns(names: Sequence[str], files: str, data: DataConfig, where: str) -> list[str]:
     """The columns with labels: data.label_column, else the first with a usual name, else the only other one."""
     asked = data.label_column
     wanted = [asked] if isinstance(asked, str) else list(asked or ())
@@ -171,39 +169,14 @@ def label_columns(names: Sequence[str], files: str, data: DataConfig, where: str
     return (usual or others)[:1]
 
 
-def _label(cells: Mapping[str, str], targets: Sequence[str], data: DataConfig) -> Any:
-    """What the cells of a row say; None where they say nothing."""
+def _label(row: Mapping[str, Any], targets: Sequence[str], data: DataConfig) -> Any:
+    """The cells of a row with labels."""
     if isinstance(data.label_column, list):
-        found = {name: cell_text(cells[name]) for name in targets}
-        return found if any(value is not None for value in found.values()) else None
+        return {name: row.get(name) for name in targets}
     if not targets:
         return None
-    if data.label_separator is not None:
-        return cell_classes(cells[targets[0]], data.label_separator)
-    return cell_text(cells[targets[0]])
-
-
-def numbers_where_all(values: Sequence[Any], column: str, where: str) -> list[Any]:
-    """Classes as whole numbers where all cells are such (1.0 too, as programs write a column with gaps), else as text.
-
-    ValueError for fractions, which are no classes.
-    """
-    try:
-        parsed = [float(value) for value in values]
-    except ValueError:
-        return list(values)
-    fraction = next(
-        (value for value, number in zip(values, parsed, strict=True) if number != int(number)), None
-    )
-    if fraction is not None:
-        raise ValueError(
-            f"data.label_column={column!r} of {where} holds fractions ({fraction}): expected classes, as text or whole "
-            "numbers"
-        )
-    plain = all(
-        value == str(int(number)) or "." in value for value, number in zip(values, parsed, strict=True)
-    )
-    return [int(number) for number in parsed] if plain else list(values)  # 007 and 7 are two names
+    cell = row.get(targets[0])
+    return cell if data.label_separator is None else cell_classes(cell, data.label_separator)
 
 
 def _nothing(

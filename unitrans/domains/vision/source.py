@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unitrans.domains.base import Sample
+from unitrans.data.columns import Column
+from unitrans.data.files import is_pipe
+from unitrans.data.labels import label_columns
+from unitrans.data.sources import is_table
+from unitrans.domains.base import Sample, Source
 from unitrans.domains.places import settled
-from unitrans.domains.tables import is_table
 from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from unitrans.domains.vision.datasets import open_hub, open_table
@@ -23,7 +26,6 @@ from unitrans.domains.vision.labels import answered, class_labels, folder_label,
 from unitrans.domains.vision.listing import is_listing, open_listing
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, pages_of, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
-from unitrans.objectives.base import Labels
 
 PROBED_TIFFS = 16  # looked at for pages
 MAX_STATISTICS_IMAGES = 2000  # read to compute mean and std; their error is then far below 1 % of the std
@@ -33,12 +35,14 @@ class Reader(Protocol):
     """Names images and reads them; raises BrokenImageError for one that cannot be used.
 
     labels: the class of every image (None: it has none), or None where classes are not known or were not asked for. Of
-    several classes an image a list of those that hold, or {column: value}.
+    several classes an image a list of those that hold, or {column: cell}. columns: how cells are read; {}: as
+    they show.
     class_names: the classes, where the data set declares them.
     """
 
     ids: list[str]
     class_names: list[str] | None
+    columns: Mapping[str, Column]
 
     @property
     def labels(self) -> Sequence[Any] | None: ...
@@ -57,6 +61,7 @@ class FolderReader:
     value_range: ValueRange
     max_pixels: int
     class_names: list[str] | None = None
+    columns: Mapping[str, Column] = field(default_factory=lambda: {"folder": Column("folder", "text")})
 
     @property
     def labels(self) -> list[Any]:
@@ -77,6 +82,7 @@ class ArrayReader:
     channels: int
     labels: list[Any] | None
     class_names: list[str] | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def read(self, index: int) -> torch.Tensor:
         image = self.images[index]
@@ -94,44 +100,23 @@ def _digits() -> tuple[torch.Tensor, list[Any]]:
 EMBEDDED: dict[str, Callable[[], tuple[torch.Tensor, list[Any]]]] = {"digits": _digits}
 
 
-class VisionSource:
+class VisionSource(Source):
     """Images of one side of the split, read one by one.
 
     ``source[i]`` is {"id": str, "image": float32 [C, H, W] in [0, 1], any size} and, after ``set_labels``, "label",
     or None if the file turned out to be broken; ``skipped`` then names it. ``augment`` makes it what the model sees.
-    mean, std: one value per channel. reading: what it takes to read other images as these, once that is known.
+    mean, std: one value per channel. reading: of the training source; see `unseen.reading_of`.
     """
-
-    in_order = False
-    num_tokens = None
 
     def __init__(self, reader: Reader, indices: Sequence[int], data: DataConfig) -> None:
         self.reader = reader
         self.indices = list(indices)
         self.data = data
-        self.ids = [reader.ids[index] for index in self.indices]
-        self.notes: list[str] = []
+        super().__init__([reader.ids[index] for index in self.indices])
         self.mean = [0.0] * data.channels
         self.std = [1.0] * data.channels
-        self.labels: Labels | None = None
-        self.reading: dict[str, Any] | None = None  # of the training source; see `unseen.reading_of`
+        self.columns: Mapping[str, Column] = {}  # of the labels
         self._numbers: list[Any] = []  # of every sample its class, or float32 [K] of answers
-        self._skipped: dict[str, str] = {}
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(id, reason) of every broken file met so far in this process, in the order they were met."""
-        return list(self._skipped.items())
-
-    def skip(self, name: str, reason: str) -> None:
-        """Records that ``name`` is left out."""
-        self._skipped.setdefault(name, reason)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Sample | None:
-        return self.load(index)
 
     def load(self, index: int) -> Sample | None:
         """Reads one image; see the class."""
@@ -146,10 +131,6 @@ class VisionSource:
     def class_numbers(self) -> list[int]:
         """The class of every sample."""
         return list(self._numbers)
-
-    def name(self, index: int) -> str:
-        """The id of the sample, readable or not."""
-        return self.ids[index]
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
         """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop, mirroring,
@@ -190,18 +171,32 @@ class VisionSource:
             image = image.flip(-1)
         return image
 
-    def set_labels(self, names: Sequence[str] | None, where: str) -> None:
-        """Gives every sample its class, or its answers. names: the classes, None to find them. ValueError for a sample
-        without any."""
-        labels = self.reader.labels
-        if labels is None:
+    def set_labels(
+        self, names: Sequence[str] | None, where: str, columns: Mapping[str, Column] | None = None
+    ) -> None:
+        """Gives every sample its class, or its answers. ValueError for a sample without any.
+
+        Args:
+            names: the classes, None to find them.
+            where: in messages.
+            columns: how the cells of the training data are read; None: these are the training data.
+        """
+        if self.reader.labels is None:
             raise ValueError(f"{where} has no classes")
-        values = [labels[index] for index in self.indices]
+        values = self.values
+        self.columns = columns or self.reader.columns or label_columns(values, None, self.data.missing)
         if self.has_several:
-            self._numbers, self.labels = answered(values, self.ids, names, where)
+            self._numbers, self.labels = answered(values, self.ids, names, where, self.columns)
             return
-        self._numbers, found = numbered(values, self.ids, names, where)
+        column = next(iter(self.columns.values()), None)
+        self._numbers, found = numbered(values, self.ids, names, where, column)
         self.labels = class_labels(found, self._numbers)
+
+    @property
+    def values(self) -> list[Any]:
+        """The cells that say what every sample is, as they were read."""
+        labels = self.reader.labels
+        return [] if labels is None else [labels[index] for index in self.indices]
 
     @property
     def has_several(self) -> bool:
@@ -260,13 +255,18 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def open_reader(
-    path: str, data: DataConfig, key: str, labels: bool = False
+    path: str,
+    data: DataConfig,
+    key: str,
+    labels: bool = False,
+    columns: Mapping[str, Column] | None = None,
 ) -> tuple[Reader, list[str], list[tuple[str, str]]]:
     """The reader of what ``path`` names, sentences to show, and (name, reason) of what is left out.
 
     In this order: an embedded data set; a file or folder of this machine (a saved data set, images, parquet files, a
     table that lists images); a data set of the hub. ``key`` names the option in errors; labels: whether classes are
-    wanted. ValueError in one sentence if there is nothing to read."""
+    wanted; columns: how their cells are read, as a run has kept it. ValueError in one sentence if there is nothing to
+    read."""
     if path in EMBEDDED:
         images, values = EMBEDDED[path]()
         if images.shape[1] != data.channels and images.shape[1] != 1:
@@ -283,8 +283,8 @@ def open_reader(
         root = settled(root, key)
         if is_table(root):
             return *open_table(root, path, data, key, labels), []
-        if is_listing(root) and root.is_file():
-            listed, sentences = open_listing(root, data, key, labels)
+        if not root.is_dir() and (is_listing(root) or is_pipe(root)):
+            listed, sentences = open_listing(root, data, key, labels, columns)
             return listed, sentences, listed.left_out
         if not root.is_dir():
             raise ValueError(

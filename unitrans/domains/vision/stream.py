@@ -1,7 +1,7 @@
 """Images read from front to back: parquet files and hub data sets that are not downloaded first.
 
-The order is that of ``unitrans.domains.ordered``. A row is held out when the hash of its id says so, as in
-``unitrans.domains.split``; those rows are left out of the stream wherever they come.
+The order is that of ``unitrans.data.streams``. A row is held out when the hash of its id says so, as in
+``unitrans.data.splits``; those rows are left out of the stream wherever they come.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unitrans.domains import tables
+from unitrans.data import sources
+from unitrans.data.splits import hash_fraction, units_of
+from unitrans.data.streams import Endless, from_some_files
 from unitrans.domains.base import Sample
-from unitrans.domains.ordered import Endless, from_some_files
-from unitrans.domains.split import hash_fraction, units_of
 from unitrans.domains.vision import datasets
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.labels import class_name, label_column
@@ -65,7 +65,7 @@ class Rows:
         # Not iter(stream): inside a loader worker that gives each worker a part of the files.
         batches, row = self.stream.shard(self.files, file).iter(batch_size=READ_ROWS), 0
         while True:
-            with tables.unbroken(
+            with sources.unbroken(
                 f"{self.where} broke off after row {row:,} of file {file + 1} of {self.files}"
             ):
                 batch = next(batches, None)
@@ -172,12 +172,12 @@ def _open_rows(
     """The rows of a split, and the names of all splits."""
     if hasattr(builder.config, "decode_num_threads"):
         builder.config.decode_num_threads = 0  # else every image is decoded, those that are skipped too
-    tables.limit_retries()
-    with tables.readable(where):
+    sources.limit_retries()
+    with sources.readable(where):
         streams = builder.as_streaming_dataset()
     names = [str(name) for name in streams]
-    split = tables.choose_split(names, split, where)
-    with tables.readable(where):
+    split = sources.choose_split(names, split, where)
+    with sources.readable(where):
         stream = streams[split]
     column = datasets.image_column(stream.features or {}, data.image_column, where)
     classes: tuple[str | None, list[str] | None] = (None, None)
@@ -192,7 +192,7 @@ def _open_rows(
                 f"{where}: data.label_column={classes[0]} does not declare its classes, and a stream is not read to "
                 "find them: use a column of type ClassLabel, or leave data.streaming out"
             )
-    with tables.readable(where):
+    with sources.readable(where):
         stream = datasets.undecoded(stream, column, *[name for name in classes[:1] if name is not None])
         return Rows(stream, column, split, _size(builder, split), where, *classes), names
 
@@ -241,7 +241,7 @@ def open_stream(
     other = None if isinstance(data.validation, float) or data.validation == "none" else data.validation
     reader: Reader | None = None
     if fraction:
-        with tables.readable(where):
+        with sources.readable(where):
             reader = train.kept_validation()
         if not reader.ids:
             raise ValueError(
@@ -252,7 +252,7 @@ def open_stream(
         if other == rows.split:
             raise ValueError(f"data.validation={other} is the split that is trained on: name another")
         held_out, _ = _open_rows(builder, data, other, f"data.validation: {other!r}", labels)
-        with tables.readable(where):
+        with sources.readable(where):
             reader, other = _some_rows(held_out, data, folder, lambda row: True), None
     validation = None if reader is None else VisionSource(reader, range(len(reader.ids)), data)
     if validation is not None and len(validation) == data.stream_validation_samples:
@@ -264,12 +264,12 @@ def open_stream(
 
 def _builder(root: Path, data: DataConfig, where: str) -> tuple[Any, list[str]]:
     if not root.exists():
-        builder, note = tables.hub_builder(data.path, data.revision, "data.path", EMBEDDED)
+        builder, note = sources.hub_builder(data.path, data.revision, "data.path", EMBEDDED)
         return builder, [note]
     parquet = root.suffix.lower() == ".parquet" if root.is_file() else next(root.rglob("*.parquet"), None)
-    if not parquet or (root.is_dir() and tables.is_table(root)):
+    if not parquet or (root.is_dir() and sources.is_table(root)):
         raise ValueError(
             f"{where} lies on this machine and is read in place: data.streaming is for parquet files and the hub; "
             "leave it out"
         )
-    return tables.parquet_builder(root, data.path, where)
+    return sources.parquet_builder(root, data.path, where)

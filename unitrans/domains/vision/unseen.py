@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unitrans.data.columns import Column, columns_of
 from unitrans.domains.base import Sample
 from unitrans.domains.vision.config import DataConfig
 from unitrans.domains.vision.listing import FILE_COLUMNS
@@ -18,13 +19,20 @@ from unitrans.objectives.base import Labels
 
 _KEPT = ("image_size", "channels", "value_range", "eval_crop", "eval_fit")
 _LATER = ("max_pixels",)  # what older checkpoints do not tell
-_TABLES = ("image_column", "label_column", "label_separator")
+_TABLES = ("image_column", "label_column", "label_separator", "missing", "encoding")
 
 
 def reading_of(source: VisionSource) -> dict[str, Any]:
     """What a checkpoint has to know to read other images as these were read, as plain values."""
     kept = source.data.model_dump(mode="json", include={*_KEPT, *_LATER, *_TABLES})
-    return {"domain": "vision", **kept, "mean": list(source.mean), "std": list(source.std)}
+    columns = {name: column.kind for name, column in source.columns.items()}
+    return {
+        "domain": "vision",
+        **kept,
+        "columns": columns,
+        "mean": list(source.mean),
+        "std": list(source.std),
+    }
 
 
 def data_config(reading: Mapping[str, Any], path: str = "images", **others: Any) -> DataConfig:
@@ -48,11 +56,13 @@ def labelled(
     Raises:
         ValueError: nothing there, a class that the model does not have, or labels of another kind.
     """
-    columns = {key: reading.get(key) for key in _TABLES}  # checkpoints before these keys have none
-    columns |= {"image_column": column} if column is not None else {}
-    columns |= {"label_column": target} if target is not None else {}
-    data = data_config(reading, path, image_folder=reading.get("files"), **columns)
-    reader, notes, unreadable = open_reader(path, data, "--data", True)
+    path = "/dev/stdin" if path == "-" else path
+    told = {key: reading[key] for key in _TABLES if key in reading}  # checkpoints before these keys have none
+    told |= {"image_column": column} if column is not None else {}
+    told |= {"label_column": target} if target is not None else {}
+    data = data_config(reading, path, image_folder=reading.get("files"), **told)
+    columns = None if labels is None else label_cells(reading, labels, data)
+    reader, notes, unreadable = open_reader(path, data, "--data", True, columns)
     first_readable(reader, range(len(reader.ids)), "--data", path)
     source = VisionSource(reader, range(len(reader.ids)), data)
     source.notes += notes
@@ -66,9 +76,18 @@ def labelled(
             f"--data {path!r} has {kinds[source.has_several]} for each image, {what} {kinds[several]}: name the column "
             "(several as a,b) with --target"
         )
-    source.set_labels(None if labels is None else labels.names, f"--data {path!r}")
+    source.set_labels(None if labels is None else labels.names, f"--data {path!r}", columns)
     source.set_normalization()
     return source
+
+
+def label_cells(reading: Mapping[str, Any], labels: Labels, data: DataConfig) -> dict[str, Column]:
+    """How the labels of other tables are read: as those of the training data were."""
+    names = list(labels.names) if labels.kind == "multi" and data.label_separator is None else ["label"]
+    kept = dict(reading.get("columns") or {})
+    if len(names) == len(kept) == 1:  # the one column may be called otherwise
+        kept = {names[0]: next(iter(kept.values()))}
+    return columns_of({"columns": kept, "missing": reading.get("missing")}, names, labels.names)
 
 
 def prepared(source: VisionSource, sample: Sample) -> Sample:

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from unitrans.domains.base import nearest_name
-from unitrans.errors import SourceError
+from unitrans.data.table import Record, Table
+from unitrans.errors import SourceError, nearest_name
 
+READ_ROWS = 256  # at a time
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 _PROBE_SECONDS = 10.0
 STREAM_ROUNDS = 3
@@ -19,6 +21,59 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
 _SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 SPLIT_WORDS = tuple(_SPLITS)
 _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])")
+
+
+class DataSet(Table):
+    """A split of a data set of ``datasets``: in memory maps, or streamed shard by shard.
+
+    Attributes:
+        is_stream: whether it is read from front to back only.
+    """
+
+    def __init__(self, data: Any, where: str, size: int = 0) -> None:
+        self.is_stream = not hasattr(data, "__len__")
+        if data.features is None:  # a stream whose columns are known only from its rows
+            with readable(where):
+                data = data._resolve_features()
+        self.data, self.features = data, data.features
+        parts = data.num_shards if self.is_stream else 1
+        readers = [partial(self._read, part, parts) for part in range(parts)]
+        super().__init__(list(self.features), "parquet", readers, where, size)
+
+    def _read(self, part: int, parts: int) -> Iterator[Record | str]:
+        # Not iter(stream): inside a loader worker that gives each worker a part of the files.
+        shard = self.data.shard(parts, part) if self.is_stream else self.data
+        for batch in shard.iter(batch_size=READ_ROWS):
+            for row in zip(*(batch[name] for name in self.names), strict=True):
+                yield dict(zip(self.names, row, strict=True))
+
+    def select(self, names: Sequence[str]) -> DataSet:
+        """The same with these columns alone."""
+        return DataSet(self.data.select_columns(list(names)), self.where, self.size)
+
+    def declared(self, name: str) -> list[str] | None:
+        """The names of classes that a column, or a column of lists, declares."""
+        feature = self.features[name]
+        names = getattr(inner_feature(feature) or feature, "names", None)
+        return list(names) if names else None
+
+    def kinds(self) -> dict[str, str]:
+        """What the columns hold, as the data set says."""
+        return {name: _feature_kind(feature) for name, feature in self.features.items()}
+
+
+def inner_feature(feature: Any) -> Any:
+    """What a column of lists holds; None of another column."""
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+
+
+def _feature_kind(feature: Any) -> str:
+    dtype = str(getattr(feature, "dtype", ""))
+    if inner_feature(feature) is not None:
+        return "list"
+    if dtype in ("string", "large_string"):
+        return "text"
+    return "number" if dtype.startswith(("int", "uint", "float", "double", "bool")) else "other"
 
 
 def choose_split(splits: Sequence[str], asked: str | None, where: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from unitrans.domains.intervals import bootstrap
+from unitrans.data.intervals import bootstrap
 from unitrans.objectives.supervised import answer_figures, ranking_figures
 
 FIGURES = ("roc_auc", "average_precision")
