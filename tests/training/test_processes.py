@@ -1,4 +1,4 @@
-"""Two processes give the updates of one on the same global batch; FSDP2 likewise, and not on the CPU."""
+"""Two processes give the updates of one on the same global batch; FSDP2 likewise."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from unitrans.errors import ConfigError
 from unitrans.training import run as running
 from unitrans.training.config import RunConfig
-from unitrans.training.session import training_arguments
+from unitrans.training.session import make_trainer
 
 ROOT = Path(__file__).parents[2]
 # The command, and that no thread of gloo outlives it: one that does may abort the process while Python ends.
@@ -125,10 +125,27 @@ def test_two_processes_equal_one_in_float64(tiny: Callable[..., RunConfig], work
     assert_same_weights(one, two, 1e-6, relative=True)
 
 
-def test_fsdp_on_the_cpu_is_refused(tiny: Callable[..., RunConfig], workdir: Path) -> None:
+def test_fsdp_needs_several_processes(tiny: Callable[..., RunConfig], workdir: Path) -> None:
     session = running.open_session(tiny("train.fsdp=true", "train.use_cpu=true"))
-    with pytest.raises(ConfigError, match=r"train\.fsdp shards over GPUs and this run is on the CPU"):
-        training_arguments(session, workdir)
+    with pytest.raises(ConfigError, match=r"train\.fsdp shards over several processes and there is one"):
+        make_trainer(session, workdir)
+
+
+def test_a_sharded_run_equals_a_replicated_one(tiny: Callable[..., RunConfig], workdir: Path) -> None:
+    """The whole command with train.fsdp on the CPU, and what it goes on with after half of its updates."""
+    settings = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    settings += ("train.save_steps=2", "train.save_total_limit=9", "train.adam_epsilon=1e-4")
+    for name, fsdp in (("replicated", "false"), ("sharded", "true")):
+        Path(f"{name}.yaml").write_text(tiny(*SETTINGS, *settings, f"train.fsdp={fsdp}").to_yaml())
+        launch(COMMAND, 2, "train", "--config", f"{name}.yaml", "--output", name)
+    assert_same_rows(Path("replicated"), Path("sharded"), 1e-5)
+    assert_same_weights(Path("replicated"), Path("sharded"), 1e-5, relative=False)
+    shutil.copytree("sharded", "cut", symlinks=True)
+    for step in (3, 4, 6):  # as if killed behind the checkpoint of update 2
+        shutil.rmtree(f"cut/checkpoints/step-{step:07}")
+    launch(COMMAND, 2, "train", "--resume", "cut")
+    assert_same_rows(Path("sharded"), Path("cut"), 0)
+    assert_same_weights(Path("sharded"), Path("cut"), 0, relative=False)
 
 
 # Four updates with DDP and with fully_shard on the same batches; after two the sharded one is saved and taken up anew.
@@ -215,16 +232,16 @@ def test_a_sharded_model_takes_the_steps_of_ddp(tiny: Callable[..., RunConfig], 
 STREAMED = """
 import sys
 from unitrans.cli import main
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.loop import Trainer
 
-step, output = UnitransTrainer.training_step, sys.argv[1]
+step, output = Trainer.forward_backward, sys.argv[1]
 
-def noted(self, model, batch, *rest):
-    with open(f"{output}-{self.args.process_index}.txt", "a") as file:
+def noted(self, batch):
+    with open(f"{output}-{self.rank}.txt", "a") as file:
         file.write(" ".join([str(self.state.global_step), *batch["sample_ids"]]) + "\\n")
-    return step(self, model, batch, *rest)
+    return step(self, batch)
 
-UnitransTrainer.training_step = noted
+Trainer.forward_backward = noted
 sys.exit(main(["train", *sys.argv[2:]]))
 """
 

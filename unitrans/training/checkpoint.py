@@ -9,6 +9,7 @@ one step. Nothing but tensors and plain values is ever read back (weights_only).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -109,8 +110,18 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
+def recover(checkpoints: Path) -> None:
+    """Takes back what :func:`seal` had set aside when it was killed between its two renamings."""
+    for aside in checkpoints.glob(".step-*.old.tmp"):
+        final = checkpoints / aside.name.removeprefix(".").removesuffix(".old.tmp")
+        if not final.exists():
+            with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
+                aside.rename(final)
+
+
 def latest_checkpoint(run: Path) -> Path:
     """The newest checkpoint of a run, verified. ConfigError when there is none."""
+    recover(run / "checkpoints")
     steps = steps_in(run / "checkpoints")
     if not steps:
         raise ConfigError(
