@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from unitrans.errors import ConfigError
 from unitrans.training import run as running
 from unitrans.training.config import RunConfig
-from unitrans.training.session import make_trainer
+from unitrans.training.session import keep_global_batch, make_trainer
 
 ROOT = Path(__file__).parents[2]
 # The command, and that no thread of gloo outlives it: one that does may abort the process while Python ends.
@@ -105,8 +105,11 @@ def open_double(config):
     opened.model.double().register_forward_pre_hook(double, with_kwargs=True)
     return opened
 
-session.open_session = open_double
-run.train(resolve(config=sys.argv[1]), sys.argv[2])
+session.open_session = run.open_session = open_double
+if sys.argv[1] == "--resume":
+    run.resume(sys.argv[2])
+else:
+    run.train(resolve(config=sys.argv[1]), sys.argv[2])
 """
 
 
@@ -123,6 +126,40 @@ def test_two_processes_equal_one_in_float64(tiny: Callable[..., RunConfig], work
     assert {tensor.dtype for tensor in weights.values()} == {torch.float64}
     assert_same_rows(one, two, 1e-6)
     assert_same_weights(one, two, 1e-6, relative=True)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    tiny: Callable[..., RunConfig], workdir: Path
+) -> None:
+    """From one process to two, and, as what follows from a checkpoint of two, to one again: the numbers of a run that
+    was never stopped, without dropout and drop path."""
+    settings = (*SETTINGS, "train.gradient_accumulation_steps=2", "train.per_device_train_batch_size=4")
+    settings += ("model.drop_path_rate=0", "train.save_steps=2", "train.save_total_limit=9")
+    Path("run.yaml").write_text(tiny(*settings).to_yaml())
+    launch(DOUBLE, 1, "run.yaml", "whole")
+    shutil.copytree("whole", "cut", symlinks=True)
+    for processes, steps in ((2, (3, 4, 6)), (1, (6,))):
+        for step in steps:  # as if killed behind the checkpoint before it
+            shutil.rmtree(f"cut/checkpoints/step-{step:07}")
+        printed = launch(DOUBLE, processes, "--resume", "cut")
+        assert (
+            f"saved by {3 - processes} processes, goes on with {processes}: updates see the same" in printed
+        )
+        assert f"8 samples = 4 per device x {3 - processes} accumulation x {processes} process" in printed
+    assert_same_rows(Path("whole"), Path("cut"), 1e-6)
+    assert_same_weights(Path("whole"), Path("cut"), 1e-6, relative=True)
+
+
+def test_processes_that_cannot_share_an_update_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"gradient_accumulation_steps": 3, "global_batch_size": None, "per_device_train_batch_size": 4}
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        ConfigError, match="has 6 micro-batches, which 4 processes cannot .* one of 1, 2, 3, 6$"
+    ):
+        keep_global_batch(train, 2, None)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert keep_global_batch(train, 2, None)["gradient_accumulation_steps"] == 1
+    assert keep_global_batch(train, 1, 6)["gradient_accumulation_steps"] == 1
 
 
 def test_fsdp_needs_several_processes(tiny: Callable[..., RunConfig], workdir: Path) -> None:

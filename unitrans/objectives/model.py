@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 import unitrans.models  # noqa: F401 - registers our configurations and models by name
 from unitrans.models.images import HasImageEncoder, KeepsFrozen
+from unitrans.models.manifest import MANIFEST, READ_BY_MODELS, verify
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.flag import flag
 from unitrans.objectives.registry import make_objective
@@ -78,6 +80,13 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
                 reading=reading,
             )
         )
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a checkpoint of a run must be as it was written (ConfigError)."""
+        if (Path(name) / MANIFEST).is_file():
+            verify(Path(name), READ_BY_MODELS)
+        return super().from_pretrained(name, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -10,7 +10,6 @@ one step. Nothing but tensors and plain values is ever read back (weights_only).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pickle
@@ -24,8 +23,10 @@ import numpy as np
 import torch
 
 from unitrans.errors import ConfigError
+from unitrans.models.manifest import MANIFEST as MANIFEST
+from unitrans.models.manifest import hash_file
+from unitrans.models.manifest import verify as verify
 
-MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 
 
@@ -40,14 +41,6 @@ def step_of(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -59,7 +52,7 @@ def _flush(path: Path) -> None:
 def seal(temporary: Path, final: Path) -> None:
     """Lists the files of ``temporary`` with their hashes, flushes everything to disk and renames it to ``final``."""
     files = sorted(path for path in temporary.iterdir() if path.is_file())
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for path in files}
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in (*files, temporary / MANIFEST, temporary):
         _flush(path)
@@ -82,24 +75,6 @@ def point_links(checkpoints: Path, step: int, best: int | None) -> None:
     for name, target in (("latest", step), ("best", best)):
         if target and (checkpoints / checkpoint_name(target)).is_dir():
             point(checkpoints / name, checkpoint_name(target))
-
-
-def verify(folder: Path) -> None:
-    """ConfigError, naming the file, unless every file of the checkpoint is as it was written."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest.items():
-            path = folder / name
-            if not path.is_file():
-                raise ConfigError(f"the checkpoint {folder} is not whole: {name} is missing; use another one")
-            if path.stat().st_size != expected["bytes"] or _hash(path) != expected["sha256"]:
-                raise ConfigError(f"the checkpoint {folder} is damaged: {name} has changed; use another one")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            f"the checkpoint {folder} is not whole: {MANIFEST} cannot be read; use another one"
-        ) from None
 
 
 def steps_in(checkpoints: Path) -> list[int]:

@@ -70,7 +70,7 @@ class Trainer:
         self.notify: Callable[[str], None] = print  # how a sentence reaches the screen
         self.stop_signal: int | None = None  # set by a signal handler; acted on at the end of the update
         self.stopping = False  # the loop ends after this update
-        self.state = State()
+        self.state = State(micro_batches=sampler.accumulation_steps * self.world_size)
         self.clock = Clock()
         self.last_loss = math.nan
         self.tokens_seen = 0
@@ -90,13 +90,15 @@ class Trainer:
         """The whole run, or what a checkpoint leaves of it. Once for each trainer."""
         self.clock = Clock()
         self._prepare()
-        generators = None if checkpoint is None else self._take_up(checkpoint)
+        set_generators = (lambda: None) if checkpoint is None else self._take_up(checkpoint)
         for observer in self.observers:
             observer.on_begin(self)
-        if generators is not None:
-            generators()
-        if self.state.pending_evaluation:
-            self._make_up_for_evaluation()
+        set_generators()
+        if self.state.pending_evaluation:  # a signal broke it off
+            self.evaluate()
+            if not self.state.pending_evaluation:
+                self.save()  # again, with what came of it
+            self._agree_on_stop()
         batches = self._micro_batches()
         while self.state.global_step < self.max_steps and not self.stopping:
             norm, rate = self.update([next(batches) for _ in range(self.sampler.accumulation_steps)])
@@ -158,16 +160,11 @@ class Trainer:
 
     def _micro_batches(self) -> Iterator[Batch]:
         """The micro-batches of this process from the next update to the last."""
-        sampler = MicroBatches(self.sampler, self.rank, self.state.global_step, self.max_steps)
-        loader = make_loader(
-            self.train_data,
-            sampler,
-            self.collate,
-            seed=self.settings["seed"],
-            num_workers=self.settings["dataloader_num_workers"],
-            prefetch_factor=self.settings["dataloader_prefetch_factor"],
-        )
-        return iter(loader)
+        batches = MicroBatches(self.sampler, self.rank, self.state.global_step, self.max_steps)
+        train = self.settings
+        workers, ahead = train["dataloader_num_workers"], train["dataloader_prefetch_factor"]
+        options = {"seed": train["seed"], "num_workers": workers, "prefetch_factor": ahead}
+        return iter(make_loader(self.train_data, batches, self.collate, **options))
 
     # ---- the parts of an update ---------------------------------------------------------------------------------
 
@@ -305,7 +302,8 @@ class Trainer:
 
         A signal breaks it off; then it comes first when the run goes on.
         """
-        with self.clock.pause(), self.averaged():
+        averaged = nullcontext() if self.average is None else self.average.applied()
+        with self.clock.pause(), averaged:
             metrics = self.judge()
         self.state.pending_evaluation = not metrics
         if not metrics:
@@ -342,10 +340,6 @@ class Trainer:
         )
         return metrics
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the model holds the weights that count: their moving average where there is one."""
-        return nullcontext() if self.average is None else self.average.applied()
-
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self) -> None:
@@ -358,15 +352,9 @@ class Trainer:
 
     def _take_up(self, checkpoint: Path) -> Callable[[], None]:
         """Everything as the checkpoint has it, but for the generators, which the returned function sets."""
-        self.state, generators = read_checkpoint(checkpoint, self.learner)
+        self.state, set_generators = read_checkpoint(checkpoint, self.learner, self.settings["seed"])
+        self.state.micro_batches = self.sampler.accumulation_steps * self.world_size
         patience = self.settings["early_stopping_patience"]
         if patience is not None and self.state.evaluations_without_best >= patience:
             self.max_steps = self.state.global_step  # it had stopped early: only the report is left
-        return generators
-
-    def _make_up_for_evaluation(self) -> None:
-        """The evaluation that a signal broke off; the checkpoint is written again with what came of it."""
-        self.evaluate()
-        if not self.state.pending_evaluation:
-            self.save()
-        self._agree_on_stop()
+        return set_generators

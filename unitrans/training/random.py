@@ -37,3 +37,8 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_dropout(seed: int) -> None:
+    """Sets PyTorch's global generators alone, which dropout and drop path draw from."""
+    torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from unitrans.training.environment import describe_environment
 from unitrans.training.failures import failures
 from unitrans.training.lock import hold
 from unitrans.training.loop import Trainer
-from unitrans.training.processes import end_group, is_main, on_main, place, say
+from unitrans.training.processes import end_group, is_main, on_main, place, say, world_size
 from unitrans.training.report import Judged, report
 from unitrans.training.runs import (
     CONFIG_FILE,
@@ -27,8 +27,8 @@ from unitrans.training.runs import (
     write_json,
     write_text,
 )
-from unitrans.training.saving import load_weights
-from unitrans.training.session import Session, make_trainer, open_new_session, open_session
+from unitrans.training.saving import load_weights, read_progress
+from unitrans.training.session import Session, keep_global_batch, make_trainer, open_new_session, open_session
 
 
 def train(config: RunConfig, output: str | None) -> Path:
@@ -52,6 +52,15 @@ def resume(folder: str) -> Path:
     place(config.train["use_cpu"])
     with sole_use(run):
         checkpoint = ckpt.latest_checkpoint(run)
+        progress = read_progress(checkpoint)
+        saved_by = progress["world_size"]
+        train = keep_global_batch(config.train, saved_by, progress.get("micro_batches"))
+        config = replace(config, train=train)
+        if saved_by != world_size():
+            say(
+                f"saved by {saved_by} processes, goes on with {world_size()}: updates see the same samples, dropout "
+                "and drop path start again from seed, update and rank"
+            )
         domain = config.get_domain()
         if hasattr(domain, "resumed"):
             data, model = domain.resumed(config.data, config.model, run)

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from unitrans.errors import ConfigError, RunError
 from unitrans.training import checkpoint as ckpt
 from unitrans.training import processes
+from unitrans.training.random import derived_seed, seed_dropout
 from unitrans.training.schedule import UpdateScheduler
 from unitrans.training.switches import AveragedWeights
 
@@ -70,7 +71,7 @@ class State:
 
     global_step: updates done. best_metric, best_global_step: the best evaluation so far. loss_since_log: sum over the
     updates since last_logged. evaluations_without_best: in a row. pending_evaluation: one was broken off and comes
-    first. skipped: id of each sample that could not be read -> why.
+    first. skipped: id of each sample that could not be read -> why. micro_batches: of an update, in all processes.
     """
 
     global_step: int = 0
@@ -81,6 +82,7 @@ class State:
     evaluations_without_best: int = 0
     pending_evaluation: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
+    micro_batches: int | None = None
 
     def is_better(self, value: float, greater: bool) -> bool:
         """Takes down an evaluation: whether it is the best so far, greater or smaller values being better."""
@@ -179,19 +181,21 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path, learner: Learner) -> tuple[State, Callable[[], None]]:
+def read_progress(folder: Path) -> dict[str, Any]:
+    """progress.json of a checkpoint: the fields of :class:`State`, ``step``, and the ``world_size`` of its writers."""
+    progress: dict[str, Any] = json.loads((folder / ckpt.PROGRESS).read_text(encoding="utf-8"))
+    return progress
+
+
+def read_checkpoint(folder: Path, learner: Learner, seed: int) -> tuple[State, Callable[[], None]]:
     """Weights, optimizer and schedule as a checkpoint has them. Called by all processes.
 
-    Returns the state of the run, and what sets the generators. ConfigError where they do not fit.
+    Returns the state of the run, and what sets the generators: as they were, or, with another number of processes, from
+    (seed, update, rank). ConfigError where something does not fit.
     """
-    progress = json.loads((folder / ckpt.PROGRESS).read_text(encoding="utf-8"))
+    progress = read_progress(folder)
     best = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    if progress["world_size"] != processes.world_size():
-        raise ConfigError(
-            f"the run was saved by {progress['world_size']} processes and cannot go on exactly with "
-            f"{processes.world_size()}: use the same number"
-        )
-    names = State.__dataclass_fields__.keys() - set(_BEST)
+    names = (State.__dataclass_fields__.keys() - set(_BEST)) & progress.keys()
     state = State(**{name: best[name] for name in _BEST}, **{name: progress[name] for name in names})
     load_weights(learner.model, folder)
     if learner.average is not None:
@@ -210,5 +214,9 @@ def read_checkpoint(folder: Path, learner: Learner) -> tuple[State, Callable[[],
     learner.scheduler.load_state_dict(ckpt.read_tensors(folder / "scheduler.pt"))
     if processes.is_main():  # the writer may have been killed before it moved them
         ckpt.point_links(folder.parent, state.global_step, state.best_global_step)
-    generators = ckpt.read_tensors(folder / f"rng-{processes.rank()}.pt")
+    rank = processes.rank()
+    if progress["world_size"] != processes.world_size():
+        start = derived_seed(seed, "dropout", state.global_step, rank)
+        return state, lambda: seed_dropout(start)
+    generators = ckpt.read_tensors(folder / f"rng-{rank}.pt")
     return state, lambda: ckpt.set_generator_state(generators)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
@@ -22,7 +21,7 @@ from unitrans.training.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.training.init import init_weights
 from unitrans.training.loop import Trainer
 from unitrans.training.processes import world_size
-from unitrans.training.random import derived_seed, seed_generators
+from unitrans.training.random import derived_seed, seed_dropout, seed_generators
 from unitrans.training.sampler import JointSampler, UpdateSampler
 from unitrans.training.schedule import Schedule
 from unitrans.training.tracking import check_trackers
@@ -197,6 +196,24 @@ def accumulation_steps(train: dict[str, Any], processes: int) -> int:
     return int(total // (batch * processes))
 
 
+def keep_global_batch(train: dict[str, Any], saved_by: int, micro_batches: int | None) -> dict[str, Any]:
+    """The ``train`` section for a run that goes on with the processes of now, with the updates it was planned with.
+
+    saved_by: processes that wrote the checkpoint. micro_batches: of an update, in all of them; None: as train says.
+    ConfigError for a number of processes that does not divide them.
+    """
+    whole = micro_batches or accumulation_steps(train, saved_by) * saved_by
+    if whole % world_size():
+        numbers = ", ".join(str(number) for number in range(1, whole + 1) if whole % number == 0)
+        raise ConfigError(
+            f"an update of this run has {whole} micro-batches, which {world_size()} processes cannot share evenly: "
+            f"start one of {numbers}"
+        )
+    if train["global_batch_size"] is not None and train["gradient_accumulation_steps"] == 1:
+        return train  # they follow from it
+    return train | {"gradient_accumulation_steps": whole // world_size()}
+
+
 def check_sharding(train: dict[str, Any]) -> None:
     """ConfigError where train.fsdp cannot be."""
     if not train["fsdp"]:
@@ -232,7 +249,7 @@ def make_trainer(session: Session, run: Path | None) -> Trainer:
         card=functools.partial(model_card, session, run),
     )
     # From here on the global generator serves dropout alone, differently in every process.
-    torch.manual_seed(derived_seed(seed, "dropout", trainer.rank))
+    seed_dropout(derived_seed(seed, "dropout", trainer.rank))
     return trainer
 
 
