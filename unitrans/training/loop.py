@@ -25,6 +25,7 @@ from unitrans.objectives.base import CollapseError
 from unitrans.training import processes
 from unitrans.training.data import Collate, CorruptedSamples, Skipped, make_loader, move_batch
 from unitrans.training.failures import MicroBatch, non_finite
+from unitrans.training.joint import weigh_domains
 from unitrans.training.judging import judge
 from unitrans.training.observers import Clock, Observer
 from unitrans.training.optim import make_optimizer
@@ -60,7 +61,8 @@ class Trainer:
     ) -> None:
         self.device = processes.place(settings["use_cpu"])
         self.rank, self.world_size = processes.rank(), processes.world_size()
-        self.model: Any = model.to(self.device)
+        self.model: Any = model
+        self.model.to(self.device)
         self.settings, self.sampler, self.schedule = settings, sampler, schedule
         self.train_data, self.validation_data, self.collate = train_data, validation_data, collate
         self.run, self.scale, self.card = run, scale, card
@@ -119,7 +121,7 @@ class Trainer:
     def update(self, batches: Sequence[Batch]) -> tuple[float, float]:
         """One update of the weights from its micro-batches. Returns the norm of its gradient and its rate."""
         self.wrapped.train()
-        self._weigh_domains(batches)
+        weigh_domains(self.model, batches, self.device)
         parts = []
         for number, batch in enumerate(batches, 1):
             with self._gradients_stay_local(number < len(batches)):
@@ -167,22 +169,6 @@ class Trainer:
         return iter(make_loader(self.train_data, batches, self.collate, **options))
 
     # ---- the parts of an update ---------------------------------------------------------------------------------
-
-    def _weigh_domains(self, batches: Sequence[Batch]) -> None:
-        """With several domains each micro-batch is told what a target of a domain counts, for which the targets of
-        all of them, in all processes, are counted first."""
-        objective, head = self.model.objective, self.model.head
-        if not objective.joint:
-            return
-        counts = torch.tensor(
-            [list(head.count(batch).values()) for batch in batches], dtype=torch.int64, device=self.device
-        ).sum(0)
-        processes.add_up(counts)
-        weights = objective.target_weights(dict(zip(objective.parts, counts.tolist(), strict=True)))
-        for batch in batches:
-            batch["target_weights"] = {
-                d: torch.tensor(w, dtype=torch.float32, device=self.device) for d, w in weights.items()
-            }
 
     def _gradients_stay_local(self, local: bool) -> AbstractContextManager[Any]:
         """Inside, gradients are added up in each process and not exchanged."""
@@ -276,10 +262,9 @@ class Trainer:
 
     def _agree_on_stop(self) -> None:
         """A signal to any process stops all of them after the same update."""
-        signal = torch.tensor(self.stop_signal or 0, device=self.device)
-        processes.largest(signal)
-        if int(signal):
-            self.stop_signal, self.stopping = int(signal), True
+        signal = processes.largest(self.stop_signal or 0, self.device)
+        if signal:
+            self.stop_signal, self.stopping = signal, True
 
     def _log_update(self, norm: float, rate: float) -> None:
         """A row about the updates since the last one: their mean loss, and norm and rate of the newest."""

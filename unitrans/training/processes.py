@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -51,8 +52,11 @@ def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
-    """Cuts every Block, and what is outside of them, into a part for each process (FSDP2)."""
-    mesh = dist.init_device_mesh(device.type, (world_size(),))
+    """Cuts every Block, and what is outside of them, into a part for each process (FSDP2).
+
+    Caches of torch hold the mesh, and so its group, for ever: it has one of its own, idle after training, so that
+    :func:`end_group` can end the other."""
+    mesh = DeviceMesh.from_group(dist.new_group(), device.type)
     for module in model.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh)
@@ -79,10 +83,13 @@ def add_up(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
-def largest(tensor: Tensor) -> None:
-    """In place: the largest over all processes."""
-    if world_size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the numbers of all processes."""
+    if world_size() == 1:
+        return number
+    shared = torch.tensor(number, device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return int(shared)
 
 
 def gather_objects(value: Any) -> list[Any]:

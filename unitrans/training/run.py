@@ -120,7 +120,8 @@ def _run_to_report(session: Session, run: Path, checkpoint: Path | None) -> int 
     checkpoints = run / "checkpoints"
     best = checkpoints / "best"
     if session.settings["fsdp"]:  # from here on every process has a whole model
-        trainer.model = MaskedSignalModel.create(session.model_config, session.objective).to(trainer.device)
+        trainer.model = MaskedSignalModel.create(session.model_config, session.objective)
+        trainer.model.to(trainer.device)
     load_weights(trainer.model, best if best.exists() else checkpoints / "latest")
     judged = judge_parts(session, trainer)  # all processes together
     if is_main():
