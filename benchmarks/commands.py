@@ -2,7 +2,7 @@
 the seconds of imports. A run can be told to stop (SIGTERM) at an exact update or inside an exact evaluation; only hooks
 of torch do that, so it works for every version of the trainer.
 
-As a program (`python commands.py CHECKOUT`) it serves: a line of JSON with a job in, a line of JSON with the answer out.
+As a program (`python commands.py CHECKOUT`) it takes a job and gives an answer as one line of JSON each.
 It needs nothing but the standard library until a job runs, and imports `unitrans` from that checkout only.
 """
 

@@ -3,6 +3,7 @@
     python -m benchmarks.same_updates OLD NEW                      # every objective in every way
     python -m benchmarks.same_updates OLD NEW --only 'text-*/stop*'
     python -m benchmarks.same_updates OLD NEW --work DIR --reuse   # OLD's runs as an earlier call left them in DIR
+    python -m benchmarks.same_updates OLD NEW --configurations     # what --print-config prints, byte for byte
 
 In every cell OLD and NEW train, and NEW resumes what a kill of OLD's run leaves behind; in the ways that stop, both
 resume their own run, and NEW resumes OLD's. All of them must end as OLD's run that nothing has interrupted.
@@ -24,17 +25,17 @@ from pathlib import Path
 from benchmarks.commands import CommandLine, Done, Stop
 from benchmarks.same_updates.cells import RESUMED, Cell, cells, write_data
 from benchmarks.same_updates.compare import checkpoint, differences, steps_of
+from benchmarks.same_updates.configurations import compare_configurations
 
 REFUSED = 2  # the exit code of a command whose settings do not go together
 STOPPED = 143  # and of one that SIGTERM has stopped
 SHOWN = 6  # differences of a cell that are printed
 
-#: What NEW does rightly where OLD did not, by cell: there NEW must end as OLD's uninterrupted run, and that OLD does not
-#: is no difference.
+#: Why, by cell, NEW does rightly what OLD did not: NEW must end as OLD's uninterrupted run, and OLD need not.
 MENDED: dict[str, str] = {}
 
 
-class Unequal(Exception):
+class UnequalError(Exception):
     """A command ended otherwise than expected."""
 
 
@@ -55,12 +56,14 @@ class Checkouts:
         arguments = ["train", "--resume", run] if resume else [*cell.arguments, "--output", run]
         return self.lines[who].run(self.work / "data", arguments, processes=cell.processes, stop=stop)
 
-    def expect(self, code: int, who: str, cell: Cell, *, resume: bool = False, stop: Stop | None = None) -> None:
-        """The same. Unequal, with what the command printed, where it ends otherwise."""
+    def expect(
+        self, code: int, who: str, cell: Cell, *, resume: bool = False, stop: Stop | None = None
+    ) -> None:
+        """The same. UnequalError, with what the command printed, where it ends otherwise."""
         done = self.command(who, cell, resume=resume, stop=stop)
         if done.code != code:
             printed = "\n".join(done.output.splitlines()[-12:])
-            raise Unequal(
+            raise UnequalError(
                 f"{who} {'resumed' if resume else 'trained'}: exit code {done.code}, not {code}\n{printed}"
             )
 
@@ -74,7 +77,7 @@ def examine(both: Checkouts, cell: Cell) -> list[str]:
     """What is not the same in a cell; an empty list where all is."""
     try:
         return list(_stopped(both, cell) if cell.stop else _trained(both, cell))
-    except Unequal as error:
+    except UnequalError as error:
         return [str(error)]
 
 
@@ -87,7 +90,7 @@ def _trained(both: Checkouts, cell: Cell) -> Iterator[str]:
             both.expect(REFUSED, "new", cell)
             return
         if done.code:
-            raise Unequal(f"old trained: exit code {done.code}\n{done.output[-2000:]}")
+            raise UnequalError(f"old trained: exit code {done.code}\n{done.output[-2000:]}")
     both.expect(0, "new", cell)
     yield from both.compare(old, new)
     leave_as_killed(old, crossed)
@@ -145,14 +148,37 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="a checkout that is right")
     parser.add_argument("new", type=Path, metavar="NEW", help="a checkout to be judged")
-    parser.add_argument("--old-python", metavar="FILE", help="its interpreter (default: OLD/.venv/bin/python)")
-    parser.add_argument("--new-python", metavar="FILE", help="its interpreter (default: NEW/.venv/bin/python)")
+    parser.add_argument(
+        "--old-python", metavar="FILE", help="its interpreter (default: OLD/.venv/bin/python)"
+    )
+    parser.add_argument(
+        "--new-python", metavar="FILE", help="its interpreter (default: NEW/.venv/bin/python)"
+    )
     parser.add_argument("--only", metavar="GLOB", action="append", help="cells of these names; repeatable")
     parser.add_argument("--list", action="store_true", help="print the names of the cells and end")
-    parser.add_argument("--added", metavar="KEY", action="append", default=[], help="a key that NEW may have more")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="keep the runs there (default: they are removed)")
+    parser.add_argument(
+        "--configurations", action="store_true", help="compare configurations in place of runs"
+    )
+    parser.add_argument(
+        "--added",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="a key that NEW may add to configurations, rows of the log and summaries; repeatable",
+    )
+    parser.add_argument(
+        "--work", metavar="DIR", type=Path, help="keep the runs there (default: they are removed)"
+    )
     parser.add_argument("--reuse", action="store_true", help="take OLD's runs as they are in --work")
     return parser
+
+
+def examine_all(both: Checkouts, chosen: list[Cell]) -> Iterator[tuple[str, str, list[str]]]:
+    """(name, verdict, differences) of every cell."""
+    for cell in chosen:
+        found = examine(both, cell)
+        refused = not both.run_of("old", cell.name).exists()
+        yield cell.name, "differs" if found else "refused by both" if refused else "equal", found
 
 
 def main() -> int:
@@ -163,30 +189,32 @@ def main() -> int:
         print("\n".join(cell.name for cell in chosen or cells()))
         return 0 if options.list else parser.error(f"no cell is named {options.only}; above are all names")
     old, new = options.old.resolve(), options.new.resolve()
-    begin, unequal = time.monotonic(), 0
+    start = begin = time.monotonic()
+    unequal = count = 0
     with ExitStack() as stack:
         work = (options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
         for who in ("new", "crossed", *(() if options.reuse else ("old",))):
             shutil.rmtree(work / who, ignore_errors=True)
         (work / "data").mkdir(parents=True, exist_ok=True)
         write_data(work / "data")
-        lines = [
+        first, second = (
             stack.enter_context(CommandLine(checkout, interpreter(checkout, python)))
             for checkout, python in ((old, options.old_python), (new, options.new_python))
-        ]
-        both = Checkouts(lines[0], lines[1], work, options.added, options.reuse)
-        for cell in chosen:
-            start = time.monotonic()
-            found = examine(both, cell)
-            refused = not both.run_of("old", cell.name).exists()
-            verdict = "differs" if found else "refused by both" if refused else "equal"
-            print(f"{cell.name:45} {verdict:16} {time.monotonic() - start:5.1f} s", flush=True)
+        )
+        results: Iterator[tuple[str, str, list[str]]]
+        if options.configurations:
+            compared = compare_configurations(first, second, work / "data", options.added)
+            results = ((name, "differs" if found else "equal", found) for name, found in compared)
+        else:
+            results = examine_all(Checkouts(first, second, work, options.added, options.reuse), chosen)
+        for name, verdict, found in results:
+            print(f"{name:45} {verdict:16} {time.monotonic() - start:5.1f} s", flush=True)
             for line in found[:SHOWN]:
                 print(f"    {line}")
             if len(found) > SHOWN:
-                print(f"    ... {len(found)} differences in all")
-            unequal += bool(found)
-    print(f"{len(chosen) - unequal} of {len(chosen)} cells are the same ({time.monotonic() - begin:.0f} s)")
+                print(f"    ... {len(found)} lines in all")
+            start, count, unequal = time.monotonic(), count + 1, unequal + bool(found)
+    print(f"{count - unequal} of {count} are the same ({time.monotonic() - begin:.0f} s)")
     return 1 if unequal else 0
 
 

@@ -40,15 +40,21 @@ def _settings(section: str, values: dict[str, object]) -> dict[str, object]:
     return {f"{section}.{key}": value for key, value in values.items()}
 
 
-def _kind(flags: str, model: dict[str, object], data: dict[str, object]) -> tuple[list[str], dict[str, object]]:
+def _kind(
+    flags: str, model: dict[str, object], data: dict[str, object]
+) -> tuple[list[str], dict[str, object]]:
     return flags.split(), _settings("model", model | DROP) | _settings("data", data)
 
 
 #: Flags and settings of every objective.
 OBJECTIVES: dict[str, tuple[list[str], dict[str, object]]] = {
-    "vision-mim": _kind("--domain vision --objective mim --data digits", SWIN | {"drop_path_rate": 0.1}, DIGITS),
+    "vision-mim": _kind(
+        "--domain vision --objective mim --data digits", SWIN | {"drop_path_rate": 0.1}, DIGITS
+    ),
     "vision-mae": _kind("--domain vision --objective mae --data digits", VIT, DIGITS),
-    "vision-beit": _kind("--domain vision --objective beit --data digits", VIT | {"drop_path_rate": 0.1}, DIGITS),
+    "vision-beit": _kind(
+        "--domain vision --objective beit --data digits", VIT | {"drop_path_rate": 0.1}, DIGITS
+    ),
     "vision-data2vec": _kind("--domain vision --objective data2vec --data digits", VIT, DIGITS),
     "vision-classification": _kind(
         "--domain vision --objective classification --data digits",
@@ -57,7 +63,9 @@ OBJECTIVES: dict[str, tuple[list[str], dict[str, object]]] = {
     ),
     "text-mlm": _kind("--domain text --objective mlm --data texts.txt", {"name": "bert"} | TEXT, TEXTS),
     "text-clm": _kind("--domain text --objective clm --data texts.txt", {"name": "gpt2"} | TEXT, TEXTS),
-    "text-data2vec": _kind("--domain text --objective data2vec --data texts.txt", {"name": "bert"} | TEXT, TEXTS),
+    "text-data2vec": _kind(
+        "--domain text --objective data2vec --data texts.txt", {"name": "bert"} | TEXT, TEXTS
+    ),
     "text-classification": _kind(
         "--domain text --objective classification --data texts.csv --target kind",
         {"name": "bert"} | TEXT,
@@ -146,7 +154,8 @@ def write_data(folder: Path) -> None:
     table = [f"{line},{kind},{len(line) / 10}" for line, kind in zip(lines, kinds, strict=True)]
     (folder / "texts.csv").write_text("\n".join(["text,kind,size", *table]) + "\n")
     tagged = [
-        {"tokens": line.split(), "tags": ["noun" if w in words[4:7] else "o" for w in line.split()]} for line in lines
+        {"tokens": line.split(), "tags": ["noun" if w in words[4:7] else "o" for w in line.split()]}
+        for line in lines
     ]
     (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tagged))
     ends = ("O", "N", "Cl", "c1ccccc1", "C#N", "C(=O)O", "C(C)C", "S")
