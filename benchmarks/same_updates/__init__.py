@@ -1,0 +1,1 @@
+"""Two checkouts train the same: `python -m benchmarks.same_updates OLD NEW`."""
