@@ -82,11 +82,12 @@ class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
         )
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; a checkpoint of a run must be as it was written (ConfigError)."""
-        if (Path(name) / MANIFEST).is_file():
-            verify(Path(name), READ_BY_MODELS)
-        return super().from_pretrained(name, *args, **kwargs)
+        folder = Path(args[0] if args else kwargs["pretrained_model_name_or_path"])
+        if (folder / MANIFEST).is_file():
+            verify(folder, READ_BY_MODELS)
+        return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -61,8 +61,7 @@ class Trainer:
     ) -> None:
         self.device = processes.place(settings["use_cpu"])
         self.rank, self.world_size = processes.rank(), processes.world_size()
-        self.model: Any = model
-        self.model.to(self.device)
+        self.model: Any = nn.Module.to(model, self.device)
         self.settings, self.sampler, self.schedule = settings, sampler, schedule
         self.train_data, self.validation_data, self.collate = train_data, validation_data, collate
         self.run, self.scale, self.card = run, scale, card
