@@ -29,17 +29,17 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 @contextmanager
 def hold(run: Path) -> Iterator[str]:
-    """Inside, no other command works in ``run``; gives which kind of lock says so. ConfigError where one does."""
+    """Inside, no other command works in ``run``; gives the kind of lock in words. ConfigError where one does."""
     try:
         descriptor = _lock(run)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise ConfigError(f"{run} cannot be written: {error.strerror}; choose another folder") from error
         with _beating(run):
-            yield f"heartbeat every {BEAT:g} s, as this file system has no locks"
+            yield f"a heartbeat every {BEAT:g} s, as this file system has no locks"
         return
     try:
-        yield "of the file system"
+        yield "a lock of the file system"
     finally:
         (run / ".lock").unlink(missing_ok=True)
         os.close(descriptor)

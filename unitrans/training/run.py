@@ -79,7 +79,7 @@ def sole_use(run: Path) -> Iterator[None]:
     """Inside, no other command trains in ``run``. ConfigError, in all processes, where one does."""
     with ExitStack() as stack:
         kind = on_main(lambda: stack.enter_context(hold(run)))
-        say(f"{run} is held by a lock: {kind}")
+        say(f"{run} is held by {kind}")
         yield
 
 
