@@ -264,7 +264,7 @@ def run(claim: Claim, arm: str, seed: int, settings: list[str], first: bool) -> 
             row["predictors"] |= probe_pixels(session)
     folder = Path(tempfile.mkdtemp())
     try:
-        trainer = make_trainer(session, folder, folder)
+        trainer = make_trainer(session, folder)
         trainer.train()
         metrics = trainer.judge(session.data(held_out))
         row |= {name.removeprefix("eval_"): v for name, v in metrics.items() if name != "eval_seconds"}

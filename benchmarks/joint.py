@@ -146,9 +146,9 @@ def run(config: RunConfig, folder: Path) -> dict[str, float]:
     folder.mkdir(parents=True)
     if hasattr(session.domain, "keep"):
         session.domain.keep(folder, session.train_source)
-    trainer = make_trainer(session, folder, folder)
+    trainer = make_trainer(session, folder)
     evaluations = Evaluations()
-    trainer.add_callback(evaluations)
+    trainer.observers.append(evaluations)
     trainer.train()
     _, found = evaluations.seen[-1]
     return {key.removeprefix("eval_"): value for key, value in found.items() if key != "eval_seconds"}

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from benchmarks.rows import Curve, Row
 from benchmarks.timing import Ratio, clock
+from unitrans.training.observers import Observer
 
 PACKAGES = (
     "asyncio",
@@ -228,9 +228,9 @@ def run(
     (folder / "config.yaml").write_text(session.config.to_yaml(), encoding="utf-8")
     if not judged:
         session.validation_source = None
-    trainer = make_trainer(session, folder, folder)
+    trainer = make_trainer(session, folder)
     watch = _Clock()
-    trainer.add_callback(watch)
+    trainer.observers.append(watch)
     trainer.train()
     if not judged:
         return [(watch.end - watch.begin, float("nan"))]
@@ -240,7 +240,7 @@ def run(
     return curve
 
 
-class _Clock(TrainerCallback):
+class _Clock(Observer):
     """Processor time when the first update began and when the last one ended, and the figures of every evaluation.
 
     Attributes:
@@ -252,14 +252,13 @@ class _Clock(TrainerCallback):
         self.begin = self.end = 0.0
         self.seen: list[tuple[float, dict[str, float]]] = []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 0:
-            self.begin = _now()
+    def on_begin(self, trainer: Any) -> None:
+        self.begin = _now()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_update(self, trainer: Any) -> None:
         self.end = _now()
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+    def on_evaluation(self, trainer: Any, metrics: dict[str, float], best: bool) -> None:
         self.seen.append((self.end - self.begin, dict(metrics)))
         self.begin += _now() - self.end
 

@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from unitrans.training.observers import Observer
 
 
-class Evaluations(TrainerCallback):
+class Evaluations(Observer):
     """Keeps (update, figures) of every evaluation."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, dict[str, float]]] = []
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """See TrainerCallback."""
-        self.seen.append((state.global_step, dict(metrics)))
+    def on_evaluation(self, trainer: Any, metrics: dict[str, float], best: bool) -> None:
+        """See Observer."""
+        self.seen.append((trainer.state.global_step, dict(metrics)))
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -76,9 +76,9 @@ def run(objective: str, settings: list[str], folder: Path, init: Path | None) ->
     session = open_new_session(config)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    trainer = make_trainer(session, folder, folder)
+    trainer = make_trainer(session, folder)
     evaluations = Evaluations()
-    trainer.add_callback(evaluations)
+    trainer.observers.append(evaluations)
     trainer.train()
     return [(update, figures.get("eval_accuracy", float("nan"))) for update, figures in evaluations.seen]
 

@@ -1,8 +1,9 @@
-"""Errors that a user can cause, as one sentence."""
+"""Errors that a user can cause, as one sentence. All others are bugs and show their traceback."""
 
 from __future__ import annotations
 
 import difflib
+import dis
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -43,13 +44,29 @@ class InterruptedRunError(Exception):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Where a run is put together from what the user gave, ValueError and missing files are the user's to mend."""
+    """Where a run is put together from what the user gave, a ValueError that says what is wrong with it, missing files
+    and missing packages are the user's to mend."""
     try:
         yield
     except ConfigError:
         raise
     except (ValueError, ImportError, OSError) as error:
+        if is_bug(error):
+            raise
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether a ValueError was not raised by a ``raise`` but by an operation of ours, as ``a, b = [1]`` or an array
+    function with wrong shapes does: nobody wrote its message for a user."""
+    trace = error.__traceback__
+    if type(error) is not ValueError or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    ours = str(frame.f_globals.get("__name__", "")).partition(".")[0] == __name__.partition(".")[0]
+    return ours and dis.opname[frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS"
 
 
 def out_of_memory(error: BaseException) -> str | None:

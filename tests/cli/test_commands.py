@@ -260,3 +260,31 @@ def test_sigterm_and_ctrl_c_save_and_the_printed_command_goes_on() -> None:
     second = int((run / "checkpoints" / "latest").resolve().name.removeprefix("step-"))
     assert second >= first + 3
     assert [row["step"] for row in rows(run)] == list(range(1, second + 1))
+
+
+def test_a_bug_is_no_sentence_even_where_errors_are_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ValueError that an operation of ours causes shows where; one that was written for users is a sentence."""
+
+    def bug(*_: object) -> None:
+        first, second = [1]  # type: ignore[misc]
+        print(first, second)
+
+    bug.__globals__["__name__"] = "unitrans.stand_in"
+    monkeypatch.setattr("unitrans.training.session.make_sampler", bug)
+    try:
+        with pytest.raises(ValueError, match="not enough values"):
+            main(["train", *SMALL])
+    finally:
+        bug.__globals__["__name__"] = __name__
+
+
+def test_debug_shows_where_a_sentence_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ["train", "data.path=no_such_folder"]
+    assert main(wrong) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1
+    for arguments in (["--debug", *wrong], [*wrong, "--debug"]):
+        assert main(arguments) == 2
+        printed = capsys.readouterr().err
+        assert printed.endswith(sentence) and "Traceback (most recent call last)" in printed
+        assert "domain.open(" in printed

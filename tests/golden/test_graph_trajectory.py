@@ -14,7 +14,6 @@ import pytest
 import torch
 from golden_cases import GOLDEN
 from torch import nn
-from transformers import TrainerCallback
 
 from unitrans.domains.graph import GraphDomain
 from unitrans.models.convert import config_from, export_weights, load_weights
@@ -22,6 +21,7 @@ from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels, SignalOutput
 from unitrans.objectives.supervised import ValueHead
 from unitrans.training.config import resolve
+from unitrans.training.observers import Observer
 from unitrans.training.sampler import Key, UpdateSampler
 from unitrans.training.session import Session, make_trainer
 
@@ -129,12 +129,12 @@ class FixedBatches(UpdateSampler):
         return [(0, index) for index in self.recorded[update]]
 
 
-class Rows(TrainerCallback):
+class Rows(Observer):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.rows.append(dict(logs))
+    def on_row(self, trainer: Any, row: dict[str, float]) -> None:
+        self.rows.append(row)
 
 
 class PublishedHead(ValueHead):
@@ -199,8 +199,8 @@ def test_official_graphormer_updates(golden: Any, tmp_path: Path, name: str, acc
     )
     sampler.recorded, updates = source.updates, len(source.updates)
     session = Session(config, GraphDomain(), model_config, objective, source, None, sampler, updates, model)
-    trainer, log = make_trainer(session, tmp_path, None), Rows()
-    trainer.add_callback(log)
+    trainer, log = make_trainer(session, None), Rows()
+    trainer.observers.append(log)
     trainer.train()
 
     rates = torch.tensor([row["learning_rate"] for row in log.rows], dtype=torch.float64)

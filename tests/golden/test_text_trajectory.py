@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
 from unitrans.domains.text import TextDomain
 from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.training.config import resolve
+from unitrans.training.observers import Observer
 from unitrans.training.optim import parameter_groups
 from unitrans.training.sampler import Key, UpdateSampler
 from unitrans.training.session import Session, make_trainer
@@ -52,12 +52,12 @@ class FixedBatches(UpdateSampler):
         return [(0, self.recorded[update] * size + row) for row in range(size)]
 
 
-class Rows(TrainerCallback):
+class Rows(Observer):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.rows.append(dict(logs))
+    def on_row(self, trainer: Any, row: dict[str, float]) -> None:
+        self.rows.append(row)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -103,8 +103,8 @@ def test_updates_of_transformers(golden: Callable[[str], Any], tmp_path: Path, a
     )
     batches.recorded = case.inputs["batch_index"].tolist()
     session = Session(config, TextDomain(), model_config, objective, source, None, batches, 20, model)
-    trainer, log = make_trainer(session, tmp_path, None), Rows()
-    trainer.add_callback(log)
+    trainer, log = make_trainer(session, None), Rows()
+    trainer.observers.append(log)
     trainer.train()
 
     rates = torch.tensor([row["learning_rate"] for row in log.rows], dtype=torch.float64)

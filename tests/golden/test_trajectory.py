@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from unitrans.models.convert import export_weights, load_weights
 from unitrans.training.config import resolve
+from unitrans.training.observers import Observer
 from unitrans.training.sampler import Key, UpdateSampler
 from unitrans.training.session import Session, make_trainer, open_session
 
@@ -41,12 +41,12 @@ class FixedBatches(UpdateSampler):
         return [(0, self.recorded[update] * size + row) for row in range(size)]
 
 
-class Rows(TrainerCallback):
+class Rows(Observer):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.rows.append(dict(logs))
+    def on_row(self, trainer: Any, row: dict[str, float]) -> None:
+        self.rows.append(row)
 
 
 def test_official_simmim_updates(golden: Callable[[str], Any], tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_official_simmim_updates(golden: Callable[[str], Any], tmp_path: Path) -
         opened.config, opened.domain, opened.model_config, objective, source, None, batches, 20, opened.model
     )
     load_weights(session.model, case.weights, "official")
-    trainer, log = make_trainer(session, tmp_path, None), Rows()
-    trainer.add_callback(log)
+    trainer, log = make_trainer(session, None), Rows()
+    trainer.observers.append(log)
     trainer.train()
 
     assert [row["learning_rate"] for row in log.rows] == case.expected["out.lr"].tolist()

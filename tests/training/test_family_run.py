@@ -15,8 +15,8 @@ from unitrans.objectives import get_objective, register_objective
 from unitrans.training import run as running
 from unitrans.training.callbacks import read_metrics
 from unitrans.training.config import RunConfig, resolve
+from unitrans.training.loop import Trainer
 from unitrans.training.session import open_new_session
-from unitrans.training.trainer import UnitransTrainer
 from unitrans.use.convert import convert
 
 Tiny = Callable[..., RunConfig]
@@ -49,15 +49,15 @@ def values(run: Path) -> list[dict[str, float]]:
 
 def cut(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that dies in update 6 and goes on from update 4."""
-    step = UnitransTrainer.training_step
+    step = Trainer.update
 
-    def dies(self: UnitransTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def dies(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 5:
             raise OSError("the machine goes down")
-        return step(self, *args, **kwargs)
+        return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "training_step", dies)
+        patch.setattr(Trainer, "update", dies)
         with pytest.raises(OSError, match="goes down"):
             running.train(config, "cut")
     running.resume("cut")

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from unitrans.domains.graph import GraphDomain
 from unitrans.models.convert import export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
 from unitrans.objectives.base import Labels
 from unitrans.training.config import resolve
+from unitrans.training.observers import Observer
 from unitrans.training.sampler import UpdateSampler
 from unitrans.training.session import Session, make_trainer
 
@@ -47,12 +47,12 @@ class Molecules:
         return sample
 
 
-class Rows(TrainerCallback):
+class Rows(Observer):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.rows.append(dict(logs))
+    def on_row(self, trainer: Any, row: dict[str, float]) -> None:
+        self.rows.append(row)
 
 
 def published(network: PaddedGraphormer, source: Molecules, sampler: UpdateSampler) -> dict[str, list[float]]:
@@ -136,8 +136,8 @@ def test_published_recipe(tmp_path: Path) -> None:
         config, GraphDomain(), model_config, SimpleNamespace(), source, None, sampler, UPDATES, model
     )
     session.objective = objective
-    trainer, log = make_trainer(session, tmp_path, None), Rows()
-    trainer.add_callback(log)
+    trainer, log = make_trainer(session, None), Rows()
+    trainer.observers.append(log)
     trainer.train()
 
     for key, values in want.items():

@@ -174,14 +174,14 @@ def stop_at(monkeypatch, update: int, seed: int) -> None:
 
     def stopping(session, *args):
         trainer = make_trainer(session, *args)
-        step = trainer.training_step
+        step = trainer.update
 
-        def training_step(*a, **k):
+        def update(*a):
             if trainer.state.global_step == update and session.config.train["seed"] == seed:
                 trainer.stop_signal = 15
-            return step(*a, **k)
+            return step(*a)
 
-        trainer.training_step = training_step
+        trainer.update = update
         return trainer
 
     monkeypatch.setattr(run_module, "make_trainer", stopping)

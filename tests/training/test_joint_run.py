@@ -14,8 +14,8 @@ from unitrans.cli.pages.training import training_page
 from unitrans.errors import ConfigError
 from unitrans.training import run as running
 from unitrans.training.config import RunConfig, resolve
+from unitrans.training.loop import Trainer
 from unitrans.training.sampler import JointSampler, UpdateSampler, apportion
-from unitrans.training.trainer import UnitransTrainer
 
 TRUNK = {
     "model.embed_dim": 16,
@@ -93,15 +93,15 @@ def test_a_run_goes_on_exactly_and_reports_every_domain(
     assert page.count("data:image/png") == 2 and 'class="sentence"' in page and "is missing" not in page
     assert all(f"{name}, validation part:" in page for name in ("Vision", "Text", "Graph"))
 
-    step = UnitransTrainer.training_step
+    step = Trainer.update
 
-    def stopped(self: UnitransTrainer, *args: Any) -> Any:
+    def stopped(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 2:
             raise KeyboardInterrupt
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "training_step", stopped)
+        patch.setattr(Trainer, "update", stopped)
         with pytest.raises(KeyboardInterrupt):
             running.train(config(**options), "part")
     running.resume("part")

@@ -1,4 +1,4 @@
-"""Two processes give the updates of one on the same global batch; FSDP2 likewise, and not on the CPU."""
+"""Two processes give the updates of one on the same global batch; FSDP2 likewise."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from unitrans.errors import ConfigError
 from unitrans.training import run as running
 from unitrans.training.config import RunConfig
-from unitrans.training.session import training_arguments
+from unitrans.training.session import keep_global_batch, make_trainer
 
 ROOT = Path(__file__).parents[2]
 # The command, and that no thread of gloo outlives it: one that does may abort the process while Python ends.
@@ -31,6 +31,7 @@ code = main()
 threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
 sys.exit(code or ("the group is still there" if any("gloo" in name for name in threads) else 0))
 """
+PLAIN = "import sys; from unitrans.cli import main; sys.exit(main())"
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SETTINGS = ("train.use_cpu=true", "train.logging_steps=1")
 
@@ -105,8 +106,11 @@ def open_double(config):
     opened.model.double().register_forward_pre_hook(double, with_kwargs=True)
     return opened
 
-session.open_session = open_double
-run.train(resolve(config=sys.argv[1]), sys.argv[2])
+session.open_session = run.open_session = open_double
+if sys.argv[1] == "--resume":
+    run.resume(sys.argv[2])
+else:
+    run.train(resolve(config=sys.argv[1]), sys.argv[2])
 """
 
 
@@ -125,10 +129,61 @@ def test_two_processes_equal_one_in_float64(tiny: Callable[..., RunConfig], work
     assert_same_weights(one, two, 1e-6, relative=True)
 
 
-def test_fsdp_on_the_cpu_is_refused(tiny: Callable[..., RunConfig], workdir: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(
+    tiny: Callable[..., RunConfig], workdir: Path
+) -> None:
+    """From one process to two, and, as what follows from a checkpoint of two, to one again: the numbers of a run that
+    was never stopped, without dropout and drop path."""
+    settings = (*SETTINGS, "train.gradient_accumulation_steps=2", "train.per_device_train_batch_size=4")
+    settings += ("model.drop_path_rate=0", "train.save_steps=2", "train.save_total_limit=9")
+    Path("run.yaml").write_text(tiny(*settings).to_yaml())
+    launch(DOUBLE, 1, "run.yaml", "whole")
+    shutil.copytree("whole", "cut", symlinks=True)
+    for processes, steps in ((2, (3, 4, 6)), (1, (6,))):
+        for step in steps:  # as if killed behind the checkpoint before it
+            shutil.rmtree(f"cut/checkpoints/step-{step:07}")
+        printed = launch(DOUBLE, processes, "--resume", "cut")
+        assert (
+            f"saved by {3 - processes} processes, goes on with {processes}: updates see the same" in printed
+        )
+        assert f"8 samples = 4 per device x {3 - processes} accumulation x {processes} process" in printed
+    assert_same_rows(Path("whole"), Path("cut"), 1e-6)
+    assert_same_weights(Path("whole"), Path("cut"), 1e-6, relative=True)
+
+
+def test_processes_that_cannot_share_an_update_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"gradient_accumulation_steps": 3, "global_batch_size": None, "per_device_train_batch_size": 4}
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        ConfigError, match="has 6 micro-batches, which 4 processes cannot .* one of 1, 2, 3, 6$"
+    ):
+        keep_global_batch(train, 2, None)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert keep_global_batch(train, 2, None)["gradient_accumulation_steps"] == 1
+    assert keep_global_batch(train, 1, 6)["gradient_accumulation_steps"] == 1
+
+
+def test_fsdp_needs_several_processes(tiny: Callable[..., RunConfig], workdir: Path) -> None:
     session = running.open_session(tiny("train.fsdp=true", "train.use_cpu=true"))
-    with pytest.raises(ConfigError, match=r"train\.fsdp shards over GPUs and this run is on the CPU"):
-        training_arguments(session, workdir)
+    with pytest.raises(ConfigError, match=r"train\.fsdp shards over several processes and there is one"):
+        make_trainer(session, workdir)
+
+
+def test_a_sharded_run_equals_a_replicated_one(tiny: Callable[..., RunConfig], workdir: Path) -> None:
+    """The whole command with train.fsdp on the CPU, and what it goes on with after half of its updates."""
+    settings = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    settings += ("train.save_steps=2", "train.save_total_limit=9", "train.adam_epsilon=1e-4")
+    for name, fsdp in (("replicated", "false"), ("sharded", "true")):
+        Path(f"{name}.yaml").write_text(tiny(*SETTINGS, *settings, f"train.fsdp={fsdp}").to_yaml())
+        launch(PLAIN, 2, "train", "--config", f"{name}.yaml", "--output", name)
+    assert_same_rows(Path("replicated"), Path("sharded"), 1e-5)
+    assert_same_weights(Path("replicated"), Path("sharded"), 1e-5, relative=False)
+    shutil.copytree("sharded", "cut", symlinks=True)
+    for step in (3, 4, 6):  # as if killed behind the checkpoint of update 2
+        shutil.rmtree(f"cut/checkpoints/step-{step:07}")
+    launch(PLAIN, 2, "train", "--resume", "cut")
+    assert_same_rows(Path("sharded"), Path("cut"), 0)
+    assert_same_weights(Path("sharded"), Path("cut"), 0, relative=False)
 
 
 # Four updates with DDP and with fully_shard on the same batches; after two the sharded one is saved and taken up anew.
@@ -215,16 +270,16 @@ def test_a_sharded_model_takes_the_steps_of_ddp(tiny: Callable[..., RunConfig], 
 STREAMED = """
 import sys
 from unitrans.cli import main
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.loop import Trainer
 
-step, output = UnitransTrainer.training_step, sys.argv[1]
+step, output = Trainer.forward_backward, sys.argv[1]
 
-def noted(self, model, batch, *rest):
-    with open(f"{output}-{self.args.process_index}.txt", "a") as file:
+def noted(self, batch):
+    with open(f"{output}-{self.rank}.txt", "a") as file:
         file.write(" ".join([str(self.state.global_step), *batch["sample_ids"]]) + "\\n")
-    return step(self, model, batch, *rest)
+    return step(self, batch)
 
-UnitransTrainer.training_step = noted
+Trainer.forward_backward = noted
 sys.exit(main(["train", *sys.argv[2:]]))
 """
 

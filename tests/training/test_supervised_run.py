@@ -13,7 +13,8 @@ from unitrans.objectives import MaskedSignalModel
 from unitrans.training import run as running
 from unitrans.training.callbacks import read_metrics
 from unitrans.training.config import RunConfig, resolve
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.loop import Trainer
+from unitrans.training.optim import make_optimizer
 
 Tiny = Callable[..., RunConfig]
 MODEL = ("model.embed_dim=16", "model.depth=2", "model.num_heads=2", "model.mlp_ratio=2.0")
@@ -52,15 +53,15 @@ def test_a_run_with_mixed_batches_goes_on_bit_for_bit(
     settings += ("model.drop_path_rate=0.2", "train.gradient_accumulation_steps=2", "train.layer_decay=0.7")
     settings += ("train.sampling=balanced",) if workers else ()
     whole = running.train(supervised(*settings), "whole")
-    step = UnitransTrainer.training_step
+    step = Trainer.update
 
-    def dies(self: UnitransTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def dies(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 4:
             raise OSError("the machine goes down")
-        return step(self, *args, **kwargs)
+        return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "training_step", dies)
+        patch.setattr(Trainer, "update", dies)
         with pytest.raises(OSError, match="goes down"):
             running.train(supervised(*settings, f"train.dataloader_num_workers={workers}"), "cut")
     running.resume("cut")
@@ -77,8 +78,8 @@ def test_a_run_with_mixed_batches_goes_on_bit_for_bit(
 
 
 def test_rates_fall_from_layer_to_layer(workdir: Path) -> None:
-    trainer = running.make_trainer(running.open_session(supervised("train.layer_decay=0.5")), workdir, None)
-    groups = trainer.create_optimizer().param_groups
+    trainer = running.make_trainer(running.open_session(supervised("train.layer_decay=0.5")), None)
+    groups = make_optimizer(trainer.model, trainer.settings, 0.0).param_groups
     scale = {name: group["lr_scale"] for group in groups for name in group["param_names"]}
     assert scale["head.linear.weight"] == scale["encoder.norm.weight"] == 1.0
     assert scale["encoder.blocks.1.mlp.fc1.weight"] == 0.5 and scale["encoder.pos_embed"] == 0.125

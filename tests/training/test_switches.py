@@ -14,8 +14,8 @@ from unitrans.objectives import MaskedSignalModel
 from unitrans.training import run as running
 from unitrans.training.callbacks import read_metrics
 from unitrans.training.config import RunConfig
+from unitrans.training.loop import Trainer
 from unitrans.training.switches import AveragedWeights, recompute_blocks
-from unitrans.training.trainer import UnitransTrainer
 
 Tiny = Callable[..., RunConfig]
 DROPOUT = (
@@ -70,7 +70,7 @@ def test_the_average_is_what_is_judged_and_saved(tiny: Tiny, workdir: Path) -> N
     model = MaskedSignalModel.from_pretrained(run / "checkpoints" / "best")
     session = running.open_session(config)
     session.model.load_state_dict(model.state_dict())
-    judged = running.make_trainer(session, workdir, workdir).judge()["eval_loss"]
+    judged = running.make_trainer(session, workdir).judge()["eval_loss"]
     assert judged == min(row[3] for row in values(run) if row[3] is not None)
 
 
@@ -79,7 +79,7 @@ def test_without_held_out_samples_the_average_is_reported(
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
 
-    def report(session: Any, trainer: UnitransTrainer, *_: Any) -> None:
+    def report(session: Any, trainer: Trainer, *_: Any) -> None:
         seen.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
 
     monkeypatch.setattr(running, "report", report)
@@ -90,15 +90,15 @@ def test_without_held_out_samples_the_average_is_reported(
 def test_the_average_goes_on_bit_for_bit(tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*DROPOUT, "train.ema_decay=0.9", "train.save_steps=2")
     whole = running.train(tiny(*settings), "whole")
-    step = UnitransTrainer.training_step
+    step = Trainer.update
 
-    def dies(self: UnitransTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def dies(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 5:
             raise OSError("the machine goes down")
-        return step(self, *args, **kwargs)
+        return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "training_step", dies)
+        patch.setattr(Trainer, "update", dies)
         with pytest.raises(OSError, match="goes down"):
             running.train(tiny(*settings), "cut")
     running.resume("cut")
@@ -156,4 +156,4 @@ def test_without_a_compiler_compilation_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     session = running.open_session(tiny("train.torch_compile=true"))
     with pytest.raises(ConfigError, match=r"train.torch_compile needs a C\+\+ compiler"):
-        running.make_trainer(session, workdir, None)
+        running.make_trainer(session, None)

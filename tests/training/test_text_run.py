@@ -18,7 +18,7 @@ from unitrans.objectives import MaskedSignalModel
 from unitrans.training import run as running
 from unitrans.training.callbacks import read_metrics
 from unitrans.training.config import RunConfig, resolve
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.loop import Trainer
 
 LINES = [
     f"the {a} {b} {c} ." for a in ("red", "old", "big") for b in ("cat", "dog", "car") for c in ("ran", "sat")
@@ -115,17 +115,17 @@ def test_a_run_goes_on_bit_for_bit(
     if objective == "clm":
         settings |= {"model__name": "gpt2"}
     whole = running.train(config(objective, **settings), "whole")
-    step = UnitransTrainer.training_step
+    step = Trainer.update
 
-    def dies(self: UnitransTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def dies(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 4:
             raise OSError("the machine goes down")
-        return step(self, *args, **kwargs)
+        return step(self, *args)
 
-    monkeypatch.setattr(UnitransTrainer, "training_step", dies)
+    monkeypatch.setattr(Trainer, "update", dies)
     with pytest.raises(OSError, match="goes down"):
         running.train(config(objective, **settings), "cut")
-    monkeypatch.setattr(UnitransTrainer, "training_step", step)
+    monkeypatch.setattr(Trainer, "update", step)
     running.resume("cut")
     one, two = (
         load_file(Path(run) / "checkpoints" / "latest" / "model.safetensors") for run in (whole, "cut")
@@ -143,13 +143,13 @@ def test_an_epoch_of_a_stream_ends_where_it_began(corpus: Path, monkeypatch: pyt
     """Several epochs of a stream: the run sees every sample once an epoch."""
     monkeypatch.setattr(running, "report", lambda *_: None)
     seen: list[tuple[int, str]] = []
-    corrupt = UnitransTrainer.training_step
+    compute = Trainer.forward_backward
 
-    def note(self: UnitransTrainer, model: Any, inputs: Any, *rest: Any) -> torch.Tensor:
-        seen.extend((len(seen), name) for name in inputs["sample_ids"])
-        return corrupt(self, model, inputs, *rest)
+    def note(self: Trainer, batch: Any) -> Any:
+        seen.extend((len(seen), name) for name in batch["sample_ids"])
+        return compute(self, batch)
 
-    monkeypatch.setattr(UnitransTrainer, "training_step", note)
+    monkeypatch.setattr(Trainer, "forward_backward", note)
     running.train(config(data__streaming=True, data__shuffle_buffer=20, train__max_steps=40), "run")
     names = [name for _, name in seen]
     size = len(set(names))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
+import unitrans
 from unitrans.errors import ConfigError, InterruptedRunError, NonFiniteError, RunError
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training import checkpoint as ckpt
@@ -20,7 +20,9 @@ from unitrans.training.callbacks import read_metrics, stop_signals
 from unitrans.training.config import RunConfig, resolve
 from unitrans.training.cost import dry_run
 from unitrans.training.data import VALIDATION
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.loop import Trainer
+from unitrans.training.observers import Observer
+from unitrans.use.export import export
 
 Tiny = Callable[..., RunConfig]
 
@@ -37,13 +39,13 @@ def gradients_of_first_update(
     """The gradients that clipping sees in the first update."""
     seen: dict[str, torch.Tensor] = {}
 
-    def grab(self: UnitransTrainer, model: Any, grad_norm: Any = None) -> float:
+    def grab(self: Trainer) -> float:
         seen.update({name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None})
         raise StopIteration
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "_clip_grad_norm", grab)
-        trainer = running.make_trainer(running.open_session(config), folder, None)
+        patch.setattr(Trainer, "clip", grab)
+        trainer = running.make_trainer(running.open_session(config), None)
         with pytest.raises(StopIteration):
             trainer.train()
     return seen
@@ -76,9 +78,9 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_update(
         return sample | {"mask": sample["mask"] & (torch.arange(8) < int(sample["id"][-1]))}
 
     session.objective.corrupt = uneven
-    trainer = running.make_trainer(session, workdir, None)
+    trainer = running.make_trainer(session, None)
     keys = session.sampler.global_batch(0)
-    batch = trainer.data_collator([trainer.train_dataset[key] for key in keys])
+    batch = trainer.collate([trainer.train_data[key] for key in keys])
     model = MaskedSignalModel.create(session.model_config, session.objective)
     model.load_state_dict(session.model.state_dict())
     output = model(patches=batch["patches"], plans=batch["plans"], mask=batch["mask"])
@@ -86,8 +88,8 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_update(
     expected.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
     rows: list[dict[str, float]] = []
-    monkeypatch.setattr(trainer, "log", lambda logs, start_time=None: rows.append(logs))
-    trainer.args.logging_steps = 1
+    monkeypatch.setattr(trainer, "log", rows.append)
+    trainer.settings["logging_steps"] = 1
     trainer.train()
     assert rows[0]["loss"] == pytest.approx(float(expected.detach()), rel=1e-6)
     assert rows[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
@@ -122,13 +124,13 @@ def test_a_run_leaves_everything_it_promises(
 
 def test_held_out_samples_are_judged_in_data_units_with_fixed_masks(tiny: Tiny, workdir: Path) -> None:
     session = running.open_session(tiny("train.per_device_eval_batch_size=7"))
-    trainer = running.make_trainer(session, workdir, workdir)
+    trainer = running.make_trainer(session, workdir)
     first, second = trainer.judge(), trainer.judge()
     assert first["eval_l1"] == second["eval_l1"] and first["eval_samples"] == len(session.validation_source)
     total, count = 0.0, 0
     for index in range(len(session.validation_source)):  # one by one, by hand
-        sample = trainer.eval_dataset[VALIDATION, index]
-        batch = trainer.data_collator([sample])
+        sample = trainer.validation_data[VALIDATION, index]
+        batch = trainer.collate([sample])
         with torch.no_grad():
             output = session.model(patches=batch["patches"], plans=batch["plans"], mask=batch["mask"])
         std = session.train_source.std[0]
@@ -163,15 +165,15 @@ def test_a_run_that_died_goes_on_bit_for_bit(
     settings += ("train.max_steps=7", "train.save_steps=2", "data.crop_scale=[0.5, 1.0]", "data.flip=true")
     whole = running.train(tiny(*settings), "whole")
     config = tiny(*settings, f"train.dataloader_num_workers={workers}")
-    step = UnitransTrainer.training_step
+    step = Trainer.update
 
-    def dies(self: UnitransTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def dies(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 5:
             raise OSError("the machine goes down")
-        return step(self, *args, **kwargs)
+        return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "training_step", dies)
+        patch.setattr(Trainer, "update", dies)
         with pytest.raises(OSError, match="goes down"):
             running.train(config, "cut")
     assert (Path("cut") / "checkpoints" / "latest").resolve().name == "step-0000004"
@@ -184,26 +186,26 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = running.train(tiny(), "whole")
-    step, judge = UnitransTrainer.training_step, UnitransTrainer.judge
+    step, judge = Trainer.update, Trainer.judge
 
-    def stopped(self: UnitransTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def stopped(self: Trainer, *args: Any) -> Any:
         if self.state.global_step == 0:
             signal.raise_signal(signal.SIGINT)
-        return step(self, *args, **kwargs)
+        return step(self, *args)
 
-    def stopped_in_evaluation(self: UnitransTrainer) -> dict[str, float]:
+    def stopped_in_evaluation(self: Trainer) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
         return judge(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitransTrainer, "training_step", stopped)
+        patch.setattr(Trainer, "update", stopped)
         with pytest.raises(InterruptedRunError) as caught:
             running.train(tiny(), "cut")
     assert caught.value.signum == signal.SIGINT
     assert "unitrans train --resume cut" in capsys.readouterr().out
     assert (Path("cut") / "checkpoints" / "latest").resolve().name == "step-0000001"
     with monkeypatch.context() as patch:  # the evaluation that is broken off comes first when the run goes on
-        patch.setattr(UnitransTrainer, "judge", stopped_in_evaluation)
+        patch.setattr(Trainer, "judge", stopped_in_evaluation)
         with pytest.raises(InterruptedRunError) as caught:
             running.resume("cut")
     assert caught.value.signum == signal.SIGTERM
@@ -247,10 +249,10 @@ def test_early_stopping_and_the_best_checkpoint(
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
 
-    def judged(self: UnitransTrainer, *_: Any) -> dict[str, float]:
+    def judged(self: Trainer, *_: Any) -> dict[str, float]:
         return {"eval_loss": next(losses), "eval_l1": 0.1, "eval_samples": 1}
 
-    monkeypatch.setattr(UnitransTrainer, "judge", judged)
+    monkeypatch.setattr(Trainer, "judge", judged)
     settings = ("train.max_steps=20", "train.eval_steps=2", "train.early_stopping_patience=2")
     run = running.train(tiny(*settings, "train.save_steps=3", "train.save_total_limit=1"), None)
     assert (run / "checkpoints" / "best").resolve().name == "step-0000004"
@@ -258,7 +260,7 @@ def test_early_stopping_and_the_best_checkpoint(
     folders = {path.name for path in (run / "checkpoints").iterdir() if not path.is_symlink()}
     assert folders == {"step-0000004", "step-0000008"}
     before = final_state(run)[1]
-    monkeypatch.setattr(UnitransTrainer, "judge", lambda *_: {})
+    monkeypatch.setattr(Trainer, "judge", lambda *_: {})
     running.resume(str(run))  # what has stopped early does not go on
     assert final_state(run)[1] == before
 
@@ -291,7 +293,7 @@ def test_the_second_signal_ends_the_process_at_once(
 ) -> None:
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
-    trainer = running.make_trainer(running.open_session(tiny()), workdir, None)
+    trainer = running.make_trainer(running.open_session(tiny()), None)
     with stop_signals(trainer):
         signal.raise_signal(signal.SIGINT)
         assert trainer.stop_signal == signal.SIGINT and codes == []
@@ -317,7 +319,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
 
     session.objective.corrupt = poison
     Path("out").mkdir()
-    trainer = running.make_trainer(session, Path("out"), Path("out"))
+    trainer = running.make_trainer(session, Path("out"))
     with pytest.raises(NonFiniteError) as caught:
         trainer.train()
     message = str(caught.value)
@@ -332,7 +334,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
 def test_a_gradient_that_is_not_a_number_stops_the_run(
     tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = running.make_trainer(running.open_session(tiny()), workdir, None)
+    trainer = running.make_trainer(running.open_session(tiny()), None)
     trainer.model.head.mask_token.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFiniteError, match=r"update 1: the norm of the gradient is (inf|nan).*digits/"):
         trainer.train()
@@ -373,9 +375,9 @@ def test_a_micro_batch_without_a_readable_sample_counts_nothing(tiny: Tiny, work
     session = running.open_session(tiny("train.gradient_accumulation_steps=2", "train.max_steps=1"))
     first, _ = session.sampler.micro_batches(0, 0)
     broken(session.train_source, {session.train_source.ids[index] for _, index in first})
-    trainer = running.make_trainer(session, workdir, None)
+    trainer = running.make_trainer(session, None)
     trainer.train()
-    assert trainer.state.global_step == 1 and len(trainer.skipped) == 8
+    assert trainer.state.global_step == 1 and len(trainer.state.skipped) == 8
 
 
 def test_an_update_without_a_readable_sample_changes_no_weight(tiny: Tiny, workdir: Path) -> None:
@@ -385,26 +387,26 @@ def test_an_update_without_a_readable_sample_changes_no_weight(tiny: Tiny, workd
         session.train_source,
         {session.train_source.ids[index] for _, index in session.sampler.global_batch(1)},
     )
-    trainer = running.make_trainer(session, workdir, None)
+    trainer = running.make_trainer(session, None)
     after: list[dict[str, torch.Tensor]] = []
 
-    class Keep(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+    class Keep(Observer):
+        def on_update(self, trainer: Any) -> None:
             after.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
 
-    trainer.add_callback(Keep())
+    trainer.observers.append(Keep())
     trainer.train()
-    assert trainer.state.global_step == 2 and len(trainer.skipped) == 8
+    assert trainer.state.global_step == 2 and len(trainer.state.skipped) == 8
     assert all(torch.equal(after[0][name], after[1][name]) for name in after[0])
 
 
 def test_a_run_gives_up_when_no_sample_can_be_read(
     tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unitrans.training.trainer.MAX_UNREADABLE", 16)
+    monkeypatch.setattr("unitrans.training.loop.MAX_UNREADABLE", 16)
     session = running.open_session(tiny("train.max_steps=5"))
     broken(session.train_source, set(session.train_source.ids))
-    trainer = running.make_trainer(session, workdir, None)
+    trainer = running.make_trainer(session, None)
     with pytest.raises(
         RunError, match="update 2: there is nothing to predict in the last 16 samples, and 16 could"
     ):
@@ -415,7 +417,7 @@ def test_pictures_are_of_evenly_spaced_samples(
     tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = running.open_session(tiny("train.max_steps=1"))
-    trainer = running.make_trainer(session, workdir, workdir)
+    trainer = running.make_trainer(session, workdir)
     source = session.validation_source
     assert source is not None
     drawn: list[str] = []
@@ -469,15 +471,13 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(
 def test_the_prediction_depends_on_what_is_visible(tiny: Tiny, workdir: Path) -> None:
     """Visible patches of other images give another prediction: the model looks at them."""
     session = running.open_session(tiny("train.max_steps=1"))
-    trainer = running.make_trainer(session, workdir, workdir)
-    samples = [trainer.eval_dataset[VALIDATION, index] for index in range(4)]
+    trainer = running.make_trainer(session, workdir)
+    samples = [trainer.validation_data[VALIDATION, index] for index in range(4)]
     swapped = [
         sample | {"image": torch.where(sample["mask"], sample["image"], other["image"])}
         for sample, other in zip(samples, [*samples[1:], samples[0]], strict=True)
     ]
-    outputs = [
-        trainer.run_model(trainer.model, trainer.data_collator(part))[1] for part in (samples, swapped)
-    ]
+    outputs = [trainer.run_model(trainer.model, trainer.collate(part))[1] for part in (samples, swapped)]
     mask = torch.cat([sample["mask"].flatten() for sample in samples])
     difference = (outputs[0].prediction - outputs[1].prediction)[mask].abs()
     assert float(difference.max()) > 1e-4
@@ -490,3 +490,109 @@ def test_other_sizes_of_a_run_are_refused_when_going_on(tiny: Tiny, workdir: Pat
     (run / "config.yaml").write_text(text.replace("embed_dim: 8", "embed_dim: 16"))
     with pytest.raises(ConfigError, match="cannot be loaded into this model"):
         running.resume(str(run))
+
+
+def stop_at_evaluations(monkeypatch: pytest.MonkeyPatch, update: int, times: int) -> None:
+    """The first so many evaluations behind this update get a SIGTERM."""
+    judge, left = Trainer.judge, [None] * times
+
+    def interrupted(self: Trainer, *args: Any) -> dict[str, float]:
+        if self.state.global_step == update and left:
+            left.pop()
+            signal.raise_signal(signal.SIGTERM)
+        return judge(self, *args)
+
+    monkeypatch.setattr(Trainer, "judge", interrupted)
+
+
+STOPPED = ("train.max_steps=24", "train.eval_steps=8", "train.save_steps=24", "train.save_total_limit=2")
+
+
+def test_a_stop_in_the_last_evaluation_does_not_lose_the_best(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Trainer.judge
+
+    def falling(self: Trainer, *args: Any) -> dict[str, float]:
+        metrics = judge(self, *args)
+        return metrics | {"eval_loss": 1 / self.state.global_step} if metrics else {}
+
+    monkeypatch.setattr(Trainer, "judge", falling)  # so that the last one is the best
+    whole = running.train(tiny(*STOPPED), "whole")
+    assert (whole / "checkpoints" / "best").readlink() == Path("step-0000024")
+    stop_at_evaluations(monkeypatch, 24, 1)
+    with pytest.raises(InterruptedRunError):
+        running.train(tiny(*STOPPED), "cut")
+    assert (Path("cut") / "checkpoints" / "best").readlink() == Path("step-0000016")
+    running.resume("cut")
+    assert (Path("cut") / "checkpoints" / "best").readlink() == Path("step-0000024")
+    assert_same_run(whole, Path("cut"))
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, Path("cut"))]
+    assert summaries[0]["step"] == 24 and summaries[0] == summaries[1]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_evaluation_that_is_stopped_twice_is_still_made_up_for(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = running.train(tiny(*STOPPED), "whole")
+    stop_at_evaluations(monkeypatch, 8, 2)
+    with pytest.raises(InterruptedRunError):
+        running.train(tiny(*STOPPED), "cut")
+    with pytest.raises(InterruptedRunError):
+        running.resume("cut")
+    assert (Path("cut") / "checkpoints" / "latest").readlink() == Path("step-0000008")  # no update between
+    running.resume("cut")
+    assert_same_run(whole, Path("cut"))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_kill_behind_an_evaluation_that_was_made_up_for_does_not_double_its_row(
+    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = running.train(tiny(*STOPPED), "whole")
+    stop_at_evaluations(monkeypatch, 8, 1)
+    with pytest.raises(InterruptedRunError):
+        running.train(tiny(*STOPPED), "cut")
+
+    def killed(*_: Any) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", killed)
+        with pytest.raises(OSError, match="killed"):
+            running.resume("cut")
+    assert [row["step"] for row in read_metrics(Path("cut/metrics.jsonl")) if "eval_loss" in row] == [8]
+    running.resume("cut")
+    assert_same_run(whole, Path("cut"))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_checkpoint_that_was_set_aside_when_its_writer_was_killed_comes_back(
+    tiny: Tiny, workdir: Path
+) -> None:
+    run = running.train(tiny(), None)
+    folder = run / "checkpoints"
+    before = final_state(run)
+    (folder / "step-0000006").rename(folder / ".step-0000006.old.tmp")  # between the renamings of seal()
+    running.resume(str(run))
+    assert final_state(run)[1] == before[1]
+    assert all(torch.equal(before[0][name], tensor) for name, tensor in final_state(run)[0].items())
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_flipped_bit_is_noticed_by_whatever_reads_a_checkpoint(tiny: Tiny, workdir: Path) -> None:
+    run = running.train(tiny("train.max_steps=1"), None)
+    weights = run / "checkpoints" / "latest" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    for read in (
+        lambda: MaskedSignalModel.from_pretrained(weights.parent),
+        lambda: unitrans.load(str(run)),
+        lambda: unitrans.load(str(weights.parent)),
+        lambda: export(str(run), "onnx", Path("model.onnx")),
+        lambda: running.resume(str(run)),
+    ):
+        with pytest.raises(ConfigError, match="is damaged: model.safetensors has changed"):
+            read()

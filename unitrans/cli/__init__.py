@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from unitrans.cli.parser import UsageError, nearest
+from unitrans.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
 
 COMMANDS = {
     "train": "learn by hiding part of the data and predicting it",
@@ -32,6 +35,7 @@ commands:
   unitrans train --data FOLDER         the same on your own images
   unitrans train --print-config        every setting, explained
   unitrans COMMAND --help              more about a command
+  unitrans --debug COMMAND             where an error comes from, and not only its sentence
 """
 
 
@@ -41,8 +45,10 @@ def _help() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 2 for what the user can mend, 1 for a run that failed,
-    130 and 143 after Ctrl-C and SIGTERM. A bug shows its traceback."""
+    130 and 143 after Ctrl-C and SIGTERM. A bug shows its traceback, any other error with --debug."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help(), end="")
         return 0
@@ -58,8 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown command {name!r}: expected one of {expected}{nearest(name, COMMANDS)}")
         command = importlib.import_module(f"unitrans.cli.{name}")
         return int(command.main(arguments[1:]))
-    except UsageError as error:
-        return _fail(str(error), 2)
+    except (UsageError, ConfigError) as error:
+        return _fail(str(error), 2, debug)
+    except InterruptedRunError as stopped:
+        return 128 + int(signal.Signals(stopped.signum))
+    except (RunError, MemoryError, RuntimeError) as error:
+        sentence = str(error) if isinstance(error, RunError) else out_of_memory(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, 1, debug)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone, as in "unitrans ... | head"
@@ -67,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _fail(sentence: str, code: int) -> int:
+def _fail(sentence: str, code: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
     print(f"unitrans: {sentence}", file=sys.stderr)
     return code

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Sequence
 
 from unitrans.cli.parser import Parser, UsageError
@@ -119,27 +117,6 @@ def main(arguments: Sequence[str]) -> int:
     options = make_parser().parse(list(arguments))
     _check(options)
     # torch and transformers take seconds to import: only now.
-    from unitrans.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
-
-    try:
-        _run(options)
-    except ConfigError as error:
-        raise UsageError(str(error)) from error
-    except RunError as error:
-        print(f"unitrans: {error}", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        sentence = out_of_memory(error)
-        if sentence is None:
-            raise
-        print(f"unitrans: {sentence}", file=sys.stderr)
-        return 1
-    except InterruptedRunError as stopped:
-        return 128 + int(signal.Signals(stopped.signum))
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
     from unitrans.training.config import resolve
 
     if options.resume is not None:
@@ -149,7 +126,7 @@ def _run(options: argparse.Namespace) -> None:
 
         run = find_run(options.resume)
         resume_ensemble(run) if is_ensemble(run) else resume(str(run))
-        return
+        return 0
     parts = {name: getattr(options, f"data.{name}") for name in ("vision", "text", "graph")}
     settings = [f"data.{name}.path={json.dumps(path)}" for name, path in parts.items() if path is not None]
     config = resolve(
@@ -164,7 +141,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     if options.print_config:
         print(config.to_yaml(), end="")
-        return
+        return 0
     from unitrans.training.cost import dry_run
     from unitrans.training.run import train
 
@@ -176,3 +153,4 @@ def _run(options: argparse.Namespace) -> None:
         train_ensemble(config, options.output, options.ensemble)
     else:
         train(config, options.output)
+    return 0

@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes: progress bar, metrics.jsonl, TensorBoard, stopping on a signal."""
+"""What a run shows and writes while it goes: progress bar, metrics.jsonl, trackers; stopping on a signal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import TrainerCallback
 
 from unitrans.stored import parse_json
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.loop import Trainer
+from unitrans.training.observers import Observer
+from unitrans.training.processes import is_main
+from unitrans.training.runs import write_text
+from unitrans.training.tracking import make_trackers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -35,84 +35,89 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-class RunLog(TrainerCallback):
-    """Every row to metrics.jsonl and TensorBoard. A run that goes on drops the rows after its checkpoint."""
+class RunLog(Observer):
+    """Every row to metrics.jsonl and to train.report_to. A run that goes on drops the rows after its checkpoint."""
 
-    def __init__(self, run: Path, trainer: UnitransTrainer) -> None:
-        self.run, self.trainer = run, trainer
+    def __init__(self, run: Path) -> None:
+        self.run = run
         self.path = run / METRICS_FILE
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Opens both files."""
-        kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
-        if self.trainer.must_evaluate_first:  # it may have been made up for by a process that was killed then
-            kept = [row for row in kept if row["step"] < state.global_step or "eval_loss" not in row]
-        temporary = self.path.with_name(f".{METRICS_FILE}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(self.path)
+    def on_begin(self, trainer: Trainer) -> None:
+        """Opens the file and the trackers."""
+        state = trainer.state
+
+        def is_kept(row: dict[str, Any]) -> bool:
+            again = state.pending_evaluation and "eval_loss" in row
+            return row["step"] < state.global_step + (not again)
+
+        kept = [row for row in read_metrics(self.path) if is_kept(row)]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=state.global_step + 1)
+        settings = trainer.settings
+        self.trackers = make_trackers(
+            settings["report_to"], self.run, state.global_step + 1, settings["use_cpu"]
+        )
+        for tracker in self.trackers:
+            tracker.start()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_row(self, trainer: Trainer, row: dict[str, float]) -> None:
         """One row."""
-        logs = logs or {}
-        self.file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        step = trainer.state.global_step
+        self.file.write(json.dumps({"step": step, **row}) + "\n")
         self.file.flush()
-        for name, value in logs.items():
-            tag = (
-                f"validation/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"training/{name}"
-            )
-            self.board.add_scalar(tag, value, state.global_step)
+        named = {
+            f"validation/{name.removeprefix('eval_')}"
+            if name.startswith("eval_")
+            else f"training/{name}": value
+            for name, value in row.items()
+        }
+        for tracker in self.trackers:
+            tracker.log(named, step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Closes both files."""
+    def on_end(self, trainer: Trainer) -> None:
+        """Closes them."""
         self.file.close()
-        self.board.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
 
-class ProgressBar(TrainerCallback):
+class ProgressBar(Observer):
     """Loss, tokens per second and time left on stderr; one line per evaluation."""
 
-    def __init__(self, trainer: UnitransTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Trainer) -> None:
         self.bar: tqdm[Any] | None = None
-        if int(os.environ.get("RANK", "0")) == 0:
+        self.speed = 0.0
+        if is_main():
             trainer.notify = self.say
 
     def say(self, text: str) -> None:
         """A line that does not break the bar."""
         tqdm.write(text, file=sys.stderr)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_begin(self, trainer: Trainer) -> None:
         """Starts the bar where the run starts."""
         self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
+            total=trainer.max_steps,
+            initial=trainer.state.global_step,
             file=sys.stderr,
             mininterval=0.2 if sys.stderr.isatty() else 15.0,
             bar_format="update {n_fmt}/{total_fmt} |{bar:20}| {elapsed} gone, {remaining} left{postfix}",
         )
-        self.seconds, self.tokens = self.trainer.clock.seconds(), self.trainer.tokens_seen
+        self.seconds, self.tokens = trainer.clock.seconds(), trainer.tokens_seen
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_update(self, trainer: Trainer) -> None:
         """One update further."""
         assert self.bar is not None
-        seconds, tokens = self.trainer.clock.seconds(), self.trainer.tokens_seen
-        if seconds - self.seconds > 1.0 or state.global_step <= 1:
-            self.speed = (tokens - self.tokens) * args.world_size / max(seconds - self.seconds, 1e-9)
+        seconds, tokens = trainer.clock.seconds(), trainer.tokens_seen
+        if seconds - self.seconds > 1.0 or trainer.state.global_step <= 1:
+            self.speed = (tokens - self.tokens) * trainer.world_size / max(seconds - self.seconds, 1e-9)
             self.seconds, self.tokens = seconds, tokens
-        speed = getattr(self, "speed", 0.0)
-        self.bar.set_postfix_str(f" loss {self.trainer.last_loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
+        text = f" loss {trainer.last_loss:.4f}, {self.speed:,.0f} tokens/s"
+        self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(1)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+    def on_evaluation(self, trainer: Trainer, metrics: dict[str, float], best: bool) -> None:
         """What the held-out samples say."""
-        value, greater = metrics[f"eval_{args.metric_for_best_model}"], args.greater_is_better
-        best = state.best_metric is None or (
-            value > state.best_metric if greater else value < state.best_metric
-        )
         hidden = ("eval_loss", "eval_samples", "eval_seconds")
         figures = "".join(
             f", {name.removeprefix('eval_')} {value:.4f}"
@@ -120,7 +125,8 @@ class ProgressBar(TrainerCallback):
             if name.startswith("eval_") and name not in hidden
         )
         mark = " (best so far)" if best else ""
-        self.say(f"update {state.global_step}: held-out loss {metrics['eval_loss']:.4f}{figures}{mark}")
+        step = trainer.state.global_step
+        self.say(f"update {step}: held-out loss {metrics['eval_loss']:.4f}{figures}{mark}")
 
     def close(self) -> None:
         """Leaves the bar on the screen; what is printed next gets a line of its own."""
@@ -128,31 +134,13 @@ class ProgressBar(TrainerCallback):
             self.bar.close()
             self.bar = None
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_end(self, trainer: Trainer) -> None:
         """The loop is done."""
         self.close()
 
 
-class StopOnSignal(TrainerCallback):
-    """After a signal the update is finished, the state saved and the loop left; all processes agree on the update."""
-
-    def __init__(self, trainer: UnitransTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Asks whether any process has been told to stop."""
-        number = self.trainer.stop_signal or 0
-        if args.world_size > 1:
-            shared = torch.tensor(number, device=args.device)
-            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-            number = int(shared)
-        if number:
-            self.trainer.stop_signal = number
-            control.should_training_stop = control.should_save = True
-
-
 @contextmanager
-def stop_signals(trainer: UnitransTrainer) -> Iterator[None]:
+def stop_signals(trainer: Trainer) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask the trainer to stop; the second one ends the process at once."""
 
     def handle(signum: int, frame: FrameType | None) -> None:

@@ -9,6 +9,7 @@ one step. Nothing but tensors and plain values is ever read back (weights_only).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -21,7 +22,8 @@ import numpy as np
 import torch
 
 from unitrans.errors import ConfigError
-from unitrans.stored import MANIFEST, file_hash, verify
+from unitrans.stored import MANIFEST, file_hash
+from unitrans.stored import verify as verify
 
 PROGRESS = "progress.json"
 
@@ -81,8 +83,18 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(step for step in steps if step is not None)
 
 
+def recover(checkpoints: Path) -> None:
+    """Takes back what :func:`seal` had set aside when it was killed between its two renamings."""
+    for aside in checkpoints.glob(".step-*.old.tmp"):
+        final = checkpoints / aside.name.removeprefix(".").removesuffix(".old.tmp")
+        if not final.exists():
+            with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
+                aside.rename(final)
+
+
 def latest_checkpoint(run: Path) -> Path:
     """The newest checkpoint of a run, verified. ConfigError when there is none."""
+    recover(run / "checkpoints")
     steps = steps_in(run / "checkpoints")
     if not steps:
         raise ConfigError(

@@ -20,7 +20,7 @@ from unitrans.domains.base import (
     several_domains,
 )
 from unitrans.errors import ConfigError, nearest_name, user_errors
-from unitrans.training.arguments import train_config_class
+from unitrans.training.arguments import TrainConfig
 from unitrans.training.parameters import nested, unknown_key, validate
 from unitrans.training.sections import model_class, objective_class, section_classes
 from unitrans.training.yaml12 import dump_value, load
@@ -237,7 +237,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 def _full_name(name: str) -> str:
     """The full name that a key without (or with a mistaken) section most likely stands for."""
-    names = [f"train.{key}" for key in train_config_class().model_fields]
+    names = [f"train.{key}" for key in TrainConfig.model_fields]
     names += [f"data.{key}" for key in get_domain("vision").DataConfig.model_fields]
     exact = [full for full in names if full.split(".")[1] == name.split(".")[-1]]
     return f"; did you mean {exact[0]!r}?" if exact else nearest_name(name, names)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 import unitrans
 from unitrans.data.labels import describe
@@ -19,7 +15,10 @@ from unitrans.ops.backends import choose_backend
 from unitrans.training.config import RunConfig
 from unitrans.training.data import VALIDATION, Collate
 from unitrans.training.environment import processor_name, torch_note
-from unitrans.training.processes import failures, say, world_size
+from unitrans.training.failures import failures
+from unitrans.training.loop import Trainer
+from unitrans.training.observers import Observer
+from unitrans.training.processes import say, world_size
 from unitrans.training.session import Session, make_trainer, open_new_session
 
 DRY_RUN_UPDATES = 5
@@ -86,16 +85,16 @@ def tokens_per_sample(session: Session) -> int:
     raise ConfigError(f"data.path: none of the {len(data):,} training samples can be read")
 
 
-class _Stopwatch(TrainerCallback):
+class _Stopwatch(Observer):
     """Times updates and ends the loop after a few; the first update warms up and does not count."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_update(self, trainer: Trainer) -> None:
         """Notes the time."""
         self.ends.append(time.perf_counter())
-        control.should_training_stop = len(self.ends) > DRY_RUN_UPDATES
+        trainer.stopping = len(self.ends) > DRY_RUN_UPDATES
 
     def seconds_per_update(self, start: float) -> float:
         """Mean over the timed updates."""
@@ -108,10 +107,10 @@ def dry_run(config: RunConfig) -> None:
     """Times a few updates and says what the run would cost. Nothing is written."""
     session = open_new_session(config)
     watch = _Stopwatch()
-    with temporary_folder() as folder, failures(None):
+    with failures(None):
         introduce(session, None, say)
-        trainer = make_trainer(session, folder, None)
-        trainer.add_callback(watch)
+        trainer = make_trainer(session, None)
+        trainer.observers.append(watch)
         start = time.perf_counter()
         trainer.train()
     seconds = watch.seconds_per_update(start)
@@ -121,15 +120,8 @@ def dry_run(config: RunConfig) -> None:
     say(
         f"dry run: {len(session.train_source):,} samples, {session.max_steps:,} updates, {seconds:.3f} s an update "
         f"({tokens / seconds:,.0f} tokens/s): {duration} ({hours:.2f} hours) without evaluation; "
-        f"{peak_memory(trainer.args.device)}; nothing was written"
+        f"{peak_memory(trainer.device)}; nothing was written"
     )
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="unitrans-dry-run-") as folder:
-        yield Path(folder)
 
 
 def peak_memory(device: torch.device) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unitrans.domains.base import Batch, Domain, Sample, Source
@@ -20,7 +22,7 @@ VALIDATION = -1  # the epoch of keys whose randomness must not depend on an epoc
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that could not be read, on its way from a loader worker to the trainer."""
+    """A sample that could not be read, on its way from a loader worker to the loop."""
 
     sample_id: str
     reason: str
@@ -131,3 +133,9 @@ def make_loader(
         generator=generator,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def move_batch(batch: Batch, device: torch.device) -> Batch:
+    """A batch with all its tensors, also those inside of plans, on a device."""
+    moved: Batch = pytree.tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), batch)
+    return moved

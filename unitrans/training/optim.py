@@ -76,3 +76,17 @@ def make_adamw(
     """torch's AdamW, fused: one pass over the parameters. eps_mode: see train.optim_eps_mode."""
     kind = UncorrectedEpsAdamW if eps_mode == "uncorrected" else torch.optim.AdamW
     return kind(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def make_optimizer(model: nn.Module, settings: dict[str, Any], rate: float) -> torch.optim.AdamW:
+    """The optimizer of a model as the ``train`` section says; rate: that of the first update."""
+    groups = parameter_groups(
+        model,
+        settings["weight_decay"],
+        decay_bias_tables=settings["decay_bias_tables"],
+        decay_everything=settings["decay_everything"],
+        layer_decay=settings["layer_decay"],
+    )
+    betas = (settings["adam_beta1"], settings["adam_beta2"])
+    mode = settings["optim_eps_mode"]
+    return make_adamw(groups, lr=rate, betas=betas, eps=settings["adam_epsilon"], eps_mode=mode)

@@ -1,19 +1,22 @@
-"""The processes of a run: how many there are, which one speaks, how they end."""
+"""The processes of a run: how many there are, which one speaks, what they exchange, how they end."""
 
 from __future__ import annotations
 
 import gc
 import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
-from unitrans.errors import RunError, SourceError
-from unitrans.training import checkpoint as ckpt
-from unitrans.training.runs import command_line
+from unitrans.errors import ConfigError
+from unitrans.nn import Block
 
 
 def world_size() -> int:
@@ -23,32 +26,104 @@ def world_size() -> int:
 
 def is_main() -> bool:
     """Whether this process writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
+
+
+def rank() -> int:
+    """The number of this process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def place(use_cpu: bool) -> torch.device:
+    """The device of this process: its own GPU, or the CPU. Joins the other processes, where there are some."""
+    if use_cpu or not torch.cuda.is_available():
+        device = torch.device("cpu")
+    else:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    return device
+
+
+def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients that are averaged over all processes."""
+    return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device.index])
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Cuts every Block, and what is outside of them, into a part for each process (FSDP2).
+
+    Caches of torch hold the mesh, and so its group, for ever: it has one of its own, idle after training, so that
+    :func:`end_group` can end the other."""
+    mesh = DeviceMesh.from_group(dist.new_group(), device.type)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+@contextmanager
+def _no_exchange_of_shards(model: FSDPModule) -> Iterator[None]:
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
+
+
+def no_exchange(model: Any) -> AbstractContextManager[Any]:
+    """Inside, a model of :func:`wrap` or :func:`shard` adds up gradients without exchanging them."""
+    return _no_exchange_of_shards(model) if isinstance(model, FSDPModule) else model.no_sync()
+
+
+def add_up(tensor: Tensor) -> None:
+    """In place: the sum over all processes."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the numbers of all processes."""
+    if world_size() == 1:
+        return number
+    shared = torch.tensor(number, device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return int(shared)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The plain values of all processes, in their order."""
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """What a function gives in the first process; its ConfigError is raised in all."""
+    found: list[Any] = [None]
+    if is_main():
+        try:
+            found[0] = function()
+        except ConfigError as error:
+            found[0] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(found)
+    if isinstance(found[0], ConfigError):
+        raise found[0]
+    return found[0]
+
+
+def wait_for_all() -> None:
+    """Returns when every process is here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def say(text: str) -> None:
     """A line on the screen, once for all processes."""
     if is_main():
         print(text, flush=True)
-
-
-@contextmanager
-def failures(run: Path | None) -> Iterator[None]:
-    """Where a run is on its way: a source that breaks off ends it with one sentence that says how to go on, and
-    loader workers end before the process does."""
-    try:
-        yield
-    except SourceError as error:
-        end_workers(error)
-        steps = [] if run is None else ckpt.steps_in(run / "checkpoints")
-        saved = (
-            f"; everything up to update {steps[-1]:,} is saved" if steps else "; nothing had been saved yet"
-        )
-        more = f", to go on: {command_line('train', '--resume', str(run))}" if steps else ""
-        raise RunError(error.sentence + (saved + more) * (run is not None)) from None
-    except RunError as error:
-        end_workers(error)
-        raise
 
 
 def end_group() -> None:
@@ -60,12 +135,3 @@ def end_group() -> None:
     if dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()
-
-
-def end_workers(error: BaseException | None) -> None:
-    """Frees the loader that the frames of an error hold. Its workers end with it; they do not heed SIGTERM, so a
-    process that waited for them at its exit would wait for ever."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-    gc.collect()

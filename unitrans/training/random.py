@@ -7,8 +7,10 @@ workers, on the number of processes or on where a run was interrupted.
 from __future__ import annotations
 
 import hashlib
+import random
 
 import numpy as np
+import torch
 
 
 def _digest(parts: tuple[object, ...], size: int) -> bytes:
@@ -28,3 +30,15 @@ def sample_rng(seed: int, epoch: int | None, sample_id: str, purpose: str) -> np
 def derived_seed(seed: int, *names: object) -> int:
     """A seed in [0, 2**63) that is a function of ``seed`` and the names (int, str)."""
     return int.from_bytes(_digest((int(seed), *names), 8), "big") >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Sets the global generators of Python, NumPy and PyTorch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def seed_dropout(seed: int) -> None:
+    """Sets PyTorch's global generators alone, which dropout and drop path draw from."""
+    torch.manual_seed(seed)

@@ -14,9 +14,9 @@ from unitrans.domains.base import Baseline, summarise
 from unitrans.domains.curves import draw_curves
 from unitrans.training.callbacks import METRICS_FILE, read_metrics
 from unitrans.training.data import VALIDATION, Skipped
+from unitrans.training.loop import Trainer
 from unitrans.training.random import sample_rng
 from unitrans.training.runs import CONFIG_FILE, SUMMARY_FILE, command_line, write_json
-from unitrans.training.trainer import UnitransTrainer
 
 if TYPE_CHECKING:
     from unitrans.training.run import Session
@@ -37,7 +37,7 @@ class Judged:
 
 def report(
     session: Session,
-    trainer: UnitransTrainer,
+    trainer: Trainer,
     run: Path,
     judged: Sequence[Judged],
     say: Callable[[str], None],
@@ -155,7 +155,7 @@ def _summary(session: Session, figures: dict[str, Any], baselines: list[Baseline
 
 
 @torch.no_grad()
-def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Path]:
+def _pictures(session: Session, trainer: Trainer, run: Path) -> list[Path]:
     """What was hidden and predicted, for held-out samples of a domain (training samples when none is held out).
 
     They are evenly spaced, so that folders of classes all have their share; the first ones of a stream.
@@ -163,7 +163,7 @@ def _pictures(session: Session, trainer: UnitransTrainer, run: Path) -> list[Pat
     if session.objective.predicts not in session.domain.judges | session.domain.draws:
         return []
     source = session.validation_source or session.train_source
-    data, collate = session.data(source), trainer.data_collator.for_validation()
+    data, collate = session.data(source), trainer.collate.for_validation()
     trainer.model.eval()
     domain: str = session.domain.name
     samples, predictions = [], []

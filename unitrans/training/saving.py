@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -25,6 +24,9 @@ from torch.distributed.tensor import DTensor
 from unitrans.errors import ConfigError, RunError
 from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
+from unitrans.training import processes
+from unitrans.training.random import derived_seed, seed_dropout
+from unitrans.training.schedule import UpdateScheduler
 from unitrans.training.switches import AveragedWeights
 
 TRAINED_WEIGHTS = "trained.safetensors"  # with train.ema_decay: what the optimizer moves, beside its average
@@ -64,137 +66,158 @@ def scatter_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments:
     set_optimizer_state_dict(model, optimizer, moments, options=StateDictOptions(full_state_dict=True))
 
 
-class Saving:
-    """The half of the trainer that saves and loads; it replaces transformers' file layout by ours."""
+@dataclass
+class State:
+    """How far a run is, beside weights, optimizer and generators.
 
-    # What the other half provides.
-    run: Path | None
-    settings: dict[str, Any]
-    args: Any
-    state: Any
+    global_step: updates done. best_metric, best_global_step: the best evaluation so far. loss_since_log: sum over the
+    updates since last_logged. evaluations_without_best: in a row. pending_evaluation: one was broken off and comes
+    first. skipped: id of each sample that could not be read -> why. micro_batches: of an update, in all processes.
+    """
+
+    global_step: int = 0
+    best_metric: float | None = None
+    best_global_step: int | None = None
+    loss_since_log: float = 0.0
+    last_logged: int = 0
+    evaluations_without_best: int = 0
+    pending_evaluation: bool = False
+    skipped: dict[str, str] = field(default_factory=dict)
+    micro_batches: int | None = None
+
+    def is_better(self, value: float, greater: bool) -> bool:
+        """Takes down an evaluation: whether it is the best so far, greater or smaller values being better."""
+        best = self.best_metric
+        better = value == value if best is None else value > best if greater else value < best
+        self.evaluations_without_best = 0 if better else self.evaluations_without_best + 1
+        if better:
+            self.best_metric, self.best_global_step = value, self.global_step
+        return better
+
+
+_BEST = (
+    "global_step",
+    "best_metric",
+    "best_global_step",
+)  # in trainer_state.json; the others are in progress.json
+
+
+@dataclass
+class Learner:
+    """What an update changes. sharded: the model is cut up by ``fully_shard``."""
+
     model: Any
-    accelerator: Any
-    optimizer: Any
-    lr_scheduler: Any
-    clock: Any
-    is_fsdp_enabled: bool
+    optimizer: torch.optim.Optimizer
+    scheduler: UpdateScheduler
     average: AveragedWeights | None
-    skipped: dict[str, str]
-    card: Callable[[int], str] | None
-    start_update: int
-    evaluations_without_best: int
-    pending_evaluation: bool
-    _tr_loss: torch.Tensor
-    _globalstep_last_logged: int
-    _restored: dict[str, Any]
-    resumed_from: Path | None
+    sharded: bool
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the model holds the weights that count: their moving average where there is one."""
-        return nullcontext() if self.average is None else self.average.applied()
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.run is None:
-            return
-        folder = self.run / "checkpoints"
-        step = self.state.global_step
-        temporary = folder / f".{ckpt.checkpoint_name(step)}.tmp"
-        with self.clock.pause():
-            try:
-                if self.args.should_save:
-                    shutil.rmtree(temporary, ignore_errors=True)
-                    temporary.mkdir(parents=True)
-                self._barrier()
-                whole = gather_state(self.model, self._bare_optimizer()) if self.is_fsdp_enabled else None
-                torch.save(ckpt.generator_state(), temporary / f"rng-{self.args.process_index}.pt")
-                if self.args.should_save:
-                    self._write_state(temporary, whole)
-                self._barrier()
-                if self.args.should_save:
-                    self._publish(folder, temporary, step)
-                self._barrier()
-            except (OSError, SafetensorError, RuntimeError) as error:
-                shutil.rmtree(temporary, ignore_errors=True)
-                if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error):
-                    raise  # not a failure to write
-                raise RunError(
-                    f"the checkpoint of update {step} cannot be written to {folder} ({error}); earlier ones are "
-                    f"untouched: make room, then go on with --resume {self.run}"
-                ) from error
+def write_checkpoint(
+    run: Path, learner: Learner, state: State, limit: int | None, card: Callable[[int], str] | None
+) -> None:
+    """Writes checkpoints/step-N of a run and moves its links. Called by all processes.
 
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        bare: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return bare
+    limit: how many are kept. card: what writes README.md. RunError where it cannot be written.
+    """
+    folder, step = run / "checkpoints", state.global_step
+    temporary = folder / f".{ckpt.checkpoint_name(step)}.tmp"
+    try:
+        if processes.is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        processes.wait_for_all()
+        whole = gather_state(learner.model, learner.optimizer) if learner.sharded else None
+        torch.save(ckpt.generator_state(), temporary / f"rng-{processes.rank()}.pt")
+        if processes.is_main():
+            _write_learner(temporary, learner, whole)
+            _write_state(temporary, state)
+            if card is not None:
+                (temporary / "README.md").write_text(card(step), encoding="utf-8")
+        processes.wait_for_all()
+        if processes.is_main():
+            best = state.best_global_step
+            ckpt.seal(temporary, folder / ckpt.checkpoint_name(step))
+            ckpt.point_links(folder, step, best)
+            ckpt.rotate(folder, limit, {best} if best else set())
+        processes.wait_for_all()
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error):
+            raise  # not a failure to write
+        raise RunError(
+            f"the checkpoint of update {step} cannot be written to {folder} ({error}); earlier ones are "
+            f"untouched: make room, then go on with --resume {run}"
+        ) from error
 
-    def _write_state(self, folder: Path, whole: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
-        weights, moments = whole or (None, self.optimizer.state_dict())
-        model = self.accelerator.unwrap_model(self.model)
-        with self.averaged():
-            model.save_pretrained(folder, state_dict=weights)
-        if self.average is not None:
-            kept = model.state_dict().keys()
-            tensors = [*model.named_parameters(), *model.named_buffers()]
-            trained = {name: tensor.detach().contiguous() for name, tensor in tensors if name in kept}
-            safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
-        torch.save(moments, folder / "optimizer.pt")
-        torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
-        self.state.save_to_json(str(folder / "trainer_state.json"))
-        if self.card is not None:
-            (folder / "README.md").write_text(self.card(self.state.global_step), encoding="utf-8")
-        progress = {
-            "step": self.state.global_step,
-            "loss_since_log": self._tr_loss.item(),
-            "last_logged": self._globalstep_last_logged,
-            "evaluations_without_best": self.evaluations_without_best,
-            "pending_evaluation": self.pending_evaluation,
-            "world_size": self.args.world_size,
-            "skipped": self.skipped,
-        }
-        (folder / ckpt.PROGRESS).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
 
-    def _publish(self, folder: Path, temporary: Path, step: int) -> None:
-        ckpt.seal(temporary, folder / ckpt.checkpoint_name(step))
-        best = self.state.best_global_step
-        ckpt.point_links(folder, step, best)
-        ckpt.rotate(folder, self.args.save_total_limit, {best} if best else set())
+def _write_learner(
+    folder: Path, learner: Learner, whole: tuple[dict[str, Any], dict[str, Any]] | None
+) -> None:
+    weights, moments = whole or (None, learner.optimizer.state_dict())
+    model, average = learner.model, learner.average
+    if average is None:
+        model.save_pretrained(folder, state_dict=weights)
+    else:
+        with average.applied():
+            model.save_pretrained(folder)
+        kept = model.state_dict().keys()
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        trained = {name: tensor.detach().contiguous() for name, tensor in tensors if name in kept}
+        safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
+    torch.save(moments, folder / "optimizer.pt")
+    torch.save(learner.scheduler.state_dict(), folder / "scheduler.pt")
 
-    def _barrier(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        progress = read_json(folder / ckpt.PROGRESS)
-        if progress["world_size"] != self.args.world_size:
-            raise ConfigError(
-                f"the run was saved by {progress['world_size']} processes and cannot go on exactly with "
-                f"{self.args.world_size}: use the same number"
-            )
-        self._restored, self.resumed_from = progress, folder
-        patience = self.settings["early_stopping_patience"]
-        if patience is not None and progress["evaluations_without_best"] >= patience:
-            self.args.max_steps = progress["step"]  # it had stopped early: only the report is left
-        self.start_update = progress["step"]
-        self.skipped = dict(progress["skipped"])
-        load_weights(self.model, folder)
-        if self.average is not None:
-            self.average.restart()
-            load_weights(self.model, folder, TRAINED_WEIGHTS)
+def _write_state(folder: Path, state: State) -> None:
+    values = asdict(state)
+    best = {name: values.pop(name) for name in _BEST}
+    _write_json(folder / "trainer_state.json", best)
+    _write_json(
+        folder / ckpt.PROGRESS, {"step": state.global_step, "world_size": processes.world_size()} | values
+    )
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        assert checkpoint is not None
-        moments = ckpt.read_tensors(Path(checkpoint) / "optimizer.pt")
-        try:
-            if self.is_fsdp_enabled:
-                scatter_moments(self.model, self._bare_optimizer(), moments)
-            else:
-                self.optimizer.load_state_dict(moments)
-        except (ValueError, KeyError) as error:
-            raise ConfigError(
-                f"the checkpoint {checkpoint} cannot be used: optimizer.pt does not fit this model"
-            ) from error
-        self.lr_scheduler.load_state_dict(ckpt.read_tensors(Path(checkpoint) / "scheduler.pt"))
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        assert checkpoint is not None
-        ckpt.set_generator_state(ckpt.read_tensors(Path(checkpoint) / f"rng-{self.args.process_index}.pt"))
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """progress.json of a checkpoint: the fields of :class:`State`, ``step``, and the ``world_size`` of its writers."""
+    progress: dict[str, Any] = read_json(folder / ckpt.PROGRESS)
+    return progress
+
+
+def read_checkpoint(folder: Path, learner: Learner, seed: int) -> tuple[State, Callable[[], None]]:
+    """Weights, optimizer and schedule as a checkpoint has them. Called by all processes.
+
+    Returns the state of the run, and what sets the generators: as they were, or, with another number of processes, from
+    (seed, update, rank). ConfigError where something does not fit.
+    """
+    progress = read_progress(folder)
+    best = read_json(folder / "trainer_state.json")
+    names = (State.__dataclass_fields__.keys() - set(_BEST)) & progress.keys()
+    state = State(**{name: best[name] for name in _BEST}, **{name: progress[name] for name in names})
+    load_weights(learner.model, folder)
+    if learner.average is not None:
+        learner.average.restart()
+        load_weights(learner.model, folder, TRAINED_WEIGHTS)
+    moments = ckpt.read_tensors(folder / "optimizer.pt")
+    try:
+        if learner.sharded:
+            scatter_moments(learner.model, learner.optimizer, moments)
+        else:
+            learner.optimizer.load_state_dict(moments)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"the checkpoint {folder} cannot be used: optimizer.pt does not fit this model"
+        ) from error
+    learner.scheduler.load_state_dict(ckpt.read_tensors(folder / "scheduler.pt"))
+    if processes.is_main():  # the writer may have been killed before it moved them
+        ckpt.point_links(folder.parent, state.global_step, state.best_global_step)
+    rank = processes.rank()
+    if progress["world_size"] != processes.world_size():
+        start = derived_seed(seed, "dropout", state.global_step, rank)
+        return state, lambda: seed_dropout(start)
+    generators = ckpt.read_tensors(folder / f"rng-{rank}.pt")
+    return state, lambda: ckpt.set_generator_state(generators)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from unitrans.domains.base import domain_names, get_domain, several_domains
 from unitrans.errors import ConfigError, user_errors
-from unitrans.training.arguments import train_config_class
+from unitrans.training.arguments import TrainConfig
 from unitrans.training.parameters import parameters_of
 from unitrans.training.yaml12 import dump_value
 
@@ -27,7 +27,7 @@ def section_classes(domain: str, layers: Mapping[str, Any]) -> dict[str, type[Ba
             layers["objective"]["name"],
             "objective",
         ),
-        "train": train_config_class(),
+        "train": TrainConfig,
     }
 
 
@@ -82,7 +82,7 @@ def _joint_classes(domain: str, layers: Mapping[str, Any]) -> dict[str, type[Bas
             for name, part in parts[section].items()
         }
         made[section] = create_model(trunk.__name__, __base__=trunk, **fields)
-    return made | {"data": get_domain(domain).DataConfig, "train": train_config_class()}
+    return made | {"data": get_domain(domain).DataConfig, "train": TrainConfig}
 
 
 def model_class(name: Any) -> Any:

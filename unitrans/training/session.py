@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from transformers import TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
@@ -21,26 +19,16 @@ from unitrans.training.card import model_card
 from unitrans.training.config import RunConfig
 from unitrans.training.data import VALIDATION, Collate, CorruptedSamples
 from unitrans.training.init import init_weights
+from unitrans.training.loop import Trainer
 from unitrans.training.processes import world_size
-from unitrans.training.random import derived_seed
+from unitrans.training.random import derived_seed, seed_dropout, seed_generators
 from unitrans.training.sampler import JointSampler, UpdateSampler
 from unitrans.training.schedule import Schedule
-from unitrans.training.trainer import UnitransTrainer
+from unitrans.training.tracking import check_trackers
 
 MAX_UPDATES = 10**12
 FITTED_SAMPLES = 4000  # that an objective may look at before a run begins
 MAX_SAMPLES = 10**7  # in an update
-# Of TrainingArguments, these reach the trainer by other ways.
-_NOT_PASSED = (
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "dataloader_prefetch_factor",
-    "use_cpu",
-    "gradient_checkpointing",
-    "torch_compile",
-    "fsdp",
-)
 
 
 @dataclass
@@ -115,6 +103,7 @@ class Session:
 def open_session(config: RunConfig) -> Session:
     """Opens the data and builds objective and model. ConfigError in one sentence for what does not fit."""
     train = config.train
+    check_trackers(train["report_to"])
     with user_errors():
         domain = config.get_domain()
         model_config = config.model_config()
@@ -124,7 +113,7 @@ def open_session(config: RunConfig) -> Session:
         objective = config.make_objective(model_config, train_source.labels)
         sampler = make_sampler(config, train_source)
         max_steps = planned_updates(train, sampler)
-        set_seed(train["seed"])  # the initial weights
+        seed_generators(train["seed"])  # the initial weights
         model = MaskedSignalModel.create(model_config, objective, train_source.reading)
         if train["freeze"] == "encoder":
             model.freeze_encoder()
@@ -206,14 +195,28 @@ def accumulation_steps(train: dict[str, Any], processes: int) -> int:
     return int(total // (batch * processes))
 
 
-def sharding(train: dict[str, Any]) -> dict[str, Any]:
-    """What TrainingArguments are told about FSDP2. ConfigError where it cannot be."""
-    if not train["fsdp"]:
-        return {}
-    if train["use_cpu"] or not torch.cuda.is_available():
+def keep_global_batch(train: dict[str, Any], saved_by: int, micro_batches: int | None) -> dict[str, Any]:
+    """The ``train`` section for a run that goes on with the processes of now, with the updates it was planned with.
+
+    saved_by: processes that wrote the checkpoint. micro_batches: of an update, in all of them; None: as train says.
+    ConfigError for a number of processes that does not divide them.
+    """
+    whole = micro_batches or accumulation_steps(train, saved_by) * saved_by
+    if whole % world_size():
+        numbers = ", ".join(str(number) for number in range(1, whole + 1) if whole % number == 0)
         raise ConfigError(
-            "train.fsdp shards over GPUs and this run is on the CPU: set it to false (DDP is used)"
+            f"an update of this run has {whole} micro-batches, which {world_size()} processes cannot share evenly: "
+            f"start one of {numbers}"
         )
+    if train["global_batch_size"] is not None and train["gradient_accumulation_steps"] == 1:
+        return train  # they follow from it
+    return train | {"gradient_accumulation_steps": whole // world_size()}
+
+
+def check_sharding(train: dict[str, Any]) -> None:
+    """ConfigError where train.fsdp cannot be."""
+    if not train["fsdp"]:
+        return
     if world_size() == 1:
         raise ConfigError(
             "train.fsdp shards over several processes and there is one: start them with torchrun"
@@ -222,64 +225,29 @@ def sharding(train: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             "train.fsdp and train.ema_decay do not go together yet: set one of them to its default"
         )
-    return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Block"]}}
 
 
-def training_arguments(session: Session, folder: Path, *, evaluate: bool = True) -> TrainingArguments:
-    """TrainingArguments for the honoured names, and what this trainer decides itself."""
-    train, objective = session.settings, session.objective
-    honoured = set(TrainingArguments.__dataclass_fields__) - set(_NOT_PASSED)
-    passed = {key: value for key, value in train.items() if key in honoured}
-    with user_errors():
-        return TrainingArguments(
-            **passed
-            | {
-                "output_dir": str(folder),
-                "max_steps": session.max_steps,
-                "gradient_accumulation_steps": session.sampler.accumulation_steps,
-                "use_cpu": train["use_cpu"] or not torch.cuda.is_available(),
-                "eval_strategy": "steps" if evaluate and session.validation_source is not None else "no",
-                "save_strategy": "steps" if evaluate else "no",
-                "metric_for_best_model": objective.best,
-                "greater_is_better": objective.best != "loss" and objective.greater_is_better,
-                "logging_nan_inf_filter": False,
-                "report_to": "none",
-                "disable_tqdm": True,
-                "remove_unused_columns": False,
-                "dataloader_pin_memory": False,
-                "ddp_find_unused_parameters": False,
-                "ignore_data_skip": True,
-            }
-            | sharding(train)
-        )
-
-
-def make_trainer(session: Session, folder: Path, run: Path | None) -> UnitransTrainer:
+def make_trainer(session: Session, run: Path | None) -> Trainer:
     """The trainer of a session; ``run`` is where checkpoints go, None for a dry run."""
+    check_sharding(session.settings)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    args = training_arguments(session, folder, evaluate=run is not None)
-    validation = session.validation_source if run is not None else None
-    trainer = UnitransTrainer(
+    seed, validation = session.settings["seed"], session.validation_source
+    seed_generators(seed)
+    trainer = Trainer(
         session.model,
-        args,
         settings=session.settings,
         sampler=session.sampler,
         schedule=session.schedule,
         train_data=session.data(session.train_source),
-        validation_data=None if validation is None else session.data(validation),
-        collate=Collate(
-            session.domain,
-            session.model_config,
-            session.settings["seed"],
-            session.train_source.mix,
-        ),
+        validation_data=None if validation is None or run is None else session.data(validation),
+        collate=Collate(session.domain, session.model_config, seed, session.train_source.mix),
         run=run,
         scale=session.domain.data_unit_scale(session.train_source, session.model_config),
+        card=functools.partial(model_card, session, run),
     )
-    trainer.card = functools.partial(model_card, session, run)
     # From here on the global generator serves dropout alone, differently in every process.
-    torch.manual_seed(derived_seed(session.settings["seed"], "dropout", args.process_index))
+    seed_dropout(derived_seed(seed, "dropout", trainer.rank))
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""What can be switched on around any model: averaged weights, recomputed activations, compilation."""
+"""What can be switched on around any model: averaged weights, bfloat16, recomputed activations, compilation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from unitrans.errors import ConfigError
@@ -36,7 +39,7 @@ class AveragedWeights:
     def update(self, number: int) -> None:
         """Takes the parameters after update ``number`` (from 1) into the average."""
         decay = min(self.decay, (1 + number) / (10 + number))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.average, [p.detach() for p in self.parameters], number)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -52,6 +55,21 @@ class AveragedWeights:
     def _set(self, values: list[Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+
+
+def autocast_forward(model: nn.Module, device: torch.device) -> None:
+    """Lets the forward pass compute in bfloat16 where that is safe; its outputs are float32 again."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def widened(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device.type, torch.bfloat16):
+            output = forward(*args, **kwargs)
+        return pytree.tree_map_only(
+            Tensor, lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, output
+        )
+
+    model.forward = widened
 
 
 def recompute_blocks(model: nn.Module) -> None:
