@@ -1,6 +1,7 @@
 """The order of the layers: each imports only from lower ones."""
 
 import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -95,6 +96,27 @@ def test_imports_go_downwards(path: Path) -> None:
         if root in ("timm", "torchvision"):
             wrong.append(f"line {line}: {root} is not needed at run time")
     assert not wrong, "\n".join(wrong)
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """What a module imports when it is loaded; imports inside functions and for type checkers may look back."""
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PYTHON_FILES
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        at_load = [
+            node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        targets = {alias.name for node in at_load if isinstance(node, ast.Import) for alias in node.names}
+        for node in at_load:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= {module if module in names else node.module for module in whole}
+        graph[name] = targets & names.keys() - {name}
+    order = graphlib.TopologicalSorter(graph)
+    order.prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from unitrans.domains.base import Sample
 from unitrans.domains.graph import chemistry
+from unitrans.domains.sheet import draw_tiles
 
 _SIDE = (300, 240)  # pixels of a molecule
 _RIGHT, _WRONG, _HIDDEN = (0.75, 0.93, 0.75), (1.0, 0.75, 0.72), (0.8, 0.85, 1.0)
@@ -42,17 +43,7 @@ def draw_parity(
 
 def draw_molecules(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str]) -> None:
     """Molecules on one sheet, four in a row."""
-    columns = min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.0 * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, picture, caption in zip(axes, pictures, captions, strict=False):
-        axis.imshow(picture)
-        axis.set_title(caption, fontsize=8)
-    figure.savefig(path)
+    draw_tiles(path, pictures, captions, columns=4, box=(3.1, 2.5), size=8, dpi=110)
 
 
 def molecule_picture(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from unitrans.domains.base import Baseline, Sample
+from unitrans.domains.sheet import draw_tiles
 from unitrans.domains.vision.pictures import rgb_picture
 from unitrans.domains.vision.source import VisionSource
 from unitrans.domains.vision.transforms import resize
@@ -101,20 +99,15 @@ def draw_predictions(
     samples: ``image`` normalised float [C, H, W], ``label``; predictions: logits [1, K] of each.
     """
     caption = _answers_caption if labels.kind == "multi" else _class_caption
-    columns = min(8, len(samples))
-    rows = math.ceil(len(samples) / columns)
-    figure = Figure(figsize=(1.5 * columns, 1.9 * rows), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
     shift, scale = (torch.tensor(list(values)).view(-1, 1, 1) for values in (mean, std))
-    for axis, sample, logits in zip(axes.flat, samples, predictions, strict=False):
-        picture = rgb_picture(sample["image"].float().cpu() * scale + shift)
-        axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
-        text, right = caption(answers(labels, logits[0]), sample["label"], labels)
-        axis.set_title(text, fontsize=7, color="black" if right else "firebrick")
-    figure.savefig(path)
+    pictures = [rgb_picture(sample["image"].float().cpu() * scale + shift) for sample in samples]
+    told = [
+        caption(answers(labels, logits[0]), sample["label"], labels)
+        for sample, logits in zip(samples, predictions, strict=True)
+    ]
+    colours = ["black" if right else "firebrick" for _, right in told]
+    captions = [text for text, _ in told]
+    draw_tiles(path, pictures, captions, columns=8, box=(1.42, 1.42), size=7, dpi=150, colours=colours)
 
 
 def _class_caption(chances: np.ndarray, label: Any, labels: Labels) -> tuple[str, bool]:

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from unitrans.domains.base import Sample
+from unitrans.domains.sheet import GAP, Sheet
 from unitrans.domains.vision.baselines import pixel_mask
 from unitrans.nn import unpatchify
 
 HIDDEN_COLOUR = (0.42, 0.52, 0.68)  # a slate blue: hidden areas must not look like grey image content
-_INCHES = 1.5  # side of one picture
+_INCHES = 1.5  # width of one picture
+_TITLE, _CAPTION, _BETWEEN = 0.3, 0.22, 0.2  # inches above all rows, below a row, between two blocks
 _DPI = 150
 
 
@@ -46,29 +45,33 @@ def draw_reconstructions(
         )
     blocks = 2 if len(samples) > 3 else 1
     rows = math.ceil(len(samples) / blocks)
-    aspect = samples[0]["image"].shape[-2] / samples[0]["image"].shape[-1]
-    figsize = (blocks * 3 * (_INCHES + 0.1) + 0.2, rows * (_INCHES * aspect + 0.22) + 0.4)
-    figure = Figure(figsize=figsize, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    # a narrow empty column keeps the two blocks apart
-    widths = [1, 1, 1, 0.1, 1, 1, 1][: 4 * blocks - 1]
-    axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
-    for axis in axes.flat:
-        axis.set_axis_off()
+    side, high = _INCHES, _INCHES * samples[0]["image"].shape[-2] / samples[0]["image"].shape[-1]
+    wide, tall = 3 * (side + GAP), high + _CAPTION
+    sheet = Sheet(blocks * wide + (blocks - 1) * _BETWEEN + GAP, rows * tall + _TITLE + GAP, _DPI)
     hidden = float(np.mean([float(torch.as_tensor(sample["mask"]).float().mean()) for sample in samples]))
     drawn = [_triple(*pair, mean, std, patch_size) for pair in zip(samples, predictions, strict=True)]
-    low, high = _contrast([pictures[0] for pictures, _ in drawn])
-    original = "original" if (low, high) == (0, 1) else f"original ({low:.2f} - {high:.2f})"
+    low, up = _contrast([pictures[0] for pictures, _ in drawn])
+    original = "original" if (low, up) == (0, 1) else f"original ({low:.2f} - {up:.2f})"
+    titles = (original, f"masked ({hidden:.0%} hidden)", "predicted")
+
+    def left(block: int, column: int) -> float:
+        return GAP + block * (wide + _BETWEEN) + column * (side + GAP)
+
     for block in range(blocks):
-        for column, title in enumerate((original, f"masked ({hidden:.0%} hidden)", "predicted")):
-            axes[0, 4 * block + column].set_title(title, fontsize=8.5, fontweight="bold")
+        for column, title in enumerate(titles):
+            sheet.text(
+                left(block, column) + side / 2, _TITLE - 0.04, title, 8.5, below=False, fontweight="bold"
+            )
     for index, (pictures, error) in enumerate(drawn):
         block, row = divmod(index, rows)
-        stretched = [np.clip((picture - low) / (high - low), 0, 1) for picture in pictures]
+        top = _TITLE + row * tall
+        stretched = [np.clip((picture - low) / (up - low), 0, 1) for picture in pictures]
         mask = pixel_mask(torch.as_tensor(samples[index]["mask"]).cpu(), patch_size).numpy()
         stretched[1][mask] = HIDDEN_COLOUR
-        _draw_row(list(axes[row, 4 * block : 4 * block + 3]), stretched, error)
-    figure.savefig(path)
+        for column, picture in enumerate(stretched):
+            sheet.picture(picture, left(block, column), top, side, high)
+        sheet.text(left(block, 2) + side / 2, top + high + 0.03, f"L1 {error:.3f}", 7.5, below=True)
+    sheet.save(path)
 
 
 def _contrast(originals: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -76,13 +79,6 @@ def _contrast(originals: Sequence[np.ndarray]) -> tuple[float, float]:
     values = np.concatenate([picture.ravel() for picture in originals])
     low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
     return (low, high) if 0 < high - low < 0.5 else (0.0, 1.0)
-
-
-def _draw_row(axes: Sequence[Axes], pictures: Sequence[np.ndarray], error: float) -> None:
-    for axis, picture in zip(axes, pictures, strict=True):
-        axis.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 128 else "antialiased")
-    last = axes[-1]
-    last.text(0.5, -0.03, f"L1 {error:.3f}", transform=last.transAxes, ha="center", va="top", fontsize=7.5)
 
 
 def _triple(
