@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -374,28 +373,13 @@ def _train(hub: Hub, home: Path, *arguments: str) -> Path:
 
 @pytest.mark.slow
 def test_a_streamed_run_goes_on_exactly(hub: Hub, tmp_path: Path) -> None:
-    """The same weights with or without loader workers, and from the middle of the third epoch."""
+    """The same weights with a loader worker, whose connections the server resets in the second epoch or later, and from
+    there on."""
     whole = _train(hub, tmp_path, "--output", "whole", "--data", "owner/photos", *TINY)
-    workers = _train(
-        hub,
-        tmp_path,
-        "--output",
-        "workers",
-        "--data",
-        "owner/photos",
-        *TINY,
-        "train.dataloader_num_workers=2",
-    )
     weights = "checkpoints/step-0000020/model.safetensors"
     expected = (whole / weights).read_bytes()
-    assert (workers / weights).read_bytes() == expected
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert max(row["epoch"] for row in rows) > 2
-    shutil.rmtree(workers / "checkpoints" / "step-0000020")
-    _train(hub, tmp_path, "--resume", "workers")
-    assert (workers / weights).read_bytes() == expected
-
-    # The server resets all connections in the second epoch or later.
     often = [s for s in TINY if "save_steps" not in s] + [
         "train.save_steps=5",
         "train.dataloader_num_workers=1",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from unitrans.domains.base import Source
 from unitrans.domains.text import TextDomain
 from unitrans.models.convert import config_from, export_tensors, export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
@@ -17,10 +18,8 @@ from unitrans.training.sampler import Key, UpdateSampler
 from unitrans.training.session import Session, make_trainer
 
 
-class FixedSource:
+class FixedSource(Source):
     """The sentences of the recording without their padding."""
-
-    in_order, labels, notes, skipped = False, None, [], []
 
     def __init__(self, inputs: dict[str, torch.Tensor]) -> None:
         fields = {key: inputs[key].flatten(0, 1) for key in ("input_ids", "token_type_ids", "labels")}
@@ -29,11 +28,8 @@ class FixedSource:
             {key: x[row][mask].numpy() for key, x in fields.items()} | {"id": str(row)}
             for row, mask in enumerate(real)
         ]
-        self.ids = [sample["id"] for sample in self.samples]
+        super().__init__([str(sample["id"]) for sample in self.samples])
         self.num_tokens = [len(sample["input_ids"]) for sample in self.samples]
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     def load(self, index: int) -> dict[str, Any]:
         return self.samples[index]

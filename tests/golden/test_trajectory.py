@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from unitrans.domains.base import Source
 from unitrans.models.convert import export_weights, load_weights
 from unitrans.training.config import resolve
 from unitrans.training.observers import Observer
@@ -13,22 +14,16 @@ from unitrans.training.sampler import Key, UpdateSampler
 from unitrans.training.session import Session, make_trainer, open_session
 
 
-class FixedSource:
+class FixedSource(Source):
     """The images and masks of the recording, already normalised."""
 
     def __init__(self, images: torch.Tensor, masks: torch.Tensor) -> None:
         self.images, self.masks = images.flatten(0, 1), masks.flatten(0, 1).bool()
-        self.ids = [str(index) for index in range(len(self.images))]
-        self.std, self.notes, self.skipped = [1.0, 1.0, 1.0], [], []
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        super().__init__([str(index) for index in range(len(self.images))])
+        self.std = [1.0, 1.0, 1.0]
 
     def load(self, index: int) -> dict[str, Any]:
         return {"id": self.ids[index], "image": self.images[index], "mask": self.masks[index]}
-
-    def augment(self, sample: dict[str, Any], rng: Any, training: bool) -> dict[str, Any]:
-        return sample
 
 
 class FixedBatches(UpdateSampler):

@@ -33,15 +33,14 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(torch.ops.unitrans.attention_backward.default, (*backward, bias is not None, True))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_compiles_whole_and_not_again_for_every_batch(backend: str) -> None:
+def test_compiles_whole_and_not_again_for_every_batch() -> None:
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=counter, fullgraph=True)
     def f(q: Tensor, k: Tensor, v: Tensor, plan: Plan, bias: Tensor) -> Tensor:
         out = attention(
-            q, k, v, plan, bias=bias, dropout_p=0.1, dropout_seed=torch.tensor([1]), backend=backend
+            q, k, v, plan, bias=bias, dropout_p=0.1, dropout_seed=torch.tensor([1]), backend="cpu"
         )
         assert isinstance(out, Tensor)
         return out

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unitrans.domains.base import Source
 from unitrans.domains.graph import GraphDomain
 from unitrans.models.convert import export_weights, load_weights
 from unitrans.objectives import MaskedSignalModel, make_objective
@@ -24,7 +25,7 @@ from benchmarks.graph_padded import PaddedGraphormer, collate, preprocess
 UPDATES, WARMUP, RATE, END, CLIP, DECAY, EPS, BETAS = 20, 5, 2e-3, 1e-9, 0.5, 0.01, 1e-3, (0.9, 0.999)
 
 
-class Molecules:
+class Molecules(Source):
     """Random graphs with a standardised label."""
 
     def __init__(self) -> None:
@@ -33,18 +34,11 @@ class Molecules:
         values = rng.normal(size=24)
         self.labels = Labels("value", ("y",), mean=(float(values.mean()),), std=(float(values.std()),))
         self.values = values[:, None]
-        self.ids = [str(index) for index in range(24)]
+        super().__init__([str(index) for index in range(24)])
         self.num_tokens = [len(g["nodes"]) + 1 for g in self.graphs]
-        self.notes, self.skipped, self.in_order = [], [], False
-
-    def __len__(self) -> int:
-        return len(self.graphs)
 
     def load(self, index: int) -> dict[str, Any]:
         return {"id": self.ids[index], **self.graphs[index], "label": self.values[index]}
-
-    def augment(self, sample: dict[str, Any], rng: Any, training: bool) -> dict[str, Any]:
-        return sample
 
 
 class Rows(Observer):

@@ -3,9 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 
 pytest.importorskip("rdkit", reason="needs the graph extra (RDKit)")
 
+from tests.warm import launch
 from unitrans.cli import main
 from unitrans.errors import InterruptedRunError
 from unitrans.training.config import resolve
@@ -176,12 +174,12 @@ def stop_at(monkeypatch, update: int, seed: int) -> None:
         trainer = make_trainer(session, *args)
         step = trainer.update
 
-        def update(*a):
+        def stopped(*a):
             if trainer.state.global_step == update and session.config.train["seed"] == seed:
                 trainer.stop_signal = 15
             return step(*a)
 
-        trainer.update = update
+        trainer.update = stopped
         return trainer
 
     monkeypatch.setattr(run_module, "make_trainer", stopping)
@@ -258,19 +256,8 @@ def test_two_processes(molecules) -> None:
     rest = [s for s in TINY if s.partition("=")[0] not in given]
     told = ["train", "--domain", "graph", "--objective", "regression", "--data", str(molecules)]
     told += ["--target", "size", "--output", "two", *rest, *(f"{k}={v}" for k, v in settings.items())]
-    Path("script.py").write_text("import sys; from unitrans.cli import main; sys.exit(main())")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "script.py",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([*command, *told], env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 per device x 2 accumulation x 2 processes" in done.stdout
+    printed = launch("import sys; from unitrans.cli import main; sys.exit(main())", 2, *told)
+    assert "2 per device x 2 accumulation x 2 processes" in printed
     logs = [
         [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
         for folder in (one, "two")

@@ -1,9 +1,6 @@
 """Run folders of an earlier version go on, are reported and give their models (tests/fixtures/runs)."""
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 import unitrans
+from tests.warm import launch
 from unitrans.cli import main
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "runs"
@@ -56,19 +54,10 @@ def test_a_run_goes_on_to_its_end(name: str, workdir: Path, capsys: pytest.Captu
 
 def test_two_processes_go_on(workdir: Path) -> None:
     run = unpack("two-processes")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     program = (
         "import sys; from unitrans.cli import main; sys.exit(main(['train', '--resume', 'two-processes']))"
     )
-    Path("go_on.py").write_text(program)
-    done = subprocess.run(
-        [*launcher, "go_on.py"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    launch(program, 2)
     assert [row["step"] for row in rows(run) if "eval_loss" in row] == [6, 12]
 
 

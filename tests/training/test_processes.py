@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.warm import launch
 from unitrans.errors import ConfigError
 from unitrans.training import run as running
 from unitrans.training.config import RunConfig
@@ -36,8 +37,8 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SETTINGS = ("train.use_cpu=true", "train.logging_steps=1")
 
 
-def launch(script: str, processes: int, *arguments: str) -> str:
-    """Runs a script under torchrun in the current folder and returns what it prints."""
+def torchrun(script: str, processes: int, *arguments: str) -> str:
+    """Runs a script as users do, in the current folder, and returns what it prints; `launch` is faster."""
     Path("script.py").write_text(script)
     done = subprocess.run(
         [*LAUNCH, f"--nproc-per-node={processes}", "script.py", *arguments],
@@ -76,7 +77,7 @@ def test_the_same_command_in_two_processes(tiny: Callable[..., RunConfig], workd
     of the key bias is, Adam divides rounding by rounding: hence the absolute tolerance of the weights."""
     one = running.train(tiny(*SETTINGS, "train.per_device_train_batch_size=8"), "one")
     Path("two.yaml").write_text(tiny(*SETTINGS, "train.per_device_train_batch_size=4").to_yaml())
-    printed = launch(COMMAND, 2, "train", "--config", "two.yaml", "--output", "two")
+    printed = torchrun(COMMAND, 2, "train", "--config", "two.yaml", "--output", "two")
     two = Path("two")
     assert printed.count("The run is in two") == 1
     assert "8 samples = 4 per device x 1 accumulation x 2 processes" in printed

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import unitrans
 from unitrans.errors import ConfigError, InterruptedRunError, NonFiniteError, RunError
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training import checkpoint as ckpt
@@ -22,7 +21,6 @@ from unitrans.training.cost import dry_run
 from unitrans.training.data import VALIDATION
 from unitrans.training.loop import Trainer
 from unitrans.training.observers import Observer
-from unitrans.use.export import export
 
 Tiny = Callable[..., RunConfig]
 
@@ -508,65 +506,6 @@ def stop_at_evaluations(monkeypatch: pytest.MonkeyPatch, update: int, times: int
 STOPPED = ("train.max_steps=24", "train.eval_steps=8", "train.save_steps=24", "train.save_total_limit=2")
 
 
-def test_a_stop_in_the_last_evaluation_does_not_lose_the_best(
-    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge = Trainer.judge
-
-    def falling(self: Trainer, *args: Any) -> dict[str, float]:
-        metrics = judge(self, *args)
-        return metrics | {"eval_loss": 1 / self.state.global_step} if metrics else {}
-
-    monkeypatch.setattr(Trainer, "judge", falling)  # so that the last one is the best
-    whole = running.train(tiny(*STOPPED), "whole")
-    assert (whole / "checkpoints" / "best").readlink() == Path("step-0000024")
-    stop_at_evaluations(monkeypatch, 24, 1)
-    with pytest.raises(InterruptedRunError):
-        running.train(tiny(*STOPPED), "cut")
-    assert (Path("cut") / "checkpoints" / "best").readlink() == Path("step-0000016")
-    running.resume("cut")
-    assert (Path("cut") / "checkpoints" / "best").readlink() == Path("step-0000024")
-    assert_same_run(whole, Path("cut"))
-    summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, Path("cut"))]
-    assert summaries[0]["step"] == 24 and summaries[0] == summaries[1]
-
-
-@pytest.mark.usefixtures("no_report")
-def test_an_evaluation_that_is_stopped_twice_is_still_made_up_for(
-    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = running.train(tiny(*STOPPED), "whole")
-    stop_at_evaluations(monkeypatch, 8, 2)
-    with pytest.raises(InterruptedRunError):
-        running.train(tiny(*STOPPED), "cut")
-    with pytest.raises(InterruptedRunError):
-        running.resume("cut")
-    assert (Path("cut") / "checkpoints" / "latest").readlink() == Path("step-0000008")  # no update between
-    running.resume("cut")
-    assert_same_run(whole, Path("cut"))
-
-
-@pytest.mark.usefixtures("no_report")
-def test_a_kill_behind_an_evaluation_that_was_made_up_for_does_not_double_its_row(
-    tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = running.train(tiny(*STOPPED), "whole")
-    stop_at_evaluations(monkeypatch, 8, 1)
-    with pytest.raises(InterruptedRunError):
-        running.train(tiny(*STOPPED), "cut")
-
-    def killed(*_: Any) -> None:
-        raise OSError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save", killed)
-        with pytest.raises(OSError, match="killed"):
-            running.resume("cut")
-    assert [row["step"] for row in read_metrics(Path("cut/metrics.jsonl")) if "eval_loss" in row] == [8]
-    running.resume("cut")
-    assert_same_run(whole, Path("cut"))
-
-
 @pytest.mark.usefixtures("no_report")
 def test_a_checkpoint_that_was_set_aside_when_its_writer_was_killed_comes_back(
     tiny: Tiny, workdir: Path
@@ -578,21 +517,3 @@ def test_a_checkpoint_that_was_set_aside_when_its_writer_was_killed_comes_back(
     running.resume(str(run))
     assert final_state(run)[1] == before[1]
     assert all(torch.equal(before[0][name], tensor) for name, tensor in final_state(run)[0].items())
-
-
-@pytest.mark.usefixtures("no_report")
-def test_a_flipped_bit_is_noticed_by_whatever_reads_a_checkpoint(tiny: Tiny, workdir: Path) -> None:
-    run = running.train(tiny("train.max_steps=1"), None)
-    weights = run / "checkpoints" / "latest" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-5] ^= 1
-    weights.write_bytes(data)
-    for read in (
-        lambda: MaskedSignalModel.from_pretrained(weights.parent),
-        lambda: unitrans.load(str(run)),
-        lambda: unitrans.load(str(weights.parent)),
-        lambda: export(str(run), "onnx", Path("model.onnx")),
-        lambda: running.resume(str(run)),
-    ):
-        with pytest.raises(ConfigError, match="is damaged: model.safetensors has changed"):
-            read()
