@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.stopping import dies_in_update
 from unitrans.errors import ConfigError, RunError
 from unitrans.objectives import get_objective, register_objective
 from unitrans.training import run as running
 from unitrans.training.callbacks import read_metrics
 from unitrans.training.config import RunConfig, resolve
-from unitrans.training.loop import Trainer
 from unitrans.training.session import open_new_session
 from unitrans.use.convert import convert
 
@@ -47,19 +47,10 @@ def values(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def cut(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut(config: RunConfig) -> None:
     """A run that dies in update 6 and goes on from update 4."""
-    step = Trainer.update
-
-    def dies(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 5:
-            raise OSError("the machine goes down")
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", dies)
-        with pytest.raises(OSError, match="goes down"):
-            running.train(config, "cut")
+    with dies_in_update(6):
+        running.train(config, "cut")
     running.resume("cut")
 
 
@@ -70,7 +61,7 @@ def test_runs_go_on_bit_for_bit(objective: str, workdir: Path, monkeypatch: pyte
     whole = running.train(config, "whole")
     with monkeypatch.context() as patch:
         patch.setattr(running, "report", lambda *args: None)
-        cut(config, monkeypatch)
+        cut(config)
     assert values(Path("cut")) == values(whole)
     want, got = weights(whole), weights(Path("cut"))
     assert want.keys() == got.keys()
@@ -90,7 +81,7 @@ def test_a_teacher_and_an_average_are_both_saved(workdir: Path, monkeypatch: pyt
     monkeypatch.setattr(running, "report", lambda *args: None)
     config = tiny_vit("data2vec", "train.ema_decay=0.9")
     whole = running.train(config, "whole")
-    cut(config, monkeypatch)
+    cut(config)
     want, got = weights(whole), weights(Path("cut"))
     assert all(torch.equal(want[name], got[name]) for name in want)
 

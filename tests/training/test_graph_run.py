@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 pytest.importorskip("rdkit", reason="needs the graph extra (RDKit)")
 
+from tests.training.stopping import in_update
 from tests.warm import launch
 from unitrans.cli import main
 from unitrans.errors import InterruptedRunError
@@ -164,28 +166,7 @@ def test_fine_tuning_after_masked_modelling(molecules, capsys) -> None:
     assert "predicts no labels" in capsys.readouterr().err
 
 
-def stop_at(monkeypatch, update: int, seed: int) -> None:
-    """Runs with this seed get a signal in this update."""
-    from unitrans.training import run as run_module
-
-    make_trainer = run_module.make_trainer
-
-    def stopping(session, *args):
-        trainer = make_trainer(session, *args)
-        step = trainer.update
-
-        def stopped(*a):
-            if trainer.state.global_step == update and session.config.train["seed"] == seed:
-                trainer.stop_signal = 15
-            return step(*a)
-
-        trainer.update = stopped
-        return trainer
-
-    monkeypatch.setattr(run_module, "make_trainer", stopping)
-
-
-def test_a_stopped_run_goes_on_exactly(molecules, monkeypatch) -> None:
+def test_a_stopped_run_goes_on_exactly(molecules) -> None:
     """The weights after a stop in the middle and --resume are those of a run without one, bit for bit."""
     settings = [
         "model.attn_drop_rate=0.2",
@@ -193,10 +174,8 @@ def test_a_stopped_run_goes_on_exactly(molecules, monkeypatch) -> None:
         "train.per_device_train_batch_size=4",
     ]
     whole = run(molecules, *settings, output="whole")
-    with monkeypatch.context() as patched:
-        stop_at(patched, 3, seed=0)
-        with pytest.raises(InterruptedRunError):
-            run(molecules, *settings, output="half")
+    with in_update(4, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(InterruptedRunError):
+        run(molecules, *settings, output="half")
     resume("half")
     ends = [
         torch.load(p / "checkpoints/latest/optimizer.pt", weights_only=True) for p in (whole, Path("half"))
@@ -205,7 +184,7 @@ def test_a_stopped_run_goes_on_exactly(molecules, monkeypatch) -> None:
         assert torch.equal(a["exp_avg"], b["exp_avg"]) and torch.equal(a["exp_avg_sq"], b["exp_avg_sq"])
 
 
-def test_ensemble(molecules, monkeypatch, capsys) -> None:
+def test_ensemble(molecules, capsys) -> None:
     arguments = [
         "train",
         "--domain",
@@ -234,8 +213,8 @@ def test_ensemble(molecules, monkeypatch, capsys) -> None:
     assert all(float(r["size_low"]) < float(r["size"]) < float(r["size_high"]) for r in rows)
     assert Predictor("both").columns() == ["size", "size_sd", "size_low", "size_high"]
 
-    with monkeypatch.context() as patched:  # stopped while it trains its second member
-        stop_at(patched, 4, seed=1)
+    # Stopped while it trains its second member; a member has six updates.
+    with in_update(6 + 5, lambda: signal.raise_signal(signal.SIGTERM)):
         stopped = [*arguments, "--ensemble", "2", "--output", "cut", "data.validation=0.3", *TINY]
         assert main(stopped) == 128 + 15
     assert main(["predict", "--checkpoint", "cut", str(molecules)]) == 2

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.stopping import dies_in_update
 from unitrans.cli import main
 from unitrans.cli.pages.runs import open_runs
 from unitrans.cli.pages.training import training_page
 from unitrans.errors import ConfigError
 from unitrans.training import run as running
 from unitrans.training.config import RunConfig, resolve
-from unitrans.training.loop import Trainer
 from unitrans.training.sampler import JointSampler, UpdateSampler, apportion
 
 TRUNK = {
@@ -93,17 +93,8 @@ def test_a_run_goes_on_exactly_and_reports_every_domain(
     assert page.count("data:image/png") == 2 and 'class="sentence"' in page and "is missing" not in page
     assert all(f"{name}, validation part:" in page for name in ("Vision", "Text", "Graph"))
 
-    step = Trainer.update
-
-    def stopped(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            running.train(config(**options), "part")
+    with dies_in_update(3):
+        running.train(config(**options), "part")
     running.resume("part")
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(Path("part"))[name]), name

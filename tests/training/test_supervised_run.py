@@ -3,17 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.stopping import dies_in_update
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training import run as running
 from unitrans.training.callbacks import read_metrics
 from unitrans.training.config import RunConfig, resolve
-from unitrans.training.loop import Trainer
 from unitrans.training.optim import make_optimizer
 
 Tiny = Callable[..., RunConfig]
@@ -53,17 +52,8 @@ def test_a_run_with_mixed_batches_goes_on_bit_for_bit(
     settings += ("model.drop_path_rate=0.2", "train.gradient_accumulation_steps=2", "train.layer_decay=0.7")
     settings += ("train.sampling=balanced",) if workers else ()
     whole = running.train(supervised(*settings), "whole")
-    step = Trainer.update
-
-    def dies(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 4:
-            raise OSError("the machine goes down")
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", dies)
-        with pytest.raises(OSError, match="goes down"):
-            running.train(supervised(*settings, f"train.dataloader_num_workers={workers}"), "cut")
+    with dies_in_update(5):
+        running.train(supervised(*settings, f"train.dataloader_num_workers={workers}"), "cut")
     running.resume("cut")
     first, second = (
         load_file(run / "checkpoints" / "latest" / "model.safetensors") for run in (whole, Path("cut"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.stopping import dies_in_update
 from unitrans.errors import ConfigError
 from unitrans.nn import Block
 from unitrans.objectives import MaskedSignalModel
@@ -90,17 +91,8 @@ def test_without_held_out_samples_the_average_is_reported(
 def test_the_average_goes_on_bit_for_bit(tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*DROPOUT, "train.ema_decay=0.9", "train.save_steps=2")
     whole = running.train(tiny(*settings), "whole")
-    step = Trainer.update
-
-    def dies(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 5:
-            raise OSError("the machine goes down")
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", dies)
-        with pytest.raises(OSError, match="goes down"):
-            running.train(tiny(*settings), "cut")
+    with dies_in_update(6):
+        running.train(tiny(*settings), "cut")
     running.resume("cut")
     assert values(Path("cut")) == values(whole)
     for name in ("model", "trained"):

@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from tests.training.stopping import dies_in_update
 from unitrans.cli import main
 from unitrans.domains.text.predict import TextPredictor, tokenizer_of
 from unitrans.domains.text.tokenizer import load_tokenizer, train_tokenizer
@@ -115,17 +116,8 @@ def test_a_run_goes_on_bit_for_bit(
     if objective == "clm":
         settings |= {"model__name": "gpt2"}
     whole = running.train(config(objective, **settings), "whole")
-    step = Trainer.update
-
-    def dies(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 4:
-            raise OSError("the machine goes down")
-        return step(self, *args)
-
-    monkeypatch.setattr(Trainer, "update", dies)
-    with pytest.raises(OSError, match="goes down"):
+    with dies_in_update(5):
         running.train(config(objective, **settings), "cut")
-    monkeypatch.setattr(Trainer, "update", step)
     running.resume("cut")
     one, two = (
         load_file(Path(run) / "checkpoints" / "latest" / "model.safetensors") for run in (whole, "cut")

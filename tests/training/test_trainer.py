@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.stopping import dies_in_update, in_update
 from unitrans.errors import ConfigError, InterruptedRunError, NonFiniteError, RunError
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training import checkpoint as ckpt
@@ -163,17 +164,8 @@ def test_a_run_that_died_goes_on_bit_for_bit(
     settings += ("train.max_steps=7", "train.save_steps=2", "data.crop_scale=[0.5, 1.0]", "data.flip=true")
     whole = running.train(tiny(*settings), "whole")
     config = tiny(*settings, f"train.dataloader_num_workers={workers}")
-    step = Trainer.update
-
-    def dies(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 5:
-            raise OSError("the machine goes down")
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", dies)
-        with pytest.raises(OSError, match="goes down"):
-            running.train(config, "cut")
+    with dies_in_update(6):
+        running.train(config, "cut")
     assert (Path("cut") / "checkpoints" / "latest").resolve().name == "step-0000004"
     running.resume("cut")
     assert_same_run(whole, Path("cut"))
@@ -184,21 +176,17 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     tiny: Tiny, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = running.train(tiny(), "whole")
-    step, judge = Trainer.update, Trainer.judge
-
-    def stopped(self: Trainer, *args: Any) -> Any:
-        if self.state.global_step == 0:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *args)
+    judge = Trainer.judge
 
     def stopped_in_evaluation(self: Trainer) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
         return judge(self)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", stopped)
-        with pytest.raises(InterruptedRunError) as caught:
-            running.train(tiny(), "cut")
+    with (
+        in_update(1, lambda: signal.raise_signal(signal.SIGINT)),
+        pytest.raises(InterruptedRunError) as caught,
+    ):
+        running.train(tiny(), "cut")
     assert caught.value.signum == signal.SIGINT
     assert "unitrans train --resume cut" in capsys.readouterr().out
     assert (Path("cut") / "checkpoints" / "latest").resolve().name == "step-0000001"
