@@ -6,7 +6,9 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from unitrans.cli import main
 
@@ -37,7 +39,8 @@ def texts(
     lines = [f"text{delimiter}label"]
     for n in range(count):
         words = " ".join(WORDS[(n * k) % 10] for k in range(1, 9))
-        lines.append(f"{words} \u00fc {n}{delimiter}{labels[n % len(labels)]}")
+        text = {3: "NA", 4: "None"}.get(n, f"{words} \u00fc {n}")  # missing is an empty cell: these are texts
+        lines.append(f"{text}{delimiter}{labels[n % len(labels)]}")
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode(encoding))
     return str(path)
 
@@ -79,6 +82,54 @@ def test_classes_of_texts(
     assert main(["predict", "--checkpoint", run, data, "-o", str(tmp_path / "p.csv")]) == 0
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert len(rows) == 60 and {row["class"] for row in rows} <= set(names)
+    assert rows[3]["text"] == "NA" and not any(row["error"] for row in rows)
+
+
+VISION = (
+    "data.image_size=8", "model.patch_size=4", "model.embed_dim=8", "model.depths=[1]", "model.num_heads=[1]",
+    "model.window_size=2", "data.validation=0.2", "train.use_cpu=true", "train.max_steps=1", "train.eval_steps=1",
+    "train.save_steps=1", "train.per_device_train_batch_size=8",
+)  # fmt: skip
+
+
+WRITTEN = ["010", "10", "7", "NA", "None", "long", "long "]
+
+
+@pytest.mark.parametrize(
+    ("domain", "labels", "names"),
+    [
+        ("vision", WRITTEN, ["010", "10", "7", "NA", "None", "long"]),
+        ("graph", WRITTEN, ["010", "10", "7", "NA", "None", "long"]),
+        ("vision", ["0.0", "1", "2", "1.0"], ["0", "1", "2"]),
+    ],
+)
+def test_classes_of_images_and_molecules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], domain: str, labels: list[str], names: list[str]
+) -> None:
+    samples, more = SMILES, [*SMALL, "--target", "label", "data.validation=0", "data.test=0"]
+    if domain == "graph":
+        pytest.importorskip("rdkit", reason="needs the graph extra (RDKit)")
+    else:
+        samples, more = [f"{n}.png" for n in range(28)], list(VISION)
+        for n, name in enumerate(samples):
+            Image.fromarray(np.full((8, 8, 3), 9 * n, np.uint8)).save(tmp_path / name)
+    lines = [f"{sample};{labels[n % len(labels)]}" for n, sample in enumerate(samples)]
+    data, run = tmp_path / "t.csv", str(tmp_path / "run")
+    header = "smiles" if domain == "graph" else "file"
+    data.write_text("\r\n".join([f"{header};label", *lines]) + "\r\n")
+    command = ["train", "--domain", domain, "--objective", "classification", "--data", str(data)]
+    assert main([*command, "--output", run, *more]) == 0
+    shown = capsys.readouterr().out
+    assert f"{len(names)} classes of training samples: {names[0]} " in shown
+    assert "are one class" in shown
+    result = judged(tmp_path, run, str(data))
+    assert (result["samples"], result["skipped"]) == (len(samples), 0)
+    assert [row["class"] for row in result["classes"]] == names
+    assert main(["predict", "--checkpoint", run, str(data), "-o", str(tmp_path / "p.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    said = "label" if domain == "graph" else "class"
+    assert len(rows) == len(samples) and {row[said] for row in rows} <= set(names)
+    assert {f"{said}_p_{name}" for name in names} <= set(rows[0])
 
 
 def test_texts_in_other_encodings_and_through_pipes(

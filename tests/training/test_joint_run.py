@@ -172,6 +172,36 @@ def test_mistakes_are_one_sentence(domain: str, settings: dict[str, str], words:
         resolve(domain=domain, settings=[f"{key}={value}" for key, value in settings.items()])
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("data.vision=photos", "data.vision: expected keys and values, as in data.vision.path=VALUE, got photos"),
+        ("data.text=3", "data.text: expected keys and values"),
+        ("model.vision=7", "model.vision: expected keys and values, as in model.vision.name=VALUE, got 7"),
+        ("objective.text=[mlm]", "objective.text: expected keys and values"),
+        ("data.vision.path=" + "a" * 300, "data.vision.path: 'a+' cannot name a file: File name too long"),
+        (r'data.text.path="a\0b"', "data.text.path: .* cannot name a file: it holds a NUL character"),
+    ],
+)  # fmt: skip
+def test_values_that_are_no_sections_or_files(setting: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        resolve(domain="vision,text", settings=[setting])
+    assert "\n" not in str(error.value)
+
+
+def test_data_of_your_own_are_read_as_a_run_on_their_domain_reads_them() -> None:
+    alone = resolve(domain="vision", objective="mim", data="photos")
+    joint = resolve(domain="vision,text", settings=["data.vision.path=photos", "model.vision=vit"])
+    assert joint.data["vision"] == alone.data and joint.objective["vision"] == alone.objective
+    assert joint.data["vision"]["image_size"] == 192 and joint.model["vision"]["patch_size"] == 16
+    assert joint.data["text"] == resolve(domain="vision,text").data["text"]  # the embedded text
+    mae = resolve(domain="vision,text", settings=["data.vision.path=photos", "objective.vision=mae"])
+    assert mae.data["vision"] == resolve(domain="vision", objective="mae", data="photos").data
+    given = resolve(domain="vision,text", settings=["data.vision.path=photos", "data.vision.image_size=64"])
+    assert given.data["vision"] == alone.data | {"image_size": 64}
+    assert resolve(domain="vision,text", settings=["model.vision=null"]) == resolve(domain="vision,text")
+
+
 def test_what_only_the_data_can_tell(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--domain", "text,graph", "--data.text", "corpus.txt", "--data.graph", "none.csv"]
     assert main([*command, "--dry-run"]) == 2

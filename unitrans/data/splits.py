@@ -1,7 +1,7 @@
 """Which samples are held out: a stable hash of the sample's id, or of the group it belongs to.
 
 The choice depends on the names alone, not on the seed or on the other samples, so that adding files never
-moves a sample from one side to the other.
+moves a sample from one side to the other. Copies of one content are one unit, which goes by its content.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 
 def hash_fraction(unit: str) -> float:
@@ -50,16 +51,46 @@ def units_of(ids: Sequence[str], group: str | None) -> list[str]:
     return units
 
 
-def split(ids: Sequence[str], fraction: float, group: str | None = None) -> tuple[list[int], list[int]]:
+def with_copies(units: Sequence[str], copies: Mapping[int, str]) -> list[str]:
+    """The units when those that share a content are one, which is called by the smallest content they share.
+
+    copies: index -> content, of the samples whose content another one has too. Those within a unit change nothing.
+    """
+    places: dict[str, set[str]] = {}
+    for index, content in copies.items():
+        places.setdefault(content, set()).add(units[index])
+    joined: dict[str, str] = {}  # to another unit, or to a content
+
+    def last(name: str) -> str:
+        while joined.get(name, name) != name:
+            name = joined[name]
+        return name
+
+    for content in sorted(places):
+        for unit in places[content] if len(places[content]) > 1 else ():
+            a, b = last(f"unit {unit}"), last(f"content {content}")
+            if a != b:  # the smallest content stays in front of all
+                front, behind = sorted((a, b))
+                joined[behind] = front
+    return [last(f"unit {unit}").removeprefix("unit ") for unit in units]
+
+
+def split(
+    ids: Sequence[str],
+    fraction: float,
+    group: str | None = None,
+    copies: Mapping[int, str] = MappingProxyType({}),
+) -> tuple[list[int], list[int]]:
     """Indices of the training and of the held-out samples, each in the order of ``ids``.
 
     A unit is held out when its hash is below ``fraction``, so about that fraction of the units is. Neither
     side is ever empty: if no hash is below, the unit with the smallest hash is held out; if all are, the
-    unit with the largest hash is trained on. These two are the only cases in which other samples matter.
+    unit with the largest hash is trained on. These two are the only cases in which other samples matter, beside
+    copies (see ``with_copies``).
     ValueError when there is only one unit.
     """
     assert 0 < fraction < 1
-    units = units_of(ids, group)
+    units = with_copies(units_of(ids, group), copies)
     hashes = {unit: (hash_fraction(unit), unit) for unit in units}
     if len(hashes) < 2:
         what = "sample" if group is None else f"unit under data.group={group!r} ({len(ids)} samples)"

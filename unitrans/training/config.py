@@ -15,17 +15,14 @@ from unitrans.domains.base import (
     Domain,
     domain_names,
     get_domain,
-    get_domain_names,
-    joined_name,
     several_domains,
 )
 from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.training.arguments import TrainConfig
+from unitrans.training.config_joint import SECTIONS, of_domains, parts_of, take_own
 from unitrans.training.parameters import nested, unknown_key, validate
 from unitrans.training.sections import model_class, objective_class, section_classes
 from unitrans.training.yaml12 import dump_value, load
-
-SECTIONS = ("data", "model", "objective", "train")
 
 _ABOUT = {
     "data": "What is read, and how it becomes samples.",
@@ -295,12 +292,16 @@ def resolve(
     file = read_file(config) if config is not None else {}
     if several_domains(file.get("domain")) and several_domains(domain):
         with user_errors():
-            file = _of_domains(file, domain_names(str(domain)))
+            file = of_domains(file, domain_names(str(domain)))
     layers = _merge(file, _merge(flags, given))
     layers.setdefault("domain", "vision")
     name = layers["domain"]
     with user_errors():
         chosen = get_domain(name)
+    if several_domains(name):
+        layers |= {
+            section: parts_of(section, layers[section]) for section in SECTIONS[:3] if section in layers
+        }
     if target is not None:
         key = "target" if "target" in chosen.DataConfig.model_fields else "label_column"
         if key in given.get("data", {}):
@@ -329,23 +330,16 @@ def resolve(
 def _defaults(domain: str, objective: str, layers: dict[str, Any]) -> dict[str, Any]:
     folder = configs_folder()
     if several_domains(domain):
-        return _of_domains(read_file(str(folder / f"joint-{objective}.yaml")), domain_names(domain))
+        joint = of_domains(read_file(str(folder / f"joint-{objective}.yaml")), domain_names(domain))
+        for one in domain_names(domain):
+            take_own(one, joint, layers, _defaults)
+        return joint
     path = layers.get("data", {}).get("path", get_domain(domain).DataConfig.model_fields["path"].default)
     shipped = {file.name for file in folder.glob("*.yaml")}  # a path may be what no file can be called
     for name in (f"{domain}-{objective}-{path}.yaml", f"{domain}-{objective}.yaml"):
         if name in shipped:
             return read_file(str(folder / name))
     return {}
-
-
-def _of_domains(layer: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A configuration for all domains without those that a run does not have."""
-    others = {name for name in get_domain_names() if name not in names}
-
-    def kept(value: Any) -> Any:
-        return {k: kept(v) for k, v in value.items() if k not in others} if isinstance(value, dict) else value
-
-    return {"domain": joined_name(names)} | {section: kept(layer.get(section, {})) for section in SECTIONS}
 
 
 def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
@@ -361,7 +355,7 @@ def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
             inner = nested(classes["model"].model_fields[one])
             assert inner is not None
             model[one] = _following(inner, dict(model.get(one) or {}), data[one])
-            data[one] = absolute_paths(data[one], get_domain(one).embedded)
+            data[one] = absolute_paths(data[one], get_domain(one).embedded, section=f"data.{one}")
     else:
         model = _following(classes["model"], model, data)
         data = absolute_paths(data, domain.embedded)
@@ -371,7 +365,7 @@ def _complete(name: str, domain: Domain, layers: dict[str, Any]) -> RunConfig:
         "train": validate(classes["train"], layers.get("train", {}), "train"),
     }
     check_schedule(sections["train"])
-    sections["train"] = absolute_paths(sections["train"], (), ("init",))
+    sections["train"] = absolute_paths(sections["train"], (), ("init",), "train")
     return RunConfig(domain=name, data=data, **sections)
 
 
@@ -412,7 +406,10 @@ def check_schedule(train: dict[str, Any]) -> None:
 
 
 def absolute_paths(
-    data: dict[str, Any], embedded: Collection[str], keys: Sequence[str] = ("path", "validation", "tokenizer")
+    data: dict[str, Any],
+    embedded: Collection[str],
+    keys: Sequence[str] = ("path", "validation", "tokenizer"),
+    section: str = "data",
 ) -> dict[str, Any]:
     """Folders that exist are written down absolute, so that the file repeats the run from anywhere."""
 
@@ -427,6 +424,8 @@ def absolute_paths(
                 return value  # absent, or a pipe, whose name in /dev/fd is all it has
             return str(path.resolve())
         except OSError as error:
-            raise ConfigError(f"data.{key}: {value[:100]!r} cannot name a file: {error.strerror}") from None
+            raise ConfigError(
+                f"{section}.{key}: {value[:100]!r} cannot name a file: {error.strerror}"
+            ) from None
 
     return data | {key: absolute(key, data[key]) for key in keys if key in data}

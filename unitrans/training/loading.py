@@ -26,7 +26,8 @@ from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.stored import read_json
 from unitrans.training.init import init_folder, init_weights
 
-_OBJECTIVES = {"masked": "mim", "mae": "mae", "beit": "beit"}
+#: What weights of images predict hidden parts of -> the objective.
+PRETRAINED = {"masked": "mim", "mae": "mae", "beit": "beit"}
 
 
 def load(
@@ -221,7 +222,7 @@ def load_state(
     found = recognise(weights, source, what)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides
-    pretraining = _OBJECTIVES.get(found.kind)
+    pretraining = PRETRAINED.get(found.kind)
     choices = () if pretraining is None else get_objective(pretraining).Options.model_fields
     if theirs is None:
         config, options = configured(found, overrides, what, choices)

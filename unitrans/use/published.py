@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD
+from unitrans.domains.vision.processor import PROCESSOR_FILE, crop_of
 from unitrans.errors import ConfigError
 from unitrans.models.images import ImageEncoder
 from unitrans.objectives.base import Labels
@@ -131,10 +132,12 @@ def published(name: str, image_size: int | None = None) -> tuple[Published, str]
 
 
 def _reading(path: Path, config: Any) -> dict[str, Any]:
-    """How published models read images; mean and std by preprocessor_config.json where there is one."""
+    """How published models read images; by preprocessor_config.json where there is one."""
+    crop = None
     try:
-        told = read_json(path / "preprocessor_config.json")
+        told = read_json(path / PROCESSOR_FILE)
         mean, std = list(map(float, told["image_mean"])), list(map(float, told["image_std"]))
+        crop = crop_of(told)
     except (OSError, ValueError, KeyError, TypeError):
         mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
     if len(mean) != config.in_chans:
@@ -142,13 +145,13 @@ def _reading(path: Path, config: Any) -> dict[str, Any]:
             f"--checkpoint {path}: it takes {config.in_chans} channels, and nothing says by which mean and std"
         )
     size = [side * config.patch_size for side in config.grid]
+    usual = {"eval_crop": CROP if max(size) <= 256 else 1.0, "eval_fit": "crop"}
     return {
         "domain": "vision",
         "image_size": size,
         "channels": config.in_chans,
         "value_range": "dtype",
-        "eval_crop": CROP if max(size) <= 256 else 1.0,
-        "eval_fit": "crop",
+        **(crop or usual),
         "mean": mean,
         "std": std,
     }

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from unitrans.data.copies import copied_files, said
 from unitrans.data.files import COMPRESSIONS, is_pipe, seekable, suffix_of
 from unitrans.data.sources import is_table
+from unitrans.data.splits import with_copies
 from unitrans.data.table import KINDS
 from unitrans.domains.places import settled
 from unitrans.domains.text import tables
@@ -58,7 +60,10 @@ class EmbeddedText(Documents):
 
         name, text = self.topics[file]
         yield from split_documents(
-            io.StringIO(text), f"pydoc/{name}", self.data.document, self.data.group == "file"
+            io.StringIO(text),
+            f"pydoc/{name}",
+            self.data.document,
+            f"pydoc/{name}" if self.data.group == "file" else None,
         )
 
 
@@ -109,7 +114,10 @@ def open_documents(path: str, data: DataConfig, kind: LabelKind | None, key: str
 
 def _text_files(root: Path, files: list[Path], data: DataConfig) -> TextFiles:
     names = [file.relative_to(root).as_posix() for file in files]
-    return TextFiles(files, names, data.document, data.encoding, by_file=data.group == "file")
+    found = copied_files(files) if data.group == "file" else {}
+    units = with_copies(names, found) if data.group == "file" else None
+    notes = said(found, names, "files")
+    return TextFiles(files, names, data.document, data.encoding, units, notes)
 
 
 def _no_labels(kind: LabelKind | None, where: str) -> None:

@@ -77,14 +77,15 @@ class Documents(ABC):
 class TextFiles(Documents):
     """The documents of text files.
 
-    names: how files are called in ids. skipped: id -> reason of what could not be used so far.
+    names: how files are called in ids. skipped: id -> reason of what could not be used so far. units: what is hashed to
+    hold out a file as a whole; None: documents are held out.
     """
 
     paths: list[Path]
     names: list[str]
     boundary: Boundary
     encoding: str
-    by_file: bool = False
+    units: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     label_names: list[str] | None = None
@@ -100,16 +101,16 @@ class TextFiles(Documents):
 
     def of_file(self, file: int) -> Iterator[Document]:
         """The usable documents of one file, in order; others go to ``skipped``."""
-        name = self.names[file]
+        name, unit = self.names[file], None if self.units is None else self.units[file]
         try:
             with open_text(self.paths[file], self.encoding) as stream:
-                for document in split_documents(stream, name, self.boundary, self.by_file):
+                for document in split_documents(stream, name, self.boundary, unit):
                     reason = unusable(document.text)
                     if reason is None:
                         yield document
                     else:
                         self.skipped.setdefault(document.id, reason)
-        except (OSError, EOFError, UnicodeError) as error:
+        except (OSError, EOFError, ValueError) as error:  # encodings that break off, damaged archives
             self.skipped.setdefault(name, f"it cannot be read further: {' '.join(str(error).split())[:200]}")
 
 
@@ -125,15 +126,15 @@ def unusable(text: str) -> str | None:
 
 
 def split_documents(
-    stream: TextIO, name: str, boundary: Boundary, by_file: bool = False
+    stream: TextIO, name: str, boundary: Boundary, unit: str | None = None
 ) -> Iterator[Document]:
     """The documents of a stream; empty ones do not count. At most MAX_CHARACTERS are in memory: a longer document
-    comes in pieces, cut at white space where there is some."""
+    comes in pieces, cut at white space where there is some. unit: their key; None: each has its own."""
     number, piece, text, key = 0, 0, "", ""
 
     def made(content: str) -> Document:
         of_file = name if boundary == "file" else f"{name}#{number}"
-        return Document(f"{of_file}+{piece}" if piece else of_file, content, name if by_file else key)
+        return Document(f"{of_file}+{piece}" if piece else of_file, content, unit or key)
 
     ended = True
     while True:

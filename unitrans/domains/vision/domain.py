@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unitrans.data.copies import said
 from unitrans.data.labels import USUAL, check_answers, column_notes
 from unitrans.data.sources import SPLIT_WORDS
 from unitrans.data.splits import split
@@ -18,6 +19,7 @@ from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels,
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import classification, config, unseen
 from unitrans.domains.vision.augment import check_augmentation
+from unitrans.domains.vision.copies import copied_images, files_of
 from unitrans.domains.vision.datasets import TableReader
 from unitrans.domains.vision.listing import FILE_COLUMNS, ListedReader
 from unitrans.domains.vision.pictures import draw_reconstructions
@@ -84,7 +86,9 @@ class VisionDomain(Domain):
         if data.validation in (0, "none"):
             train = VisionSource(reader, everything, data)
         elif isinstance(data.validation, float):
-            chosen, held_out = split(reader.ids, data.validation, data.group)
+            found = copied_images(reader)
+            chosen, held_out = split(reader.ids, data.validation, data.group, found)
+            notes += said(found, reader.ids, "images")
             train = VisionSource(reader, chosen, data)
             validation = VisionSource(reader, held_out, data)
         else:
@@ -346,7 +350,7 @@ def _open_validation(
             chosen = [index for index in chosen if not reader.ids[index].startswith(prefix)]
             inside = len(reader.ids) - len(chosen)
     if isinstance(reader, ListedReader) and isinstance(held_out, ListedReader | FolderReader):
-        judged = {os.path.realpath(file) for file in _files(held_out)}
+        judged = {os.path.realpath(file) for file in files_of(held_out)}
         chosen = [index for index, file in enumerate(reader.paths) if os.path.realpath(file) not in judged]
         inside = len(reader.ids) - len(chosen)
     if not chosen:
@@ -364,11 +368,6 @@ def _open_validation(
     for name, reason in unreadable:
         validation.skip(name, reason)
     return train, validation
-
-
-def _files(reader: ListedReader | FolderReader) -> list[Path]:
-    """Where its images are."""
-    return reader.paths if isinstance(reader, ListedReader) else [reader.root / path for path in reader.paths]
 
 
 def _id_prefix(inner: Path, outer: Path) -> str:
