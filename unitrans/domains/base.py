@@ -24,6 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from unitrans.data.table import Kind
+from unitrans.domains.kept import Kept
 from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind, Labels
 
@@ -103,6 +104,10 @@ class Source(ABC):
         """The number of the class of every sample, where ``labels`` are classes and this is no stream."""
         raise NotImplementedError
 
+    def file(self, index: int) -> Path | None:
+        """The file that a sample is read from alone, None where there is none: a cheap way to see whether it changed."""
+        return None
+
     def name(self, index: int) -> str:
         """The id of the sample, readable or not; of a stream only of the sample loaded last."""
         return self.ids[index]
@@ -176,6 +181,13 @@ class Domain(ABC):
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
         """Packs samples into one token stream; None (unreadable) samples are left out and counted in
         ``batch["num_skipped"]``. Returns None when no sample is left."""
+
+    def reopen(
+        self, data: Any, model_config: Any, seed: int, label_kinds: Sequence[LabelKind], kept: Kept | None
+    ) -> tuple[Any, Any]:
+        """``open`` for a run that goes on: what it derived from its data when it began (``kept``) is not derived anew,
+        whatever the data are now. None: it kept nothing."""
+        return self.open(data, model_config, seed, label_kinds)
 
     # ---- what a run owns beside a configuration (a tokenizer) ---------------------------------------------------
 

@@ -15,8 +15,9 @@ from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels,
 from unitrans.domains.graph import baselines as predictors
 from unitrans.domains.graph import chemistry, config
 from unitrans.domains.graph.reading import EMBEDDED, MOLECULE_NAMES, line_kind, smiles_column
-from unitrans.domains.graph.source import GraphSource, open_sources
+from unitrans.domains.graph.source import GraphSource, open_sources, write_held_out
 from unitrans.domains.graph.table import MOLECULE_WIDTHS
+from unitrans.domains.kept import Kept
 from unitrans.objectives.answers import answers, choose, in_units
 from unitrans.objectives.base import LabelKind
 
@@ -39,10 +40,25 @@ class GraphDomain(Domain):
 
         The split follows from data.split_seed, not from ``seed``.
         """
-        train, validation = open_sources(data, label_kinds)
+        return self.reopen(data, model_config, seed, label_kinds, None)
+
+    def reopen(
+        self,
+        data: config.DataConfig,
+        model_config: Any,
+        seed: int,
+        label_kinds: Sequence[LabelKind],
+        kept: Kept | None,
+    ) -> tuple[GraphSource, GraphSource | None]:
+        """See ``unitrans.domains.base.Domain``: with the labels it had, and the molecules held out that were."""
+        train, validation = open_sources(data, label_kinds, kept=kept)
         nodes = train.table.nodes
         model_config.check_nodes(torch.from_numpy(np.stack([nodes.min(0), nodes.max(0)]).astype(np.int64)))
         return train, validation
+
+    def keep(self, run: Path, source: GraphSource) -> None:
+        """Writes which graphs are held out, where that follows from all that there are."""
+        write_held_out(run, source)
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
         """Packs graphs into one stream of nodes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -57,6 +58,19 @@ class GraphTable:
             "edge_index": self.edge_index[:, e].astype(np.int64),
             "edge_attr": self.edge_attr[e].astype(np.int64),
         }
+
+    def keys(self) -> list[str]:
+        """What graphs are known by wherever they stand: of equal molecules one key, of other graphs each its own."""
+        seen: Counter[str] = Counter()
+        found = []
+        for row, name in enumerate(self.names):
+            content = name.encode() or b"".join(part.tobytes() for part in self.graph(row).values())
+            key = hashlib.blake2b(content, digest_size=8).hexdigest()
+            if not name:
+                seen[key] += 1
+                key += f".{seen[key]}"
+            found.append(key)
+        return found
 
     @classmethod
     def cat(cls, tables: Sequence[GraphTable]) -> GraphTable:
