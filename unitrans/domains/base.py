@@ -105,7 +105,7 @@ class Source(ABC):
         raise NotImplementedError
 
     def file(self, index: int) -> Path | None:
-        """The file that a sample is read from alone, None where there is none: a cheap way to see whether it changed."""
+        """The file that a sample is read from alone, None where there is none; by it a change is seen cheaply."""
         return None
 
     def name(self, index: int) -> str:

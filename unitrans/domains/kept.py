@@ -13,8 +13,8 @@ from unitrans.objectives.base import Labels
 
 @dataclass(frozen=True)
 class Kept:
-    """Of a run: ``labels`` and ``reading`` of its training source (see ``unitrans.domains.base.Source``), and ``folder``,
-    where ``Domain.keep`` has written what else belongs to it."""
+    """Of a run: ``labels`` and ``reading`` of its training source (see ``unitrans.domains.base.Source``), and
+    ``folder``, where ``Domain.keep`` has written what else belongs to it."""
 
     labels: Labels | None
     reading: Any

@@ -1,5 +1,5 @@
-"""What a run remembers of its data, in data.json of its folder: a fingerprint, by which changed data are noticed when it
-goes on, and what it derived from them, which never changes.
+"""What a run remembers of its data, in data.json of its folder: a fingerprint, by which changed data are noticed when
+it goes on, and what it derived from them, which never changes.
 
 The fingerprint takes bounded work: names and lengths of all samples, the content of some, and a part of large files.
 """
@@ -71,8 +71,8 @@ def compare(run: Path, session: Session, accept: bool) -> None:
     changes = on_main(lambda: list(_changes(record["fingerprint"], found)))
     if changes and not accept:
         raise ConfigError(
-            f"the data of {run} have changed since it began ({'; '.join(changes)}): bring back what was there, or go on "
-            f"with what is there now by {FLAG}, which keeps the run's classes, scales, normalisation and vocabulary"
+            f"the data of {run} have changed since it began ({'; '.join(changes)}): bring back what was there, or go "
+            f"on with what is there now by {FLAG}, which keeps the run's classes, scales, normalisation and vocabulary"
         )
     labels, then = session.train_source.labels, read_kept(run)
     if then is not None and labels != then.labels:

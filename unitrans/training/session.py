@@ -162,7 +162,8 @@ def _classes(config: RunConfig, source: Source) -> Sequence[int]:
 
 
 def planned_updates(train: dict[str, Any], sampler: UpdateSampler, per_epoch: float | None = None) -> int:
-    """How many updates a run takes; per_epoch: of the data that it began with. ConfigError for none, and for more or larger ones than a machine can compute."""
+    """How many updates a run takes; per_epoch: of the data that it began with. ConfigError for none, and for more or
+    larger ones than a machine can compute."""
     if sampler.global_batch_size > MAX_SAMPLES:
         raise ConfigError(
             f"train.per_device_train_batch_size: {sampler.global_batch_size:,} samples an update are more than the "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unitrans.data.columns import Column
 from unitrans.data.labels import USUAL, check_answers, column_notes
 from unitrans.data.sources import SPLIT_WORDS
 from unitrans.data.splits import split
@@ -289,7 +290,8 @@ def _set_labels(
                 f"data.path: the folders of {data.path!r} are called {', '.join(sorted(folders))}, which are "
                 "splits and no classes: name one as --data and another as data.validation="
             )
-    columns, both = None, None
+    columns: Mapping[str, Column] | None = None
+    both = None
     if kept is not None and kept.labels is not None:
         names, columns = kept.labels.names, kept.columns
     if names is None and validation is not None and validation.reader is train.reader:
