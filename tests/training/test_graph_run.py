@@ -166,7 +166,7 @@ def test_fine_tuning_after_masked_modelling(molecules, capsys) -> None:
     assert "predicts no labels" in capsys.readouterr().err
 
 
-def stop_at(monkeypatch, update: int, seed: int) -> None:
+def stop_at(monkeypatch, step: int, seed: int) -> None:
     """Runs with this seed get a signal in this update."""
     from unitrans.training import run as run_module
 
@@ -174,12 +174,12 @@ def stop_at(monkeypatch, update: int, seed: int) -> None:
 
     def stopping(session, *args):
         trainer = make_trainer(session, *args)
-        step = trainer.update
+        go = trainer.update
 
         def update(*a):
-            if trainer.state.global_step == update and session.config.train["seed"] == seed:
+            if trainer.state.global_step == step and session.config.train["seed"] == seed:
                 trainer.stop_signal = 15
-            return step(*a)
+            return go(*a)
 
         trainer.update = update
         return trainer

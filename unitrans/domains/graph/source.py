@@ -94,7 +94,7 @@ def open_sources(
     else:
         parts = splits.kept_split(np.flatnonzero(labelled).tolist(), table.keys(), held_out)
     if not parts.train:
-        raise ValueError("data.split: no graph is left to train on")
+        raise ValueError(_nothing_left(data))
     values = None if targets is None else targets.values
     labels = None
     if targets is not None:
@@ -108,7 +108,7 @@ def open_sources(
         if source is not None:
             source.molecules, source.validation, source.test = rows.molecules, validation, test
             source.split = data.split
-            source.reading = _reading(rows, data, targets)
+            source.reading = _reading(rows, data, targets, parts.train)
     for row in np.flatnonzero(~usable):
         train.skip(f"row {row + 1}", table.reasons[row])
     train.notes += _notes(rows, targets, usable, labelled, units, parts, data)
@@ -131,6 +131,17 @@ def read_held_out(run: Path) -> dict[str, list[str]] | None:
     """The same again; None where nothing was kept."""
     path = run / SPLIT_FILE
     return read_json(path) if path.is_file() else None
+
+
+def _nothing_left(data: DataConfig) -> str:
+    """Why there is no graph to train on."""
+    if data.split in ("scaffold", "scaffold_deepchem"):
+        return (
+            f"data.split={data.split}: no graph is left to train on, as a scaffold (all molecules without rings share "
+            "one) is larger than the part to train on and goes to a part that judges: use data.split=random, or lower "
+            "data.validation and data.test"
+        )
+    return f"data.split={data.split}: no graph is left to train on: choose another split"
 
 
 def _units(table: GraphTable) -> np.ndarray:
@@ -178,11 +189,13 @@ def _split(rows: Rows, data: DataConfig, chosen: np.ndarray, units: np.ndarray) 
     return splits.rows_of(unit_parts, own.tolist(), chosen.tolist())
 
 
-def _reading(rows: Rows, data: DataConfig, targets: Targets | None) -> dict[str, Any]:
+def _reading(rows: Rows, data: DataConfig, targets: Targets | None, train: Sequence[int]) -> dict[str, Any]:
     """What a checkpoint has to know to read new molecules as the training ones were read."""
-    reading: dict[str, Any] = {"domain": "graph", "molecules": rows.molecules}
+    reading: dict[str, Any] = {"domain": "graph", "molecules": rows.molecules, "featuriser": rows.featuriser}
     if rows.molecules:
-        reading |= {"featuriser": chemistry.FEATURISER, "rdkit": chemistry.rdkit_version()}
+        reading["rdkit"] = chemistry.rdkit_version()
+    if rows.featuriser in chemistry.FEATURISERS:
+        reading["elements"] = sorted(chemistry.elements(rows.table.nodes_of(train), rows.featuriser))
     return reading | {
         "targets": targets.names if targets is not None else [],
         "columns": {column.name: column.kind for column in targets.columns} if targets is not None else {},
@@ -204,7 +217,13 @@ def _notes(
     parts: Parts,
     data: DataConfig,
 ) -> list[str]:
-    notes = []
+    notes = list(rows.notes)
+    isotopes = [name for name in rows.table.names if chemistry.has_isotopes(name)]
+    if isotopes:
+        notes.append(
+            f"{len(isotopes):,} molecules have isotopes, such as {isotopes[0][:60]}, which the features do not tell: "
+            "they count as ordinary atoms"
+        )
     if targets is not None:
         notes += [f"target {', '.join(targets.names)}", *targets.notes]
         missing = int(usable.sum() - labelled.sum())
