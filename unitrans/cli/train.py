@@ -73,6 +73,12 @@ def make_parser() -> Parser:
         help="go on with a run or an ensemble (without DIR: the newest in runs/)",
     )
     parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="with --resume: go on although the data are others than when the run began; its classes, scales and "
+        "normalisation stay",
+    )
+    parser.add_argument(
         "--ensemble",
         metavar="K",
         type=int,
@@ -125,8 +131,13 @@ def main(arguments: Sequence[str]) -> int:
         from unitrans.use.ensemble import is_ensemble, resume_ensemble
 
         run = find_run(options.resume)
-        resume_ensemble(run) if is_ensemble(run) else resume(str(run))
+        go_on = resume_ensemble if is_ensemble(run) else resume
+        go_on(run, options.accept_changed_data)
         return 0
+    if options.accept_changed_data:
+        raise UsageError(
+            "--accept-changed-data is for a run that goes on: give --resume DIR too, or leave it out"
+        )
     parts = {name: getattr(options, f"data.{name}") for name in ("vision", "text", "graph")}
     settings = [f"data.{name}.path={json.dumps(path)}" for name, path in parts.items() if path is not None]
     config = resolve(

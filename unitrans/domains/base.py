@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from unitrans.data.table import Kind
+from unitrans.data.table import Kind, Table
+from unitrans.domains.kept import Kept
 from unitrans.errors import nearest_name
 from unitrans.objectives.base import LabelKind, Labels
 
@@ -103,6 +104,10 @@ class Source(ABC):
         """The number of the class of every sample, where ``labels`` are classes and this is no stream."""
         raise NotImplementedError
 
+    def file(self, index: int) -> Path | None:
+        """The file that a sample is read from alone, None where there is none; by it a change is seen cheaply."""
+        return None
+
     def name(self, index: int) -> str:
         """The id of the sample, readable or not; of a stream only of the sample loaded last."""
         return self.ids[index]
@@ -146,6 +151,7 @@ class Domain(ABC):
         default_objective: what is learnt where nobody says; None: it must be said.
         judges: what it has pictures and simple predictors for, of what objectives predict
             (``unitrans.objectives.base.Predicts``); draws: what it has pictures of alone.
+        warns: whether samples of ``record_reader`` have a "warning", what makes a prediction for them doubtful or "".
         questions: questions about one sample (flags of ``unitrans predict``) -> lines of the answer to (model, folder
             of the checkpoint, text, options).
     """
@@ -156,6 +162,7 @@ class Domain(ABC):
     default_objective: str | None = None
     judges: frozenset[str] = frozenset()
     draws: frozenset[str] = frozenset()
+    warns: bool = False
     questions: Mapping[str, Callable[[Any, Path, str, Mapping[str, Any]], Iterator[str]]] = MappingProxyType(
         {}
     )
@@ -176,6 +183,13 @@ class Domain(ABC):
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
         """Packs samples into one token stream; None (unreadable) samples are left out and counted in
         ``batch["num_skipped"]``. Returns None when no sample is left."""
+
+    def reopen(
+        self, data: Any, model_config: Any, seed: int, label_kinds: Sequence[LabelKind], kept: Kept | None
+    ) -> tuple[Any, Any]:
+        """``open`` for a run that goes on: what it derived from its data when it began (``kept``) is not derived anew,
+        whatever the data are now. None: it kept nothing."""
+        return self.open(data, model_config, seed, label_kinds)
 
     # ---- what a run owns beside a configuration (a tokenizer) ---------------------------------------------------
 
@@ -257,6 +271,13 @@ class Domain(ABC):
             column: with the samples, where it is named.
         """
         raise ValueError(f"the domain {self.name} cannot read rows of a table yet")
+
+    def opened(
+        self, path: Path, reading: Mapping[str, Any]
+    ) -> tuple[Table, Callable[[Mapping[str, Any]], Sample]] | None:
+        """The rows of a file of a kind that only this domain reads, and what makes a sample of one, as
+        ``record_reader``; None for any other file."""
+        return None
 
     def known_columns(self, reading: Mapping[str, Any]) -> Sequence[str | None]:
         """Names by which the header of a table is told that is read as the training data were."""

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from unitrans.domains.base import Batch, Domain, Sample, Source, joined_name
+from unitrans.domains.kept import Kept
 from unitrans.models.joint.config import FIXED, TRUNK
 from unitrans.objectives.base import LabelKind
 
@@ -81,6 +82,11 @@ class JointSource(Source):
         sample = self.sources[name].load(own)
         return None if sample is None else {**sample, "domain": name}
 
+    def file(self, index: int) -> Path | None:
+        """The file that a sample is read from alone."""
+        name, own = self.place(index)
+        return self.sources[name].file(own)
+
     def name(self, index: int) -> str:
         """The id of the sample, its domain in front."""
         name, own = self.place(index)
@@ -131,6 +137,12 @@ class JointDomain(Domain):
 
         ValueError in one sentence, with the domain in front, for whatever cannot be used.
         """
+        return self.reopen(data, model_config, seed, label_kinds, None)
+
+    def reopen(
+        self, data: Any, model_config: Any, seed: int, label_kinds: Sequence[LabelKind], kept: Kept | None
+    ) -> tuple[JointSource, JointSource | None]:
+        """See ``unitrans.domains.base.Domain``."""
         unknown = sorted(data.mixing.keys() - self.domains.keys())
         if unknown or not all(0 < part < float("inf") for part in data.mixing.values()):
             raise ValueError(
@@ -145,7 +157,8 @@ class JointDomain(Domain):
                     f"data.{name}.streaming: expected false in a run on several domains, got true"
                 )
             try:
-                source, validation = domain.open(own, model_config.parts[name], seed, label_kinds)
+                part = None if kept is None else kept.of(name)
+                source, validation = domain.reopen(own, model_config.parts[name], seed, label_kinds, part)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             train[name] = source

@@ -10,6 +10,7 @@ from pathlib import Path
 from unitrans.errors import InterruptedRunError
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training import checkpoint as ckpt
+from unitrans.training import fingerprint
 from unitrans.training.callbacks import ProgressBar, RunLog, stop_signals
 from unitrans.training.config import RunConfig, resolve
 from unitrans.training.cost import introduce
@@ -31,22 +32,31 @@ from unitrans.training.saving import load_weights, read_progress
 from unitrans.training.session import Session, keep_global_batch, make_trainer, open_new_session, open_session
 
 
-def train(config: RunConfig, output: str | None) -> Path:
-    """Trains, evaluates and reports; returns the run folder. Raises InterruptedRunError after a signal."""
-    session = open_new_session(config)
+def train(config: RunConfig, output: str | None, like: Path | None = None, accept: bool = False) -> Path:
+    """Trains, evaluates and reports; returns the run folder. Raises InterruptedRunError after a signal.
+
+    like: a run that shares its data with this one, and what it derived from them. accept: see ``resume``.
+    """
+    session = open_new_session(config, like)
+    if like is not None:
+        fingerprint.compare(like, session, accept)
     device = place(config.train["use_cpu"])
     run = shared_run_folder(output, config)
     if is_main():
         write_text(run / CONFIG_FILE, config.to_yaml())
         session.domain.keep(run, session.train_source)
+        fingerprint.remember(run, session)
         write_json(run / "environment.json", describe_environment(device))
     with sole_use(run):
         return _train(session, run, None)
 
 
-def resume(folder: str) -> Path:
-    """Goes on with a run from its newest checkpoint, bit for bit on a CPU with the same threads and processes."""
-    run = find_run(folder)
+def resume(folder: str | Path, accept_changed_data: bool = False) -> Path:
+    """Goes on with a run from its newest checkpoint, bit for bit on a CPU with the same threads and processes.
+
+    accept_changed_data: also where its data are others than when it began; ConfigError says what has changed.
+    """
+    run = find_run(str(folder))
     config = resolve(config=str(run / CONFIG_FILE))
     place(config.train["use_cpu"])
     with sole_use(run):
@@ -63,7 +73,9 @@ def resume(folder: str) -> Path:
         domain = config.get_domain()
         data, model = domain.resumed(config.data, config.model, run)
         config = replace(config, data=data, model=model)
-        return _train(open_session(config), run, checkpoint)
+        session = open_session(config, run)
+        fingerprint.compare(run, session, accept_changed_data)
+        return _train(session, run, checkpoint)
 
 
 def shared_run_folder(output: str | None, config: RunConfig) -> Path:

@@ -18,6 +18,7 @@ from unitrans.objectives import MaskedSignalModel
 from unitrans.training.card import model_card
 from unitrans.training.config import RunConfig
 from unitrans.training.data import VALIDATION, Collate, CorruptedSamples
+from unitrans.training.fingerprint import read_kept, updates_per_epoch
 from unitrans.training.init import init_weights
 from unitrans.training.loop import Trainer
 from unitrans.training.processes import world_size
@@ -100,19 +101,23 @@ class Session:
         return CorruptedSamples(source, self.objective, self.settings["seed"])
 
 
-def open_session(config: RunConfig) -> Session:
-    """Opens the data and builds objective and model. ConfigError in one sentence for what does not fit."""
+def open_session(config: RunConfig, run: Path | None = None) -> Session:
+    """Opens the data and builds objective and model. ConfigError in one sentence for what does not fit.
+
+    run: one that goes on, or whose data these are too: what it derived from its data when it began is not derived anew.
+    """
     train = config.train
     check_trackers(train["report_to"])
     with user_errors():
         domain = config.get_domain()
         model_config = config.model_config()
-        train_source, validation_source = domain.open(
-            config.data_config(), model_config, train["seed"], config.objective_class().label_kinds
+        kept = None if run is None else read_kept(run)
+        train_source, validation_source = domain.reopen(
+            config.data_config(), model_config, train["seed"], config.objective_class().label_kinds, kept
         )
         objective = config.make_objective(model_config, train_source.labels)
         sampler = make_sampler(config, train_source)
-        max_steps = planned_updates(train, sampler)
+        max_steps = planned_updates(train, sampler, None if run is None else updates_per_epoch(run))
         seed_generators(train["seed"])  # the initial weights
         model = MaskedSignalModel.create(model_config, objective, train_source.reading)
         if train["freeze"] == "encoder":
@@ -156,8 +161,9 @@ def _classes(config: RunConfig, source: Source) -> Sequence[int]:
     return source.class_numbers()
 
 
-def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:
-    """How many updates a run takes. ConfigError for none, and for more or larger ones than a machine can compute."""
+def planned_updates(train: dict[str, Any], sampler: UpdateSampler, per_epoch: float | None = None) -> int:
+    """How many updates a run takes; per_epoch: of the data that it began with. ConfigError for none, and for more or
+    larger ones than a machine can compute."""
     if sampler.global_batch_size > MAX_SAMPLES:
         raise ConfigError(
             f"train.per_device_train_batch_size: {sampler.global_batch_size:,} samples an update are more than the "
@@ -167,7 +173,10 @@ def planned_updates(train: dict[str, Any], sampler: UpdateSampler) -> int:
     if updates == 0:
         raise ConfigError("train.max_steps: expected -1 or a number of updates above 0, got 0")
     if updates < 0:
-        name, updates = "num_train_epochs", train["num_train_epochs"] * sampler.updates_per_epoch()
+        name, updates = (
+            "num_train_epochs",
+            train["num_train_epochs"] * (per_epoch or sampler.updates_per_epoch()),
+        )
     if updates > MAX_UPDATES:
         raise ConfigError(
             f"train.{name}={train[name]:g} means {updates:.3g} updates, more than the {MAX_UPDATES:,} that are taken: "
@@ -251,9 +260,9 @@ def make_trainer(session: Session, run: Path | None) -> Trainer:
     return trainer
 
 
-def open_new_session(config: RunConfig) -> Session:
+def open_new_session(config: RunConfig, run: Path | None = None) -> Session:
     """``open_session`` for a run that begins: with the weights of train.init."""
-    session = open_session(config)
+    session = open_session(config, run)
     if session.settings["init"] is not None:
         session.init_notes = init_weights(session.model, session.settings["init"])
     if session.objective.needs_fit:

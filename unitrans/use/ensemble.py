@@ -18,6 +18,7 @@ from unitrans.errors import ConfigError
 from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.config import RunConfig, resolve
+from unitrans.training.fingerprint import read_kept
 from unitrans.training.processes import world_size
 from unitrans.training.run import resume, train
 from unitrans.training.runs import (
@@ -53,13 +54,13 @@ def is_ensemble(run: Path) -> bool:
     return (run / ENSEMBLE_FILE).is_file()
 
 
-def resume_ensemble(folder: Path) -> Path:
+def resume_ensemble(folder: Path, accept_changed_data: bool = False) -> Path:
     """Goes on with an ensemble: members that are complete stay, the one that was stopped goes on exactly."""
     names = read_json(folder / ENSEMBLE_FILE)["members"]
-    return _train_members(resolve(config=str(folder / CONFIG_FILE)), folder, names)
+    return _train_members(resolve(config=str(folder / CONFIG_FILE)), folder, names, accept_changed_data)
 
 
-def _train_members(config: RunConfig, folder: Path, names: list[str]) -> Path:
+def _train_members(config: RunConfig, folder: Path, names: list[str], accept: bool = False) -> Path:
     """Trains what is not trained yet, and calibrates all."""
     for member, name in enumerate(names):
         run = folder / name
@@ -67,12 +68,13 @@ def _train_members(config: RunConfig, folder: Path, names: list[str]) -> Path:
         if (run / SUMMARY_FILE).is_file():
             print("is trained", flush=True)
         elif ckpt.steps_in(run / "checkpoints"):
-            resume(str(run))
+            resume(str(run), accept)
         else:
             if run.is_dir():  # stopped before its first checkpoint
                 shutil.rmtree(run)
             seed = config.train["seed"] + member
-            train(dataclasses.replace(config, train=config.train | {"seed": seed}), str(run))
+            first = folder / names[0] if member else None
+            train(dataclasses.replace(config, train=config.train | {"seed": seed}), str(run), first, accept)
     calibrate(config, folder, names)
     print(f"\nThe ensemble is in {folder}. To predict with it:")
     print(
@@ -86,7 +88,8 @@ def calibrate(config: RunConfig, folder: Path, names: list[str]) -> None:
     domain = config.get_domain()
     predictor = Predictor(str(folder), complete=False)
     kinds = config.objective_class().label_kinds
-    source, validation = domain.open(config.data_config(), config.model_config(), config.train["seed"], kinds)
+    kept, seed = read_kept(folder / names[0]), config.train["seed"]
+    source, validation = domain.reopen(config.data_config(), config.model_config(), seed, kinds, kept)
     if validation is None or predictor.labels.kind != "value":
         write_json(folder / ENSEMBLE_FILE, {"members": names, "level": LEVEL, "targets": {}})
         return

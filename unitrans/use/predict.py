@@ -279,14 +279,18 @@ def predict(
         as_json = (output or "").endswith(".jsonl") or (
             table.kind == "json" and not (output or "").endswith(".csv")
         )
-        write = _writer(out, table.names, [*predictor.columns(), "error"], as_json)
-        total = failed = 0
+        warning = ["warning"] if predictor.domain.warns else []
+        write = _writer(out, table.names, [*predictor.columns(), *warning, "error"], as_json)
+        total = failed = warned = 0
         while chunk := list(itertools.islice(records, batch_size)):
             for record, predicted in zip(chunk, _predicted(predictor, read, chunk), strict=True):
                 write({} if isinstance(record, str) else record, predicted)
                 failed += bool(predicted["error"])
+                warned += bool(predicted.get("warning"))
             total += len(chunk)
             out.flush()
+    if warned:
+        say(f"{warned:,} of {total:,} predictions are doubtful: the column warning says why")
     if failed:
         say(f"{failed:,} of {total:,} rows could not be predicted: the column error says why")
     return failed
@@ -297,8 +301,9 @@ def _predicted(predictor: Predictor, read: ReadRow, chunk: Sequence[Record | str
     good, places, reasons = samples_of(chunk, read)
     results: list[Record] = [{"error": reason} for reason in reasons]
     if good:
-        for place, values in zip(places, predictor.values(predictor.outputs(good)), strict=True):
-            results[place] = values | {"error": ""}
+        rows = predictor.values(predictor.outputs(good))
+        for place, values, sample in zip(places, rows, good, strict=True):
+            results[place] = values | {"warning": sample.get("warning", ""), "error": ""}
     return results
 
 
@@ -314,11 +319,11 @@ def _writer(
                 renamed.get(name, f"{name}_given" if name in added else name): v for name, v in record.items()
             }
             values = {name: predicted.get(name) for name in added}
-            values["error"] = values["error"] or None
+            values |= {name: values[name] or None for name in ("warning", "error") if name in values}
             out.write(json.dumps(kept | values, ensure_ascii=False, default=str) + "\n")
 
         return write_json
-    writer = csv.DictWriter(
+    writer: csv.DictWriter[str] = csv.DictWriter(
         out, [*renamed.values(), *added], restval="", lineterminator="\n", extrasaction="ignore"
     )
     writer.writeheader()

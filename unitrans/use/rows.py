@@ -42,6 +42,10 @@ def opened(
             return table, domain.record_reader(table.names, as_typed, column)
         if len(inputs) != 1:
             raise ConfigError(f"expected one table, got {len(inputs)} inputs ({', '.join(inputs[:3])})")
+        path = Path(inputs[0]).expanduser()
+        own = domain.opened(path, reading) if inputs[0] != "-" and path.is_file() else None
+        if own is not None:
+            return own
         table = table_of(domain, reading, inputs[0], column, stdin)
         folder = {} if inputs[0] == "-" else {"files": str(Path(inputs[0]).expanduser().parent)}
         return table, domain.record_reader(table.names, {**folder, **reading}, column)

@@ -6,6 +6,8 @@ Graphormer's published weights were trained on. The last category of a list take
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,9 @@ import numpy as np
 
 #: Part of every cache key and of every checkpoint: raise it when a molecule would become another graph.
 FEATURISER = "ogb-1"
+PYG = "pyg-1"  # of torch_geometric.utils.from_smiles
+FEATURISERS = (FEATURISER, PYG)
+OWN = "own"  # of graphs whose features are neither of these
 INCHI = "InChI="  # how one begins
 
 NODE_CATEGORIES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
@@ -65,8 +70,10 @@ def rdkit_version() -> str:
     return str(rdkit.__version__)
 
 
-def read_smiles(text: Any, *, max_nodes: int, largest_fragment: bool) -> Molecule:
-    """The molecule of a SMILES, or of an InChI.
+def read_smiles(
+    text: Any, *, max_nodes: int, largest_fragment: bool, featuriser: str = FEATURISER
+) -> Molecule:
+    """The molecule of a SMILES, or of an InChI, with the features of one of FEATURISERS.
 
     Raises:
         BadMoleculeError: it is empty, does not parse, or has more than max_nodes atoms.
@@ -79,7 +86,7 @@ def read_smiles(text: Any, *, max_nodes: int, largest_fragment: bool) -> Molecul
     if mol is None:
         kind = "InChI" if is_inchi else "SMILES"
         raise BadMoleculeError(f"RDKit cannot parse the {kind} {text[:200]!r}")
-    return to_graph(mol, max_nodes=max_nodes, largest_fragment=largest_fragment)
+    return to_graph(mol, max_nodes=max_nodes, largest_fragment=largest_fragment, featuriser=featuriser)
 
 
 def is_molecule(text: Any) -> bool:
@@ -91,22 +98,27 @@ def is_molecule(text: Any) -> bool:
     return True
 
 
-def to_graph(mol: Any, *, max_nodes: int, largest_fragment: bool = False) -> Molecule:
-    """The graph of an RDKit molecule, hydrogens as they are in it.
+def to_graph(
+    mol: Any, *, max_nodes: int, largest_fragment: bool = False, featuriser: str = FEATURISER
+) -> Molecule:
+    """The graph of an RDKit molecule, hydrogens as they are in it. Numbers that map atoms are taken away from it.
 
     Raises:
-        BadMoleculeError: it has no atoms, or more than max_nodes.
+        BadMoleculeError: it has no atoms, more than max_nodes, or an atom that the featuriser does not know.
     """
     chem = require_rdkit()
     if largest_fragment:
         parts = chem.GetMolFrags(mol, asMols=True)
         if len(parts) > 1:
             mol = max(parts, key=lambda part: (part.GetNumHeavyAtoms(), chem.MolToSmiles(part)))
+    unmap(mol)
     count = mol.GetNumAtoms()
     if count == 0:
         raise BadMoleculeError("the molecule has no atoms")
     if count > max_nodes:
         raise BadMoleculeError(f"the molecule has {count} atoms, data.max_nodes is {max_nodes}")
+    if featuriser == PYG:
+        return _pyg_graph(mol)
     ends, bonds = [], []
     for bond in mol.GetBonds():
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
@@ -118,6 +130,73 @@ def to_graph(mol: Any, *, max_nodes: int, largest_fragment: bool = False) -> Mol
         np.ascontiguousarray(np.array(ends, dtype=np.int32).reshape(-1, 2).T),
         np.array(bonds, dtype=np.uint8).reshape(-1, len(EDGE_CATEGORIES)),
     )
+
+
+def _pyg_graph(mol: Any) -> Molecule:
+    """The graph as ``torch_geometric.utils.from_smiles`` makes it."""
+    from torch_geometric.utils.smiles import from_rdmol
+
+    try:
+        data = from_rdmol(mol)
+    except ValueError as error:
+        raise BadMoleculeError(f"PyG has no category for an atom or a bond ({error})") from None
+    nodes, edges, bonds = (
+        x.numpy().astype(kind)
+        for x, kind in ((data.x, np.uint8), (data.edge_index, np.int32), (data.edge_attr, np.uint8))
+    )
+    return Molecule(require_rdkit().MolToSmiles(mol), nodes, edges, bonds)
+
+
+def unmap(mol: Any) -> None:
+    """Takes the numbers away that map atoms: with and without them it is the same molecule."""
+    mapped = [atom for atom in mol.GetAtoms() if atom.GetAtomMapNum()]
+    for atom in mapped:
+        atom.SetAtomMapNum(0)
+    if mapped:  # what was told apart by its number alone is no stereocentre
+        require_rdkit().AssignStereochemistry(mol, cleanIt=True, force=True)
+
+
+def recognise(smiles: Sequence[str], graphs: Sequence[Any]) -> tuple[str, int]:
+    """By which rules graphs (with nodes, edge_index and edge_attr) were made from SMILES, and how many differ from what
+    these rules give now. Of other rules than FEATURISERS it is OWN; a tenth may differ, as versions of RDKit do."""
+    best, least = OWN, len(smiles) // 10 + 1
+    for name in FEATURISERS:
+        different = 0
+        for text, graph in zip(smiles, graphs, strict=True):
+            try:
+                made = read_smiles(text, max_nodes=2**31, largest_fragment=False, featuriser=name)
+            except (BadMoleculeError, ImportError):
+                different += 1
+                continue
+            different += not _same(made, graph)
+        if different < least:
+            best, least = name, different
+    return best, 0 if best == OWN else least
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two graphs are equal, whatever the order of their edges."""
+    if not np.array_equal(one.nodes, other.nodes) or one.edge_attr.shape != other.edge_attr.shape:
+        return False
+    first, second = (np.concatenate([graph.edge_index, graph.edge_attr.T]) for graph in (one, other))
+    return np.array_equal(first[:, np.lexsort(first)], second[:, np.lexsort(second)])
+
+
+_ISOTOPE = re.compile(r"\[[0-9]")
+
+
+def has_isotopes(smiles: str) -> bool:
+    """Whether a canonical SMILES names isotopes, which no feature tells."""
+    return _ISOTOPE.search(smiles) is not None
+
+
+def elements(nodes: np.ndarray, featuriser: str) -> set[str]:
+    """The symbols of the elements among the nodes [n, F] of molecules; * is an atom without one."""
+    table = require_rdkit().GetPeriodicTable()
+    numbers = np.unique(np.asarray(nodes)[:, 0]).astype(int)
+    if featuriser == FEATURISER:
+        numbers = np.where(numbers == NODE_CATEGORIES[0] - 1, 0, numbers + 1)
+    return {"*" if number == 0 else str(table.GetElementSymbol(number)) for number in numbers.tolist()}
 
 
 def _up_to(value: int, last: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unitrans.domains.foreign import guarded, load
+from unitrans.domains.graph import chemistry
 from unitrans.domains.graph.chemistry import Molecule
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
@@ -20,43 +21,81 @@ from unitrans.domains.graph.splits import Parts
 from unitrans.domains.graph.table import GraphTable, parse_smiles
 from unitrans.errors import nearest_name
 
+#: Fields of PyG's graphs that are read, or say nothing about their nodes.
+_READ = {"x", "edge_index", "edge_attr", "y", "smiles", "batch", "ptr", "idx"}
+_LOOKED_AT = 64  # graphs with SMILES, to see how their features were made
+
 
 def from_pyg(graphs: Iterable[Any], max_nodes: int, official: Parts | None = None) -> Rows:
     """Rows of PyG `Data` objects: x and edge_attr are categories, y the label (one or several numbers).
 
-    ValueError names the graph whose features are not categories.
+    ValueError names the graph whose features are not categories, or whose edges lead nowhere.
     """
-    from unitrans.nn.graph import categories
-
     read: list[Molecule | str] = []
     labels, names = [], []
+    unread: dict[str, None] = {}
+    bare = False
     for number, data in enumerate(graphs):
-        count = int(data.num_nodes or 0)
-        x, attr = getattr(data, "x", None), getattr(data, "edge_attr", None)
-        edges = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
         try:
-            x = categories("x", torch.zeros(count, 1) if x is None else x, count)
-            attr = categories(
-                "edge_attr", torch.zeros(edges.shape[1], 1) if attr is None else attr, edges.shape[1]
-            )
+            graph = _graph(data)
         except ValueError as error:
             raise ValueError(f"data.path: graph {number}: {error}") from None
+        unread |= dict.fromkeys(_unread(data))
+        bare = bare or data.x is None
         names.append(str(getattr(data, "smiles", "") or ""))
         label = getattr(data, "y", None)
         labels.append(np.zeros(0) if label is None else np.asarray(label, dtype=np.float64).reshape(-1))
-        if count == 0 or count > max_nodes:
-            read.append(
-                "the graph has no nodes"
-                if count == 0
-                else f"the graph has {count} nodes, data.max_nodes is {max_nodes}"
-            )
-            continue
-        read.append(
-            Molecule(
-                "", x.numpy().astype(np.int32), edges.numpy().astype(np.int32), attr.numpy().astype(np.int32)
-            )
+        count = len(graph.nodes)
+        if count == 0:
+            read.append("the graph has no nodes")
+        elif count > max_nodes:
+            read.append(f"the graph has {count} nodes, data.max_nodes is {max_nodes}")
+        else:
+            read.append(graph)
+    rows = _rows(read, np_stack(labels), official, names)
+    if unread:
+        rows.notes.append(f"of the nodes x is read, not {', '.join(unread)}")
+    if bare:
+        rows.notes.append("the graphs have no x: all their nodes are alike")
+    return rows
+
+
+def _graph(data: Any) -> Molecule:
+    """The graph of a `Data`. ValueError in one sentence for one that is none."""
+    from unitrans.nn.graph import categories
+
+    count = int(data.num_nodes or 0)
+    x, attr = getattr(data, "x", None), getattr(data, "edge_attr", None)
+    others = _unread(data)
+    if x is None and others:
+        raise ValueError(
+            f"it has no x, and {' and '.join(others)} of its nodes are not read: make them categories in x, such as "
+            f"data.x = data.{others[0]}.long().view(data.num_nodes, -1)"
         )
-    return _rows(read, np_stack(labels), official, names)
+    edges = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
+    if edges.is_floating_point():
+        raise ValueError(f"expected whole numbers in edge_index, got {edges.dtype}")
+    if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < count:
+        wrong = int(edges.min()) if int(edges.min()) < 0 else int(edges.max())
+        raise ValueError(f"edge_index names node {wrong}, expected 0 to {count - 1}, as it has {count} nodes")
+    x = categories("x", torch.zeros(count, 1) if x is None else x, count)
+    attr = torch.zeros(edges.shape[1], 1) if attr is None else attr
+    attr = categories("edge_attr", attr, edges.shape[1])
+    for name, values in (("x", x), ("edge_attr", attr)):
+        if values.numel() and int(values.min()) < 0:
+            raise ValueError(f"{name}: expected categories from 0 on, got {int(values.min())}")
+    nodes, index, bonds = (values.numpy().astype(np.int32) for values in (x, edges, attr))
+    return Molecule("", nodes, index, bonds)
+
+
+def _unread(data: Any) -> list[str]:
+    """Fields about nodes that are not read."""
+    count = int(data.num_nodes or 0)
+    return [
+        name
+        for name, value in data.to_dict().items()
+        if name not in _READ and torch.is_tensor(value) and value.dim() > 0 and len(value) == count > 1
+    ]
 
 
 def np_stack(labels: list[np.ndarray]) -> np.ndarray:
@@ -80,26 +119,64 @@ def _rows(graphs: list[Molecule | str], labels: np.ndarray, official: Parts | No
             )
     table = GraphTable.pack(graphs, widths)
     columns = {"y" if labels.shape[1] == 1 else f"y{k}": labels[:, k] for k in range(labels.shape[1])}
-    rows = Rows(table, columns, official, molecules=False, default_target=list(columns) or None)
-    return _with_smiles(rows, names)
-
-
-def _with_smiles(rows: Rows, names: list[str]) -> Rows:
-    """Named by canonical SMILES where the data set has SMILES for every graph, else each graph is its own unit."""
-    if names and all(names):
-        from unitrans.domains.graph import chemistry
-
-        try:
-            chem = chemistry.require_rdkit()
-        except ImportError:
-            return rows
-        for row, name in enumerate(names):
-            mol = chem.MolFromSmiles(name)
-            rows.table.names[row] = "" if mol is None or rows.table.reasons[row] else chem.MolToSmiles(mol)
-        rows.molecules = all(
-            name or reason for name, reason in zip(rows.table.names, rows.table.reasons, strict=True)
-        )
+    rows = Rows(
+        table,
+        columns,
+        official,
+        molecules=False,
+        default_target=list(columns) or None,
+        featuriser=chemistry.OWN,
+    )
+    _with_smiles(rows, names)
+    if any(names):
+        _tell_featuriser(rows, names, graphs)
     return rows
+
+
+def _tell_featuriser(rows: Rows, names: Sequence[str], graphs: Sequence[Molecule | str]) -> None:
+    """Notes by which rules the features were made, where that is not how this program makes them."""
+    found = [
+        (name, graph)
+        for name, graph in zip(names, graphs, strict=True)
+        if name and isinstance(graph, Molecule)
+    ]
+    found = found[:: max(1, len(found) // _LOOKED_AT)]
+    rows.featuriser, different = (
+        chemistry.recognise(*zip(*found, strict=True)) if found else (chemistry.OWN, 0)
+    )
+    if rows.featuriser == chemistry.PYG:
+        rows.notes.append(
+            "features are those of torch_geometric.utils.from_smiles, not OGB's: SMILES that the model is asked about "
+            "are read likewise"
+        )
+    elif rows.featuriser == chemistry.OWN:
+        rows.notes.append(
+            "features are not those that are read from SMILES: the model can be asked about such graphs (.pt), not "
+            "about SMILES"
+        )
+    elif different:
+        rows.notes.append(
+            f"{different:,} of {len(found):,} graphs that were looked at differ from what their SMILES give with this "
+            "version of RDKit"
+        )
+
+
+def _with_smiles(rows: Rows, names: list[str]) -> None:
+    """Names them by canonical SMILES where the data set has SMILES for every graph; else each graph is its own unit."""
+    if not names or not all(names):
+        return
+    try:
+        chem = chemistry.require_rdkit()
+    except ImportError:
+        return
+    for row, name in enumerate(names):
+        mol = chem.MolFromSmiles(name)
+        if mol is not None and not rows.table.reasons[row]:
+            chemistry.unmap(mol)
+            rows.table.names[row] = chem.MolToSmiles(mol)
+    rows.molecules = all(
+        name or reason for name, reason in zip(rows.table.names, rows.table.reasons, strict=True)
+    )
 
 
 def saved_list(path: Path, data: DataConfig) -> Rows:

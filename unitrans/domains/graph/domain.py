@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from unitrans.data.intervals import bootstrap
-from unitrans.data.table import Kind
+from unitrans.data.table import Kind, Table
 from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels, summarise
 from unitrans.domains.graph import baselines as predictors
 from unitrans.domains.graph import chemistry, config
-from unitrans.domains.graph.reading import EMBEDDED, MOLECULE_NAMES, line_kind, smiles_column
-from unitrans.domains.graph.source import GraphSource, open_sources
-from unitrans.domains.graph.table import MOLECULE_WIDTHS
+from unitrans.domains.graph.reading import EMBEDDED, MOLECULE_NAMES, line_kind
+from unitrans.domains.graph.source import GraphSource, open_sources, write_held_out
+from unitrans.domains.graph.unseen import Read, file_of_graphs, molecule_reader
+from unitrans.domains.kept import Kept
 from unitrans.objectives.answers import answers, choose, in_units
 from unitrans.objectives.base import LabelKind
 
@@ -30,6 +31,7 @@ class GraphDomain(Domain):
     default_objective = "mgm"
     DataConfig = config.DataConfig
     embedded = frozenset(EMBEDDED)
+    warns = True
     judges = frozenset({"nodes", "classes", "answers", "values"})
 
     def open(
@@ -39,10 +41,25 @@ class GraphDomain(Domain):
 
         The split follows from data.split_seed, not from ``seed``.
         """
-        train, validation = open_sources(data, label_kinds)
+        return self.reopen(data, model_config, seed, label_kinds, None)
+
+    def reopen(
+        self,
+        data: config.DataConfig,
+        model_config: Any,
+        seed: int,
+        label_kinds: Sequence[LabelKind],
+        kept: Kept | None,
+    ) -> tuple[GraphSource, GraphSource | None]:
+        """See ``unitrans.domains.base.Domain``: with the labels it had, and the molecules held out that were."""
+        train, validation = open_sources(data, label_kinds, kept=kept)
         nodes = train.table.nodes
         model_config.check_nodes(torch.from_numpy(np.stack([nodes.min(0), nodes.max(0)]).astype(np.int64)))
         return train, validation
+
+    def keep(self, run: Path, source: GraphSource) -> None:
+        """Writes which graphs are held out, where that follows from all that there are."""
+        write_held_out(run, source)
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
         """Packs graphs into one stream of nodes.
@@ -113,8 +130,7 @@ class GraphDomain(Domain):
         model_config: Any,
     ) -> list[Path]:
         """molecules.png: held-out molecules with what was predicted of them, or of their hidden atoms."""
-        widths = (source.table.nodes.shape[1], source.table.edge_attr.shape[1])
-        if not source.molecules or widths != MOLECULE_WIDTHS or not samples:
+        if not source.molecules or source.reading["featuriser"] != chemistry.FEATURISER or not samples:
             return []  # nothing that RDKit could draw
         from unitrans.domains.graph import pictures
 
@@ -174,7 +190,11 @@ class GraphDomain(Domain):
             A function from a row to a sample without id; it raises ValueError with the reason for a row that cannot be
             read.
         """
-        return _molecule_reader(names, reading, column)
+        return molecule_reader(names, reading, column)
+
+    def opened(self, path: Path, reading: Mapping[str, Any]) -> tuple[Table, Read] | None:
+        """See ``unitrans.domains.base.Domain``: SDF files and saved lists of PyG graphs."""
+        return file_of_graphs(path, reading)
 
     def line_kind(self, first: str) -> Kind:
         """See ``unitrans.domains.base.Domain``: a header names a column of SMILES."""
@@ -187,37 +207,6 @@ class GraphDomain(Domain):
     def summary(self, metrics: Mapping[str, float], baselines: Sequence[Baseline], objective: Any) -> str:
         """The model beside the simple predictors, as a table and one sentence."""
         return summarise(metrics, baselines, objective, "graphs")
-
-
-def _molecule_reader(
-    names: Sequence[str], reading: Mapping[str, Any], column: str | None
-) -> Callable[[Mapping[str, Any]], Sample]:
-    """See ``GraphDomain.record_reader``."""
-    if not reading["molecules"] or reading["features"] != list(MOLECULE_WIDTHS):
-        raise ValueError(
-            "this model was trained on graphs that were no molecules read from SMILES, so it cannot predict them: use "
-            "it from Python, as in model.encoder(pyg_batch)"
-        )
-    if reading["featuriser"] != chemistry.FEATURISER:
-        raise ValueError(
-            f"this model reads molecules by the rules {reading['featuriser']!r}, this version of unitrans by "
-            f"{chemistry.FEATURISER!r}: use the version that it was trained with"
-        )
-    if column is None and reading["smiles_column"] in names:
-        column = reading["smiles_column"]
-    column = smiles_column(list(names), column, "the input")
-
-    def read(record: Mapping[str, Any]) -> Sample:
-        molecule = chemistry.read_smiles(
-            record.get(column), max_nodes=reading["max_nodes"], largest_fragment=reading["largest_fragment"]
-        )
-        return {
-            "nodes": molecule.nodes.astype(np.int64),
-            "edge_index": molecule.edge_index.astype(np.int64),
-            "edge_attr": molecule.edge_attr.astype(np.int64),
-        }
-
-    return read
 
 
 def _caption(sample: Sample, predicted: torch.Tensor, objective: Any) -> str:

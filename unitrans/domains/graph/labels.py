@@ -12,6 +12,7 @@ from unitrans.data.columns import Column, spellings, stated_missing, type_column
 from unitrans.data.labels import check_known, class_names, target_columns
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.reading import Rows
+from unitrans.domains.kept import Kept
 from unitrans.objectives.base import LabelKind, Labels
 
 _MANY = 10  # at most so many different values are taken for classes where no target was named
@@ -39,17 +40,27 @@ class Targets(NamedTuple):
         return self.values >= 0 if self.classes is not None else np.isfinite(self.values).any(1)
 
 
-def read_targets(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> Targets:
-    """The labels that were asked for, as the objective takes them. ValueError in one sentence."""
-    names = _names(rows, data, kinds)
-    columns = [type_column(name, rows.columns[name], data.missing) for name in names]
+def read_targets(
+    rows: Rows, data: DataConfig, kinds: Sequence[LabelKind], kept: Kept | None = None
+) -> Targets:
+    """The labels that were asked for, as the objective takes them; kept: as a run that goes on has them. ValueError in
+    one sentence."""
+    if kept is None:
+        names = _names(rows, data, kinds)
+        columns = [type_column(name, rows.columns[name], data.missing) for name in names]
+    else:
+        names, columns = list(kept.columns), list(kept.columns.values())
+        check_known(names, list(rows.columns), "data.target")
     notes = [note for column in columns for note in stated_missing(rows.columns[column.name], column)]
     if "value" in kinds:
         values = np.stack([numbers(rows.columns[column.name], column) for column in columns], axis=1)
         return Targets(columns, values, None, notes)
     signs = len(names) > 1  # of one column -1 and 1 are two classes
     answers = [_answers(rows.columns[column.name], column, signs) for column in columns]
-    if all(column is not None for column in answers):
+    as_answers = all(column is not None for column in answers)
+    if kept is not None and kept.labels is not None:
+        as_answers = kept.labels.kind == "multi" and as_answers
+    if as_answers:
         return Targets(columns, np.stack([c for c in answers if c is not None], axis=1), None, notes)
     if len(names) > 1:
         wrong = names[[column is None for column in answers].index(True)]
@@ -59,6 +70,13 @@ def read_targets(rows: Rows, data: DataConfig, kinds: Sequence[LabelKind]) -> Ta
         )
     column, cells = columns[0], rows.columns[names[0]]
     classes = class_names(cells, column)
+    if kept is not None and kept.labels is not None:
+        unknown = next((name for name in classes if name not in kept.labels.names), None)
+        if unknown is not None:
+            raise ValueError(
+                f"data.target={column.name!r}: this run has no class {unknown!r}: start a new run for it"
+            )
+        classes = list(kept.labels.names)
     place: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: -1}
     places = np.array([place[column.text(cell)] for cell in cells], dtype=np.int64)
     return Targets(columns, places, tuple(classes), notes + spellings(cells, column))

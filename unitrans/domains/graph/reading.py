@@ -21,6 +21,7 @@ from unitrans.domains.places import settled
 from unitrans.errors import nearest_name
 
 EMBEDDED = ("nci",)
+FILES = (".sdf", ".pt")  # of graphs, which are no tables
 _TABLES = (*KINDS, ".smi", ".smiles", ".txt")
 INCHI_NAMES = {"inchi", "standardinchi", "inchistring"}
 MOLECULE_NAMES = {*SMILES_NAMES, *INCHI_NAMES}
@@ -38,6 +39,8 @@ class Rows:
         molecules: whether graphs are molecules with a SMILES (baselines, scaffolds and pictures need one).
         smiles_column: of a table.
         default_target: what is predicted where nothing else was asked for.
+        featuriser: by which rules the features were made of molecules; see ``chemistry.FEATURISERS``.
+        notes: sentences a person should see.
     """
 
     table: GraphTable
@@ -46,10 +49,15 @@ class Rows:
     molecules: bool = True
     smiles_column: str | None = None
     default_target: list[str] | None = None
+    featuriser: str = chemistry.FEATURISER
+    notes: list[str] = field(default_factory=list)
 
 
-def read_rows(data: DataConfig) -> Rows:
-    """The rows of data.path. ValueError in one sentence for what cannot be used."""
+def read_rows(data: DataConfig, featuriser: str = chemistry.FEATURISER) -> Rows:
+    """The rows of data.path. ValueError in one sentence for what cannot be used.
+
+    featuriser: what features molecules of an SDF file get.
+    """
     from unitrans.domains.graph import datasets
 
     if data.path in EMBEDDED:
@@ -70,7 +78,7 @@ def read_rows(data: DataConfig) -> Rows:
         raise ValueError(f"data.path: {data.path!r} is a folder, expected a file such as molecules.csv")
     suffix = suffix_of(path)
     if suffix == ".sdf":
-        return _sdf(path, data)
+        return _sdf(path, data, featuriser)
     if suffix == ".pt":
         return datasets.saved_list(path, data)
     if suffix not in _TABLES and not is_pipe(path):
@@ -134,8 +142,9 @@ def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
 _SDF_END = re.compile(rb"^\$\$\$\$[^\n]*\n?", re.MULTILINE)
 
 
-def _sdf(path: Path, data: DataConfig) -> Rows:
+def _sdf(path: Path, data: DataConfig, featuriser: str) -> Rows:
     """Molecules and their properties."""
+    featuriser = chemistry.FEATURISER if featuriser == chemistry.OWN else featuriser
     chem = chemistry.require_rdkit()
     with open_bytes(path) as file:
         content = file.read()  # RDKit cannot tell what goes wrong while a file is unpacked
@@ -159,13 +168,15 @@ def _sdf(path: Path, data: DataConfig) -> Rows:
         if mol is None:
             named = f" {title.decode('utf-8', 'replace')[:80]!r}" if title else ""
             raise chemistry.BadMoleculeError(f"RDKit cannot read the record{named} of the SDF file")
-        return chemistry.to_graph(mol, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
+        return chemistry.to_graph(
+            mol, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment, featuriser=featuriser
+        )
 
     if not records:
         raise ValueError(f"{path}: expected molecules, got none")
     names = dict.fromkeys(name for row in properties for name in row)
     columns = {name: [str(row.get(name, "")) for row in properties] for name in names}
-    return Rows(parse(records, read), columns)
+    return Rows(parse(records, read), columns, featuriser=featuriser)
 
 
 def _nci(data: DataConfig) -> Rows:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,13 @@ from unitrans.domains.graph import chemistry, splits
 from unitrans.domains.graph.config import DataConfig
 from unitrans.domains.graph.labels import Targets, meaning, read_targets, value_meaning
 from unitrans.domains.graph.reading import Rows, read_rows
-from unitrans.domains.graph.splits import Parts
+from unitrans.domains.graph.splits import Parts, SplitKind
 from unitrans.domains.graph.table import GraphTable
+from unitrans.domains.kept import Kept
 from unitrans.objectives.base import LabelKind, Labels
+from unitrans.stored import read_json
+
+SPLIT_FILE = "split.json"  # of a run: the keys of the graphs that are held out
 
 
 class GraphSource(Source):
@@ -26,6 +32,7 @@ class GraphSource(Source):
         num_tokens: nodes of each, and the graph token.
         values: labels of all rows of the data set, as `Targets.values`; None: none were asked for.
         molecules: whether graphs have SMILES.
+        split: how graphs are held out.
         reading: what it takes to read other molecules as these were read.
         validation, test: of the training source, the other parts; None where there are none.
     """
@@ -42,6 +49,7 @@ class GraphSource(Source):
         super().__init__([f"row {row + 1}" for row in self.rows])
         self.num_tokens = (table.sizes[self.rows] + 1).tolist()
         self.molecules = True
+        self.split: SplitKind | None = None
         self.validation: GraphSource | None = None
 
     def load(self, index: int) -> Sample:
@@ -62,13 +70,14 @@ class GraphSource(Source):
 
 
 def open_sources(
-    data: DataConfig, kinds: Sequence[LabelKind], rows: Rows | None = None
+    data: DataConfig, kinds: Sequence[LabelKind], rows: Rows | None = None, kept: Kept | None = None
 ) -> tuple[GraphSource, GraphSource | None]:
-    """See ``GraphDomain.open``. rows: graphs that are in memory already, instead of data.path."""
+    """See ``GraphDomain.open``. rows: graphs that are in memory already, instead of data.path. kept: see
+    ``GraphDomain.reopen``."""
     rows = read_rows(data) if rows is None else rows
     if data.split is None:
         data = data.model_copy(update={"split": "random" if rows.official is None else "official"})
-    targets = read_targets(rows, data, kinds) if kinds else None
+    targets = read_targets(rows, data, kinds, kept) if kinds else None
     table = rows.table
     usable = np.array([not reason for reason in table.reasons], dtype=bool)
     if not usable.any():
@@ -79,26 +88,60 @@ def open_sources(
     if not labelled.any():
         raise ValueError(f"data.target: none of {int(usable.sum()):,} graphs has a label")
     units = _units(table)
-    parts = _split(rows, data, np.flatnonzero(labelled), units)
+    held_out = None if kept is None else read_held_out(kept.folder)
+    if held_out is None:
+        parts = _split(rows, data, np.flatnonzero(labelled), units)
+    else:
+        parts = splits.kept_split(np.flatnonzero(labelled).tolist(), table.keys(), held_out)
     if not parts.train:
-        raise ValueError("data.split: no graph is left to train on")
+        raise ValueError(_nothing_left(data))
     values = None if targets is None else targets.values
     labels = None
     if targets is not None:
         chosen = np.asarray(parts.train)
-        labels = value_meaning(targets, chosen) if "value" in kinds else meaning(targets, chosen)
+        labels = None if kept is None else kept.labels
+        if labels is None:
+            labels = value_meaning(targets, chosen) if "value" in kinds else meaning(targets, chosen)
     train, validation, test = (GraphSource(table, part, values, labels) if part else None for part in parts)
     assert train is not None
     for source in (train, validation, test):
         if source is not None:
             source.molecules, source.validation, source.test = rows.molecules, validation, test
-            source.reading = _reading(rows, data, targets)
+            source.split = data.split
+            source.reading = _reading(rows, data, targets, parts.train)
     for row in np.flatnonzero(~usable):
         train.skip(f"row {row + 1}", table.reasons[row])
     train.notes += _notes(rows, targets, usable, labelled, units, parts, data)
     if targets is not None and "value" not in kinds:
         _check_classes(targets, parts, data)
     return train, validation
+
+
+def write_held_out(run: Path, source: GraphSource) -> None:
+    """Keeps in a run which graphs are held out, where that follows from all graphs that there are."""
+    if source.split in ("column", "official"):
+        return
+    keys = source.table.keys()
+    parts = {"validation": source.validation, "test": source.test}
+    held_out = {name: [keys[row] for row in part.rows] if part else [] for name, part in parts.items()}
+    (run / SPLIT_FILE).write_text(json.dumps(held_out), encoding="utf-8")
+
+
+def read_held_out(run: Path) -> dict[str, list[str]] | None:
+    """The same again; None where nothing was kept."""
+    path = run / SPLIT_FILE
+    return read_json(path) if path.is_file() else None
+
+
+def _nothing_left(data: DataConfig) -> str:
+    """Why there is no graph to train on."""
+    if data.split in ("scaffold", "scaffold_deepchem"):
+        return (
+            f"data.split={data.split}: no graph is left to train on, as a scaffold (all molecules without rings share "
+            "one) is larger than the part to train on and goes to a part that judges: use data.split=random, or lower "
+            "data.validation and data.test"
+        )
+    return f"data.split={data.split}: no graph is left to train on: choose another split"
 
 
 def _units(table: GraphTable) -> np.ndarray:
@@ -146,11 +189,13 @@ def _split(rows: Rows, data: DataConfig, chosen: np.ndarray, units: np.ndarray) 
     return splits.rows_of(unit_parts, own.tolist(), chosen.tolist())
 
 
-def _reading(rows: Rows, data: DataConfig, targets: Targets | None) -> dict[str, Any]:
+def _reading(rows: Rows, data: DataConfig, targets: Targets | None, train: Sequence[int]) -> dict[str, Any]:
     """What a checkpoint has to know to read new molecules as the training ones were read."""
-    reading: dict[str, Any] = {"domain": "graph", "molecules": rows.molecules}
+    reading: dict[str, Any] = {"domain": "graph", "molecules": rows.molecules, "featuriser": rows.featuriser}
     if rows.molecules:
-        reading |= {"featuriser": chemistry.FEATURISER, "rdkit": chemistry.rdkit_version()}
+        reading["rdkit"] = chemistry.rdkit_version()
+    if rows.featuriser in chemistry.FEATURISERS:
+        reading["elements"] = sorted(chemistry.elements(rows.table.nodes_of(train), rows.featuriser))
     return reading | {
         "targets": targets.names if targets is not None else [],
         "columns": {column.name: column.kind for column in targets.columns} if targets is not None else {},
@@ -172,7 +217,13 @@ def _notes(
     parts: Parts,
     data: DataConfig,
 ) -> list[str]:
-    notes = []
+    notes = list(rows.notes)
+    isotopes = [name for name in rows.table.names if chemistry.has_isotopes(name)]
+    if isotopes:
+        notes.append(
+            f"{len(isotopes):,} molecules have isotopes, such as {isotopes[0][:60]}, which the features do not tell: "
+            "they count as ordinary atoms"
+        )
     if targets is not None:
         notes += [f"target {', '.join(targets.names)}", *targets.notes]
         missing = int(usable.sum() - labelled.sum())

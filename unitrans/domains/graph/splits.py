@@ -6,7 +6,7 @@ Every split is made of units, the different molecules (canonical SMILES): no mol
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -122,6 +122,20 @@ def column_split(values: Sequence[str], units: Sequence[int], column: str) -> tu
     judged = tested | {units[row] for row in validation}
     train = [row for row in parts.train if units[row] not in judged]
     return Parts(train, validation, parts.test), len(values) - len(train) - len(validation) - len(parts.test)
+
+
+def kept_split(rows: Sequence[int], keys: Sequence[str], held_out: Mapping[str, Sequence[str]]) -> Parts:
+    """Rows by the keys of the graphs that were held out before; graphs that are new are trained on.
+
+    Args:
+        rows: those that can be used. keys: of all rows; see `GraphTable.keys`.
+        held_out: keys by part.
+    """
+    part_of = {key: name for name, part in held_out.items() for key in part}
+    parts = Parts([], [], [])
+    for row in rows:
+        getattr(parts, part_of.get(keys[row], "train")).append(row)
+    return parts
 
 
 def rows_of(parts: Parts, units: Sequence[int], rows: Sequence[int]) -> Parts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -57,6 +58,25 @@ class GraphTable:
             "edge_index": self.edge_index[:, e].astype(np.int64),
             "edge_attr": self.edge_attr[e].astype(np.int64),
         }
+
+    def nodes_of(self, rows: Sequence[int]) -> np.ndarray:
+        """The nodes of some graphs, one after the other."""
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[np.asarray(rows, dtype=np.int64)] = True
+        return self.nodes[np.repeat(chosen, self.sizes)]
+
+    def keys(self) -> list[str]:
+        """What graphs are known by wherever they stand: of equal molecules one key, of other graphs each its own."""
+        seen: Counter[str] = Counter()
+        found = []
+        for row, name in enumerate(self.names):
+            content = name.encode() or b"".join(part.tobytes() for part in self.graph(row).values())
+            key = hashlib.blake2b(content, digest_size=8).hexdigest()
+            if not name:
+                seen[key] += 1
+                key += f".{seen[key]}"
+            found.append(key)
+        return found
 
     @classmethod
     def cat(cls, tables: Sequence[GraphTable]) -> GraphTable:
@@ -123,15 +143,19 @@ def parse_smiles(smiles: Sequence[Any], *, max_nodes: int, largest_fragment: boo
         [text if isinstance(text, str) else "" for text in smiles],
         chemistry.FEATURISER,
         chemistry.rdkit_version(),
-        *(
-            ["inchi"]
-            if any(isinstance(text, str) and text.startswith(chemistry.INCHI) for text in smiles)
-            else []
-        ),
+        *_kinds(smiles),
         max_nodes,
         largest_fragment,
     )
     return cached(key, make)
+
+
+def _kinds(smiles: Sequence[Any]) -> list[str]:
+    """What texts hold that was read otherwise before, so that caches of then do not serve."""
+    texts = [text for text in smiles if isinstance(text, str)]
+    found = {"inchi": any(text.startswith(chemistry.INCHI) for text in texts)}
+    found["unmapped"] = any(":" in text for text in texts)
+    return [kind for kind, there in found.items() if there]
 
 
 def content_key(texts: Iterable[str], *settings: object) -> str:

@@ -15,6 +15,7 @@ from unitrans.data.labels import USUAL
 from unitrans.data.splits import hash_fraction
 from unitrans.data.table import Kind
 from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels
+from unitrans.domains.kept import Kept
 from unitrans.domains.text import baselines as predictors
 from unitrans.domains.text import config
 from unitrans.domains.text.documents import (
@@ -69,8 +70,24 @@ class TextDomain(Domain):
         size = model["vocab_size"] if data["tokenizer"] is not None else len(load_tokenizer(str(run)))
         return {**data, "tokenizer": str(run), "added_tokens": []}, {**model, "vocab_size": size}
 
+    def reopen(
+        self,
+        data: config.DataConfig,
+        model_config: Any,
+        seed: int,
+        label_kinds: Sequence[LabelKind],
+        kept: Kept | None,
+    ) -> tuple[Any, TextSource | None]:
+        """See ``unitrans.domains.base.Domain``: with the labels it had; ``resumed`` gives the tokenizer."""
+        return self.open(data, model_config, seed, label_kinds, kept)
+
     def open(
-        self, data: config.DataConfig, model_config: Any, seed: int, label_kinds: Sequence[LabelKind] = ()
+        self,
+        data: config.DataConfig,
+        model_config: Any,
+        seed: int,
+        label_kinds: Sequence[LabelKind] = (),
+        kept: Kept | None = None,
     ) -> tuple[Any, TextSource | None]:
         """The training samples and the held-out ones (None for data.validation=none or 0).
 
@@ -82,7 +99,11 @@ class TextDomain(Domain):
         rule = HeldOut(data.validation if isinstance(data.validation, float) else 0.0)
         tokenizer, notes = _tokenizer(data, model_config, documents, rule)
         meant: LabelKind | None = "multi" if documents.multi else kind
-        labels = None if meant is None else find_labels(documents, meant, rule)
+        labels = None
+        if kept is not None and kept.labels is not None:
+            labels, documents.columns = kept.labels, kept.columns
+        elif meant is not None:
+            labels = find_labels(documents, meant, rule)
         notes = [*documents.notes, *notes]
         limit = min(
             data.max_length or model_config.max_position_embeddings, model_config.max_position_embeddings

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from unitrans.data.columns import Column
 from unitrans.data.copies import said
 from unitrans.data.labels import USUAL, check_answers, column_notes
 from unitrans.data.sources import SPLIT_WORDS
 from unitrans.data.splits import split
 from unitrans.data.table import Kind
 from unitrans.domains.base import Baseline, Batch, Domain, Sample, stack_labels, summarise
+from unitrans.domains.kept import Kept
 from unitrans.domains.vision import baselines as predictors
 from unitrans.domains.vision import classification, config, unseen
 from unitrans.domains.vision.augment import check_augmentation
@@ -52,6 +54,7 @@ class VisionDomain(Domain):
         model_config: Any,
         seed: int,
         label_kinds: Sequence[LabelKind] = (),
+        kept: Kept | None = None,
     ) -> tuple[VisionSource, VisionSource | None]:
         """The training images and the held-out ones (None for data.validation=none or 0).
 
@@ -59,6 +62,8 @@ class VisionDomain(Domain):
         ValueError in one sentence for whatever cannot be used.
         """
         _check_model(data, model_config)
+        if kept is not None:
+            data = data.model_copy(update={key: kept.reading[key] for key in ("mean", "std")})
         labels = bool(label_kinds)
         if labels and "class" not in label_kinds:
             raise ValueError(f"the domain vision has classes, not labels of kind {' or '.join(label_kinds)}")
@@ -97,12 +102,23 @@ class VisionDomain(Domain):
         for name, reason in unreadable:
             train.skip(name, reason)
         if labels:
-            _set_labels(train, validation, data)
+            _set_labels(train, validation, data, kept)
         train.set_normalization()
         if validation is not None:
             validation.set_normalization(like=train)
         train.reading = unseen.reading_of(train)
         return train, validation
+
+    def reopen(
+        self,
+        data: config.DataConfig,
+        model_config: Any,
+        seed: int,
+        label_kinds: Sequence[LabelKind],
+        kept: Kept | None,
+    ) -> tuple[VisionSource, VisionSource | None]:
+        """See ``unitrans.domains.base.Domain``: with the mean, the deviation and the classes it had."""
+        return self.open(data, model_config, seed, label_kinds, kept)
 
     def collate(self, samples: Sequence[Sample | None], model_config: Any) -> Batch | None:
         """Packs images into one stream of patches.
@@ -260,8 +276,11 @@ def _check_columns(data: config.DataConfig, reader: Reader) -> None:
             raise ValueError(f"data.{name} is for {what}, and {data.path!r} is none: leave it out")
 
 
-def _set_labels(train: VisionSource, validation: VisionSource | None, data: config.DataConfig) -> None:
-    """Gives the samples their classes: those that are declared, else those of all samples of the data set."""
+def _set_labels(
+    train: VisionSource, validation: VisionSource | None, data: config.DataConfig, kept: Kept | None
+) -> None:
+    """Gives the samples their classes: those the run had, or that are declared, else those of all samples of the data
+    set."""
     if validation is not None and train.has_several != validation.has_several:
         raise ValueError(
             f"data.validation: {data.validation!r}: expected labels as in data.path, "
@@ -275,7 +294,10 @@ def _set_labels(train: VisionSource, validation: VisionSource | None, data: conf
                 f"data.path: the folders of {data.path!r} are called {', '.join(sorted(folders))}, which are "
                 "splits and no classes: name one as --data and another as data.validation="
             )
-    columns, both = None, None
+    columns: Mapping[str, Column] | None = None
+    both = None
+    if kept is not None and kept.labels is not None:
+        names, columns = kept.labels.names, kept.columns
     if names is None and validation is not None and validation.reader is train.reader:
         both = VisionSource(train.reader, [*train.indices, *validation.indices], data)
         both.set_labels(None, f"data.path: {data.path!r}")
@@ -287,6 +309,8 @@ def _set_labels(train: VisionSource, validation: VisionSource | None, data: conf
     assert train.labels is not None
     if train.labels.kind == "multi":
         check_answers(train.labels)
+    if kept is not None:
+        train.labels = kept.labels  # with the counts of then
     if validation is not None:
         validation.set_labels(train.labels.names, f"data.validation: {data.validation!r}", train.columns)
 

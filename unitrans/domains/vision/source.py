@@ -23,7 +23,7 @@ from unitrans.domains.vision.augment import mix, rand_augment, random_erase
 from unitrans.domains.vision.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from unitrans.domains.vision.datasets import open_hub, open_table
 from unitrans.domains.vision.labels import answered, class_labels, folder_label, numbered
-from unitrans.domains.vision.listing import is_listing, open_listing
+from unitrans.domains.vision.listing import ListedReader, is_listing, open_listing
 from unitrans.domains.vision.reading import BrokenImageError, ValueRange, find_images, pages_of, read_image
 from unitrans.domains.vision.transforms import centre_box, crop_resize, random_box
 
@@ -131,6 +131,13 @@ class VisionSource(Source):
     def class_numbers(self) -> list[int]:
         """The class of every sample."""
         return list(self._numbers)
+
+    def file(self, index: int) -> Path | None:
+        """The file of an image that lies in one."""
+        reader, place = self.reader, self.indices[index]
+        if isinstance(reader, FolderReader):
+            return reader.root / reader.paths[place]
+        return reader.paths[place] if isinstance(reader, ListedReader) else None
 
     def augment(self, sample: Sample, rng: np.random.Generator, training: bool) -> Sample:
         """The sample with ``image`` float32 [C, *data.size], normalised. In training a random crop, mirroring,
