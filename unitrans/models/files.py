@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from unitrans.models import registry
 from unitrans.models._encoder import keep_measure
@@ -166,7 +166,17 @@ def load_hf(
         raise ValueError(
             f"{folder}: weights that do not fit a {type(model).__name__} of its config.json\n{report}"
         )
+    if model.can_generate():
+        told = (folder / "generation_config.json").is_file()
+        model.generation_config = GenerationConfig.from_pretrained(folder) if told else _generation(theirs)
     return model.eval(), report
+
+
+def _generation(theirs: Mapping[str, Any]) -> GenerationConfig:
+    """When texts begin and end, as older folders of transformers say it."""
+    return GenerationConfig(
+        **{name: theirs.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    )
 
 
 def layout_of_names(weights: Mapping[str, Tensor], family: str) -> str:

@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from unitrans.models._encoder import MapEncoder, encoder_of
+from unitrans.models._encoder import MapEncoder, Model, encoder_of
 from unitrans.models.whole import Grid
 from unitrans.nn import gather_rows, patchify
 
@@ -26,27 +25,7 @@ class EncoderOutput(ModelOutput):
     pooler_output: Tensor | None = None
 
 
-class KeepsFrozen(PreTrainedModel):
-    """What is not trained when a model is made is not trained either when it is read: transformers makes new
-    parameters there and forgets it."""
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers."""
-        found = super().from_pretrained(*args, **kwargs)
-        model = found[0] if isinstance(found, tuple) else found
-        for name, parameter in model.named_parameters():
-            if name in model.frozen_names:
-                parameter.requires_grad_(False)
-        return found
-
-    def post_init(self) -> None:
-        """As in transformers; called at the end of every constructor."""
-        self.frozen_names = {name for name, p in self.named_parameters() if not p.requires_grad}
-        super().post_init()
-
-
-class ImageEncoder(KeepsFrozen):
+class ImageEncoder(Model):
     """Base of the models that take images or packed rows with plans.
 
     Their configuration has patch_size, in_chans, grid, pads_images, check_grid(grid) and image_plans(grid).
@@ -134,11 +113,14 @@ def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
 
 
 def classified(output: EncoderOutput, head: nn.Module, labels: Tensor | None) -> EncoderOutput:
-    """The output with the logits of a classifier on its pooled rows and, with labels int64 [B], their loss."""
-    output.logits = head(output.pooler_output)
-    if labels is not None:
-        output.loss = F.cross_entropy(output.logits, labels)
-    return output
+    """The logits of a classifier on the pooled rows of an encoder and, with labels int64 [B], their loss."""
+    logits = head(output.pooler_output)
+    return EncoderOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+
+def classifier(features: int, num_labels: int | None) -> nn.Module:
+    """The last layer of a classifier of pooled rows; without classes they are what it gives, as in timm."""
+    return nn.Linear(features, num_labels) if num_labels else nn.Identity()
 
 
 def as_maps(x: Tensor, grid: Grid) -> Tensor:

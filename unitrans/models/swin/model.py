@@ -16,6 +16,7 @@ from unitrans.models.images import (
     as_maps,
     chosen,
     classified,
+    classifier,
     mean_per_sample,
 )
 from unitrans.models.swin.config import SwinConfig, Swinv2Config
@@ -223,7 +224,7 @@ class SwinForImageClassification(HasImageEncoder, SwinPreTrainedModel):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
         self.swin = SwinModel(config)
-        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.head = classifier(config.num_features, config.num_labels)
         self.post_init()
 
     def forward(

@@ -19,6 +19,7 @@ from unitrans.models.images import (
     as_maps,
     chosen,
     classified,
+    classifier,
     mean_per_sample,
 )
 from unitrans.models.vit.config import VitConfig
@@ -237,7 +238,7 @@ class VitForImageClassification(HasImageEncoder, VitPreTrainedModel):
     def __init__(self, config: VitConfig) -> None:
         super().__init__(config)
         self.vit = VitModel(config)
-        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.head = classifier(config.num_features, config.num_labels)
         self.post_init()
 
     def forward(
