@@ -52,26 +52,33 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         ValueError: there is no such file, or it cannot be read.
     """
     try:
-        if (folder / WEIGHTS).is_file():
-            return safetensors.torch.load_file(folder / WEIGHTS)
-        index = folder / (WEIGHTS + ".index.json")
-        if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
-            weights: dict[str, Tensor] = {}
-            for name in names:
-                weights |= safetensors.torch.load_file(folder / Path(name).name)
-            return weights
-        if (folder / "pytorch_model.bin").is_file():
-            return dict(torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True))
+        stored = _stored_weights(folder)
     except Exception as error:  # whatever safetensors, json and torch raise for a broken file
         raise ValueError(
             f"{folder}: its weights cannot be read ({' '.join(str(error).split())[:200]})"
         ) from None
-    raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+    if stored is None:
+        raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+    return state_dict_of(stored, str(folder))
+
+
+def _stored_weights(folder: Path) -> Any:
+    if (folder / WEIGHTS).is_file():
+        return safetensors.torch.load_file(folder / WEIGHTS)
+    index = folder / (WEIGHTS + ".index.json")
+    if index.is_file():
+        weights: dict[str, Tensor] = {}
+        for name in sorted(set(read_json(index)["weight_map"].values())):
+            weights |= safetensors.torch.load_file(folder / Path(name).name)
+        return weights
+    if (folder / "pytorch_model.bin").is_file():
+        return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    return None
 
 
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("model", "state_dict", "model_state_dict", "module")
+_WRAPPERS = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, torch.compile, Lightning
 
 
 def _broken(file: Path, error: Exception) -> str:
@@ -86,7 +93,7 @@ def _broken(file: Path, error: Exception) -> str:
 def read_file(file: Path) -> dict[str, Tensor]:
     """The state dict in a file: safetensors, or what torch.save wrote, of which only tensors are read.
 
-    A state dict under the key model or state_dict is taken out of its dict, and "module." in front of all names away.
+    It is taken out of what is around it; see `state_dict_of`.
 
     Raises:
         ValueError: it cannot be read, holds more than tensors, or no state dict.
@@ -97,7 +104,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
         )
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            return state_dict_of(safetensors.torch.load_file(file), str(file))
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
@@ -106,19 +113,34 @@ def read_file(file: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # whatever safetensors and torch raise for a broken file
         raise ValueError(f"{file}: {_broken(file, error)}") from None
-    while isinstance(stored, dict):
-        inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), dict)), None)
+    return state_dict_of(stored, str(file))
+
+
+def state_dict_of(stored: Any, what: str) -> dict[str, Tensor]:
+    """The tensors by name in what was stored: also under the key model, state_dict, model_state_dict or module, and
+    with "module.", "_orig_mod." or "model." in front of all names.
+
+    Args:
+        stored: a mapping.
+        what: how errors name it.
+
+    Raises:
+        ValueError: it is none of tensors.
+    """
+    while isinstance(stored, Mapping):
+        inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), Mapping)), None)
         if inner is None:
             break
         stored = inner
-    tensors = dict(stored) if isinstance(stored, dict) else {}
+    tensors = dict(stored) if isinstance(stored, Mapping) else {}
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        got = type(stored).__name__
+        got = f"keys {', '.join(map(str, list(stored)[:4]))}" if isinstance(stored, Mapping) else got
         raise ValueError(
-            f"{file}: expected a dict of tensors, or one under the key {' or '.join(_NESTED)}, got "
-            f"{'keys ' + ', '.join(map(str, list(stored)[:4])) if isinstance(stored, dict) else type(stored).__name__}"
+            f"{what}: expected a dict of tensors, or one under the key {' or '.join(_NESTED)}, got {got}"
         )
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return tensors
 
 

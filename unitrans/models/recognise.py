@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from unitrans.models._encoder import keep_measure
-from unitrans.models._weights import Format, config_from, formats, numbers
+from unitrans.models._weights import OWN, Format, config_from, formats, numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Recognised:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {self.fields[name]}" for name in _SAID if name in self.fields)
-        return f"a {self.family} under {self.layout} names ({sizes})"
+        names = "our own" if self.layout == OWN else self.layout
+        return f"a {self.family} under {names} names ({sizes})"
 
 
 _SAID = ("embed_dim", "depths", "depth", "window_size", "num_heads", "patch_size", "vocab_size")
@@ -56,7 +57,7 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "
     format, layout = _format_and_layout(weights, what)
     family = format.name
     if source != "auto":
-        known = list(format.layouts)
+        known = [*format.layouts, OWN]
         if source not in known:
             raise ValueError(
                 f"source: expected one of {', '.join(map(repr, ['auto', *known]))} for weights of a {family}, "
@@ -78,6 +79,9 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "
 def _format_and_layout(weights: Mapping[str, Tensor], what: str) -> tuple[Format, str]:
     known = formats()
     for each in known.values():
+        if each.own(weights):
+            return each, OWN
+    for each in known.values():
         layout = each.layout_of(weights)
         if layout is not None:
             return each, layout
@@ -90,7 +94,7 @@ def _format_and_layout(weights: Mapping[str, Tensor], what: str) -> tuple[Format
 
 def _as_ours(weights: Mapping[str, Tensor], format: Format, layout: str) -> dict[str, Tensor]:
     """Tensors under our names of the bare encoder, its head's as head.*; of parts of one tensor the first."""
-    table = format.layouts[layout]
+    table = format.table(layout)
     own: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if not table.is_derived(name):

@@ -116,6 +116,14 @@ _LAYOUTS_V2 = {
 }
 
 
+def _is_own(v2: bool, weights: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of our own Swin of this version."""
+    if some(weights, r"logit_scale$") != v2:
+        return False
+    windows = some(weights, r"^(encoder\.|swin\.)?layers\.\d+\.blocks\.\d+\.attn\.position_bias\.")
+    return windows or some(weights, r"^swin\.patch_embed\.")
+
+
 def _layout_of(v2: bool, weights: Mapping[str, Tensor]) -> str | None:
     """The layout of these weights; None where they are not of this version, or not of a Swin."""
     if some(weights, r"logit_scale$") != v2:
@@ -377,6 +385,7 @@ _MODEL = "unitrans.models.swin.model"
 SWIN = (
     Format(
         name="swin",
+        own=partial(_is_own, False),
         titles=("Swin",),
         layouts=_LAYOUTS,
         layout_of=partial(_layout_of, False),
@@ -405,6 +414,7 @@ SWIN = (
 SWINV2 = (
     Format(
         name="swinv2",
+        own=partial(_is_own, True),
         titles=("Swin V2",),
         layouts=_LAYOUTS_V2,
         layout_of=partial(_layout_of, True),
