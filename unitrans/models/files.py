@@ -153,7 +153,7 @@ def load_hf(
         folder: with config.json and weights.
         strict: raise where the file lacks weights or has some that fit nothing.
         class_map: see `with_classes`.
-        changes: fields of our configuration that are set in the end.
+        changes: settings in place of those of the folder, by our names or by theirs.
 
     Raises:
         ValueError: a family, class or setting that we do not have, or weights that do not fit.
@@ -172,6 +172,7 @@ def load_hf(
     weights = read_weights(folder)
     if name in hub.left_out:
         weights = {key: value for key, value in weights.items() if not key.startswith(hub.left_out[name])}
+    theirs, changes = by_our_names(theirs, changes)
     if class_map is not None:
         changes = {"num_labels": len(class_map)} | changes
     config = config_from("hf5", theirs, **changes)
@@ -192,6 +193,26 @@ def load_hf(
         told = (folder / "generation_config.json").is_file()
         model.generation_config = GenerationConfig.from_pretrained(folder) if told else _generation(theirs)
     return model.eval(), report
+
+
+def by_our_names(
+    theirs: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config.json of transformers and changes by either names -> it with those that are theirs alone, and the others
+    by our names. ValueError for a setting that neither has."""
+    format = hub_formats()[theirs["model_type"]]
+    known, names = config_from("hf5", theirs).to_dict().keys() | {"num_labels"}, format.names["hf5"]
+    told, ours = dict(theirs), {}
+    for name, value in changes.items():
+        if name in known:
+            ours[name] = value
+        elif name in names:
+            ours[names[name]] = value
+        elif name in theirs:
+            told[name] = value
+        else:
+            raise ValueError(f"{name}: expected a setting of {format.name}, got an unknown one")
+    return told, ours
 
 
 def _generation(theirs: Mapping[str, Any]) -> GenerationConfig:

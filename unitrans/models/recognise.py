@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from unitrans.models import registry
 from unitrans.models._encoder import keep_measure
 from unitrans.models._weights import OWN, Format, config_from, formats, numbers
 
@@ -119,6 +121,19 @@ def _decoder(own: Mapping[str, Tensor], untold: dict[str, str]) -> dict[str, Any
     return options
 
 
+def settled(found: Recognised, overrides: Mapping[str, Any]) -> tuple[Recognised, dict[str, Any]]:
+    """What weights are by what is given, where names alone do not say it: pooling tells a classifier of texts from one of
+    tokens (pooling=tokens)."""
+    rest = dict(overrides)
+    if "pooling" not in found.untold or "pooling" not in rest:
+        return found, rest
+    untold = {name: word for name, word in found.untold.items() if name != "pooling"}
+    if rest["pooling"] == "tokens":
+        del rest["pooling"]
+        return replace(found, kind="tokens", untold=untold), rest
+    return replace(found, kind="classifier"), rest
+
+
 def configured(
     found: Recognised,
     overrides: Mapping[str, Any],
@@ -154,15 +169,36 @@ def configured(
             ours = format.names.get(base, {}).get(name)
             if ours is not None:
                 changes[ours] = value
-    untold = [name for name in found.untold if name not in changes and name not in options]
+    named = {key: value for key, value in _named_size(found, what).items() if key in found.untold}
+    untold = [name for name in found.untold if name not in {*named, *changes, *options}]
     if untold:
         needed = ", ".join(f"{prefix}{name}= ({found.untold[name]})" for name in untold)
         raise ValueError(f"{what}: {found} whose weights do not tell {' and '.join(untold)}: give {needed}")
-    fields = found.fields | changes
+    fields = found.fields | named | changes
     if found.kind not in ("classifier", "tokens"):
         fields.pop("num_labels", None)
     config = config_from(base, theirs, found.family, **fields)
-    told = {name: changes[name] for name in found.untold if name in changes}
+    told = named | {name: changes[name] for name in found.untold if name in changes}
     if changes.keys() - told.keys():
         keep_measure(config, config_from(base, {}, found.family, **(found.fields | told)), changes)
     return config, options
+
+
+def _named_size(found: Recognised, what: str) -> Mapping[str, Any]:
+    """The fields of the published size whose name these weights have, if it explains their shapes."""
+    stem = Path(what).name
+    for name, family in sorted(registry.sizes().items(), key=lambda each: -len(each[0])):
+        official = name.replace("_window", "_patch4_window")  # of Swin V2
+        size = family.sizes[name]
+        if stem.startswith((name, official)) and formats()[found.family] in registry.resolve(family.formats):
+            agrees = all(
+                _plain(found.fields.get(key, value)) == _plain(value)
+                for key, value in size.items()
+                if key in _SAID
+            )
+            return size if agrees else {}
+    return {}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -18,8 +18,8 @@ def fit_shape(
 ) -> Tensor | None:
     """The tensor in this shape: as it is, without sides of 1, resized or for other channels; None if none applies.
 
-    A patch embedding for other channels is inflated or summed (`inflate_channels`). Relative position tables of square windows are resized by the rule, absolute positions always bicubic; the rows
-    of a class token stay as they are.
+    A patch embedding for other channels is inflated or summed (`inflate_channels`). Relative position tables of square
+    windows are resized by the rule, absolute positions always bicubic; the rows of a class token stay as they are.
 
     Args:
         name: of our parameter; its end tells the tables.

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from unitrans.errors import ConfigError
-from unitrans.models._encoder import Model
 from unitrans.models import registry
+from unitrans.models._encoder import Model
 from unitrans.models.images import HasImageEncoder
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.flag import flag

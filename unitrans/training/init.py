@@ -16,7 +16,7 @@ from torch import Tensor
 from unitrans.domains.base import domain_names, several_domains
 from unitrans.errors import ConfigError, user_errors
 from unitrans.models import registry
-from unitrans.models._weights import blocks_sharing, config_from
+from unitrans.models._weights import blocks_sharing, config_from, not_finite
 from unitrans.models.channels import average_channels
 from unitrans.models.files import read_config
 from unitrans.models.joint.config import PARTS
@@ -141,6 +141,12 @@ def init_weights(model: Any, name: str) -> list[str]:
     and image sizes (tables are resized), words added to the vocabulary, another objective (its head starts afresh).
     ConfigError names what differs. Weights of other code bases are taken too; see `init_foreign`.
     """
+    notes = _taken_over(model, name)
+    broken = not_finite(model)
+    return notes if broken is None else [*notes, broken]
+
+
+def _taken_over(model: Any, name: str) -> list[str]:
     with user_errors():
         foreign = read_foreign(Path(name).expanduser())
     if foreign is not None:
@@ -161,7 +167,7 @@ def init_weights(model: Any, name: str) -> list[str]:
         part = JointPart(model, encoder, f"--init {name}")
         rest = ", ".join(other for other in model.encoder.parts if other != part.domain)
         return [
-            *init_weights(part, name),
+            *_taken_over(part, name),
             f"they are for {part.domain} and the blocks; {rest} start afresh",
         ]
     if is_joint(encoder) and not is_joint(config.encoder):

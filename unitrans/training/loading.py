@@ -21,6 +21,7 @@ from unitrans.models._weights import LoadReport, config_from, formats, load_weig
 from unitrans.models.classes import with_classes
 from unitrans.models.files import (
     FILE_SUFFIXES,
+    by_our_names,
     hub_formats,
     load_hf,
     read_config,
@@ -28,7 +29,7 @@ from unitrans.models.files import (
     read_weights,
     state_dict_of,
 )
-from unitrans.models.recognise import configured, recognise
+from unitrans.models.recognise import configured, recognise, settled
 from unitrans.models.resize import fit_shape
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.stored import read_json
@@ -234,7 +235,7 @@ def load_state(
 
     what: how errors name the weights. theirs: a config.json of transformers that came with them.
     """
-    found = recognise(weights, source, what)
+    found, overrides = settled(recognise(weights, source, what), overrides)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides
     pretraining = _OBJECTIVES.get(found.kind)
@@ -246,6 +247,7 @@ def load_state(
         options = {ours: theirs[name] for name, ours in told.items() if name in theirs}
         options |= {name: value for name, value in overrides.items() if name in choices}
         changes = {name: value for name, value in overrides.items() if name not in choices}
+        theirs, changes = by_our_names(theirs, changes)
         config = config_from("hf5", theirs, **changes)
         if changes:
             keep_measure(config, config_from("hf5", theirs), changes)

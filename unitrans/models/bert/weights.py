@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitrans.models._text_weights import THEIR_ACTIVATIONS, hidden_width, hub_fields, own_kind, text_fields, to_hub
+from unitrans.models._text_weights import (
+    THEIR_ACTIVATIONS,
+    hidden_width,
+    hub_fields,
+    own_kind,
+    text_fields,
+    to_hub,
+)
 from unitrans.models._weights import Format, Hub, kind_of_heads, some
 from unitrans.models.bert.config import BertConfig
 from unitrans.models.bert.sizes import SIZES
@@ -67,13 +74,13 @@ def _layout_of(roberta: bool, weights: Mapping[str, Tensor]) -> str | None:
 def _fields(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    return text_fields(own, SIZES)
+    return text_fields(own, weights, SIZES)
 
 
 def _roberta_fields(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    fields, untold = text_fields(own, SIZES)
+    fields, untold = text_fields(own, weights, SIZES)
     if fields["ape"]:
         fields["max_position_embeddings"] -= _ROBERTA_OFFSET
     return fields | {"pad_token_id": 1, "position_offset": _ROBERTA_OFFSET}, untold

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unitrans.models._encoder import Model
 from unitrans.models import registry
+from unitrans.models._encoder import Model
 from unitrans.models.blocks import joined, through_blocks
 from unitrans.models.images import EncoderOutput
 from unitrans.models.joint.config import JointConfig
