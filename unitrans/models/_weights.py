@@ -77,6 +77,7 @@ class Format:
         claims: whether constructor arguments are those of this kind.
         arguments: (source, what was recognised) -> their arguments that say what the weights cannot.
         configured_as: layout -> the source whose arguments it has, where that is another.
+        counts: their number of the same name as ours that counts more -> our field that says how many.
         like: the format whose models it has too.
         own: whether weights have the names of our own models of this kind.
         hub: transformers' side.
@@ -95,6 +96,7 @@ class Format:
     claims: Callable[[Mapping[str, Any]], bool] = lambda theirs: False
     arguments: Callable[[str, Any], dict[str, Any]] = _nothing
     configured_as: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
     like: str | None = None
     own: Callable[[Mapping[str, Tensor]], bool] = lambda weights: False
     hub: Hub | None = None

@@ -201,10 +201,13 @@ def by_our_names(
     """A config.json of transformers and changes by either names -> it with those that are theirs alone, and the others
     by our names. ValueError for a setting that neither has."""
     format = hub_formats()[theirs["model_type"]]
-    known, names = config_from("hf5", theirs).to_dict().keys() | {"num_labels"}, format.names["hf5"]
+    config, names = config_from("hf5", theirs), format.names["hf5"]
+    known = config.to_dict().keys() | {"num_labels"}
     told, ours = dict(theirs), {}
     for name, value in changes.items():
-        if name in known:
+        if name in format.counts:
+            ours[name] = value - getattr(config, format.counts[name])
+        elif name in known:
             ours[name] = value
         elif name in names:
             ours[names[name]] = value

@@ -160,7 +160,9 @@ def configured(
     changes: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in overrides.items():
-        if name in known:
+        if found.layout != OWN and name in format.counts:
+            changes[name] = value - found.fields[format.counts[name]]
+        elif name in known:
             changes[name] = value
         elif name in choices:
             options[name] = value

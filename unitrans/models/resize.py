@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitrans.models.channels import inflate_channels
-from unitrans.models.swin.plans import Grid
+from unitrans.models.whole import Grid
 
 ResizeRule = Literal["bicubic", "geometric", "geometric-linear"]
 

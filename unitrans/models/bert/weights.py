@@ -220,6 +220,7 @@ FORMATS = (
     ),
     Format(
         name="roberta",
+        counts={"max_position_embeddings": "position_offset"},
         own=lambda weights: own_kind(weights) == "roberta",
         titles=("RoBERTa",),
         layouts={"hf4": _ROBERTA, "hf5": _ROBERTA},

@@ -50,7 +50,7 @@ def told_fields(
             fields["extra_norm_period"] = 1 + numbers(own, r"layers\.\d+\.blocks\.(\d+)\.norm3\.")[0]
     norms = numbers(own, r"out_norms\.(\d+)\.")
     if norms:
-        fields["out_indices"] = norms
+        fields |= {"out_indices": norms, "out_stem": "out_norms.stem.weight" in own}
     ape = own.get("absolute_pos_embed")
     if ape is not None:
         fields["ape"] = True

@@ -228,21 +228,19 @@ def _from_hub(theirs: Mapping[str, Any], v2: bool, fields: Mapping[str, Any]) ->
     else:
         found["window_clamp"] = "never" if backbone else "min"
     if backbone:
-        found |= {"out_indices": _stages(theirs), "out_norm": not v2}
+        stages = _stages(theirs)
+        found |= {"out_indices": [s - 1 if s > 0 else s for s in stages if s != 0], "out_stem": 0 in stages}
+        found["out_norm"] = not v2
     return found
 
 
-def _stages(theirs: Mapping[str, Any]) -> list[int] | None:
-    """Stages of a backbone; theirs count the patch embedding as the first."""
+def _stages(theirs: Mapping[str, Any]) -> Sequence[int]:
+    """Stages of a backbone as they count them: the patch embedding is 0, negative ones are from the end."""
     indices: Sequence[int] | None = theirs.get("out_indices")
     if indices is None and theirs.get("out_features"):
         names = ["stem", *(f"stage{stage + 1}" for stage in range(len(theirs["depths"])))]
         indices = [names.index(name) for name in theirs["out_features"]]
-    if indices is None:
-        return [-1]
-    if any(index == 0 for index in indices):
-        raise ValueError("out_indices: expected stages, 1 or more, got 0, the patch embedding")
-    return [index - 1 if index > 0 else index for index in indices]
+    return [-1] if indices is None else indices
 
 
 def _to_hub(config: Any, architecture: str) -> dict[str, Any]:
@@ -298,6 +296,7 @@ SWIN = (
             classes={
                 "SwinModel": f"{_MODEL}:SwinModel",
                 "SwinForImageClassification": f"{_MODEL}:SwinForImageClassification",
+                "SwinBackbone": f"{_MODEL}:SwinBackbone",
             },
             heads={"mim": "SwinForMaskedImageModeling", "classification": "SwinForImageClassification"},
             config=_to_hub,
@@ -327,6 +326,7 @@ SWINV2 = (
             classes={
                 "Swinv2Model": f"{_MODEL}:Swinv2Model",
                 "Swinv2ForImageClassification": f"{_MODEL}:Swinv2ForImageClassification",
+                "Swinv2Backbone": f"{_MODEL}:Swinv2Backbone",
             },
             heads={"mim": "Swinv2ForMaskedImageModeling", "classification": "Swinv2ForImageClassification"},
             config=_to_hub,
