@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unitrans.models._encoder import encoder_of
 from unitrans.models import (
     SwinBackbone,
     SwinForImageClassification,
@@ -128,9 +129,10 @@ def test_encoder(golden, monkeypatch, name: str, kind: str, layout: str, family:
     if output.loss is not None and "labels" in case.inputs:
         output.loss.backward()
         got |= gradients(case, model, layout) | {"gin.x": x.grad}
+    rows = encoder_of(model)(seen)
     for pooled in ("out.pooled", "out.pre_logits", "out.pooler_output"):
-        got[pooled] = output.pooler_output
-    got |= {"out.features": output.last_hidden_state, "out.last_hidden_state": output.last_hidden_state}
+        got[pooled] = rows.pooler_output
+    got |= {"out.features": rows.last_hidden_state, "out.last_hidden_state": rows.last_hidden_state}
     if family != "vit":
         got |= swin_maps(case, getattr(model, "swin", model), seen, layout)
     for key, tensor in got.items():

@@ -161,17 +161,28 @@ def test_every_switch_is_stateless_and_batches_are_their_images(pad_mode: str, c
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_images_are_filled_up_only_with_padding() -> None:
-    with pytest.raises(ValueError, match="multiples of patch_size 4, got 30 x 32"):
-        build("none", "min")(torch.zeros(1, 3, 30, 32))
-    for pad_mode, clamp in (("roll_then_pad", "per_axis"), ("pad_then_roll", "padded")):
-        with pytest.raises(ValueError, match="multiples of patch_size 4, got 30 x 32"):
-            build(pad_mode, clamp)(torch.zeros(1, 3, 30, 32))
-    model = build("pad_then_roll", "min")
+def test_images_of_any_size_are_filled_up_or_cut() -> None:
+    """timm and torchvision leave out what does not fill a patch, all others fill it up."""
     x = torch.randn(1, 3, 30, 33)
+    filled, cut = F.pad(x, (0, 3, 0, 2)), x[..., :28, :32]
+    for pad_mode, clamp, seen in (
+        ("none", "min", filled),
+        ("pad_then_roll", "min", filled),
+        ("roll_then_pad", "per_axis", cut),
+        ("pad_then_roll", "padded", cut),
+    ):
+        model = build(pad_mode, clamp)
+        with torch.no_grad():
+            assert torch.equal(model(x).pooler_output, model(seen).pooler_output), pad_mode
+            assert model.forward_features(x)[0].shape == model.forward_features(seen)[0].shape
+    vit = randomised(VitModel(VitConfig(**VIT)))
     with torch.no_grad():
-        got, want = model(x).pooler_output, model(F.pad(x, (0, 3, 0, 2))).pooler_output
-    assert torch.equal(got, want)
+        for size in ((33, 47), (32, 48), (225, 231)):
+            images = torch.randn(1, 3, *size)
+            whole = images[..., : size[0] // 8 * 8, : size[1] // 8 * 8]
+            assert torch.equal(vit(images).pooler_output, vit(whole).pooler_output)
+    with pytest.raises(ValueError, match="at least one patch of 8 x 8 px, got \\[7, 9\\]"):
+        vit(torch.zeros(1, 3, 7, 9))
 
 
 # embed_dim, depths, heads, extra norms, parameters with 1000 classes; H and G as in the paper (658M, 3.0B).

@@ -417,9 +417,9 @@ def test_wrong_inputs_are_named() -> None:
     model = SwinModel(small(ape=True))
     with pytest.raises(ValueError, match="expected 3 channels"):
         model(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(ValueError, match="multiples of patch_size 4, got 30 x 32"):
-        model(torch.zeros(1, 3, 30, 32))
+    with pytest.raises(ValueError, match="interpolate_pos_encoding: False expects images of image_size"):
+        model(torch.zeros(1, 3, 64, 32), interpolate_pos_encoding=False)
     with pytest.raises(ValueError, match="with ape .* expected the patch grid"):
-        model(torch.zeros(1, 3, 64, 32))
+        model.config.plans([(8, 8), (16, 8)])
     with pytest.raises(ValueError, match="expected pixel_values, or patches"):
         model()

@@ -53,6 +53,32 @@ class MapEncoder(Encoder, Protocol):
         """Images [B, in_chans, H, W] -> maps [B, C, h, w] of the wanted stages or blocks."""
 
 
+class Model(PreTrainedModel):
+    """Base of all models: what tools of transformers ask of theirs.
+
+    What is not trained when a model is made is not trained either when it is read: transformers makes new parameters
+    there and forgets it.
+    """
+
+    #: `gradient_checkpointing_enable` and the flag of transformers' Trainer: every Block computes again.
+    supports_gradient_checkpointing = True
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers."""
+        found = super().from_pretrained(*args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found
+        for name, parameter in model.named_parameters():
+            if name in model.frozen_names:
+                parameter.requires_grad_(False)
+        return found
+
+    def post_init(self) -> None:
+        """As in transformers; called at the end of every constructor."""
+        self.frozen_names = {name for name, p in self.named_parameters() if not p.requires_grad}
+        super().post_init()
+
+
 def encoder_prefix(model: Any) -> str:
     """Where the bare encoder sits inside a model with a head; empty for the bare encoder."""
     for name in ("encoder", getattr(model, "base_model_prefix", "")):

@@ -52,6 +52,7 @@ def hf_layout(
             (base + "embeddings.mask_token", "head.mask_token"),
             ("decoder.0.{rest}", "head.decoder.{rest}"),
             ("classifier.{rest}", "head.{rest}"),
+            ("hidden_states_norms.stem.{rest}", "out_norms.stem.{rest}"),
             ("hidden_states_norms.stage{s+1}.{rest}", "out_norms.{s}.{rest}"),
         ),
         prefix=base,

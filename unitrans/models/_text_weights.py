@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unitrans.models._weights import numbers, set_heads
+from unitrans.models._weights import numbers, set_heads, some
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -67,24 +67,50 @@ def hidden_width(config: Any) -> int:
     return int(config.embed_dim * config.mlp_ratio + 1e-6)
 
 
+#: What tells a classifier of texts from one of tokens, in our own models without a pooler.
+EVERY_TOKEN = "mean, first or last: the rows that a classifier of texts sees; tokens: it classifies every one"
+
+
+def own_kind(weights: Mapping[str, Tensor]) -> str | None:
+    """The format of one of our own text models by its names; None for any other weights. Segments are told apart by
+    BERT, RoBERTa has one, GPT-2 none."""
+    if not some(weights, r"^(encoder\.)?embeddings\.word_embeddings\.weight$"):
+        return None
+    if not some(weights, r"^(encoder\.)?blocks\.\d+\.attn\.qkv\."):
+        return None
+    segments = next((t for name, t in weights.items() if name.endswith("token_type_embeddings.weight")), None)
+    if segments is not None:
+        return "roberta" if len(segments) == 1 else "bert"
+    return "bert" if some(weights, r"embeddings\.norm\.|^head\.") else "gpt2"
+
+
 def text_fields(
-    own: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, Any]]
+    own: Mapping[str, Tensor], weights: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What shapes tell of a text encoder, and what they do not; sizes: the published ones."""
+    """What shapes tell of a text encoder, and what they do not; weights: by their names, sizes: the published ones."""
     words, hidden = own["embeddings.word_embeddings.weight"], own["blocks.0.mlp.fc1.weight"]
     fields: dict[str, Any] = {
         "vocab_size": words.shape[0],
         "embed_dim": words.shape[1],
         "depth": len(numbers(own, r"blocks\.(\d+)\.")),
         "mlp_ratio": hidden.shape[0] / hidden.shape[1],
-        "max_position_embeddings": own["embeddings.position_embeddings.weight"].shape[0],
+        "ape": "embeddings.position_embeddings.weight" in own,
+        "norm": "pre" if "norm.weight" in own else "post",
     }
+    if fields["ape"]:
+        fields["max_position_embeddings"] = own["embeddings.position_embeddings.weight"].shape[0]
     untold: dict[str, str] = {}
     set_heads(fields, untold, sizes)
     segments = own.get("embeddings.token_type_embeddings.weight")
     if segments is not None:
         fields["type_vocab_size"] = segments.shape[0]
-        fields["pooling"] = "pooler" if "pooler.weight" in own else "first"
+    if "pooler.weight" in own:
+        fields["pooling"] = "pooler"
+    elif own_kind(weights) is not None:  # nothing is published of our own models
+        if "head.weight" in own:
+            untold["pooling"] = EVERY_TOKEN
+    elif segments is not None:
+        fields["pooling"] = "first"
     if "head.weight" in own:
         fields["num_labels"] = own["head.weight"].shape[0]
     return fields, untold

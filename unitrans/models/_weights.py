@@ -17,7 +17,14 @@ from unitrans.models._encoder import encoder_prefix
 from unitrans.models.renames import Layout, Target
 from unitrans.models.resize import ResizeRule, fit_shape
 
+#: The layout of our own names, which every format has.
+OWN = "unitrans"
 Fields = tuple[dict[str, Any], dict[str, str]]
+
+
+def own_layout(prefix: str) -> Layout:
+    """Our own names; prefix: where the encoder sits in models with a head."""
+    return Layout(renames=(), prefix=prefix, masked_prefix="encoder.")
 
 
 def _nothing(*_: Any) -> dict[str, Any]:
@@ -70,7 +77,9 @@ class Format:
         claims: whether constructor arguments are those of this kind.
         arguments: (source, what was recognised) -> their arguments that say what the weights cannot.
         configured_as: layout -> the source whose arguments it has, where that is another.
+        counts: their number of the same name as ours that counts more -> our field that says how many.
         like: the format whose models it has too.
+        own: whether weights have the names of our own models of this kind.
         hub: transformers' side.
     """
 
@@ -87,14 +96,33 @@ class Format:
     claims: Callable[[Mapping[str, Any]], bool] = lambda theirs: False
     arguments: Callable[[str, Any], dict[str, Any]] = _nothing
     configured_as: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
     like: str | None = None
+    own: Callable[[Mapping[str, Tensor]], bool] = lambda weights: False
     hub: Hub | None = None
+
+    @property
+    def base_class(self) -> Any:
+        """One of our classes; all have its configuration and its prefix of the encoder."""
+        return registry.resolve(next(iter(self.classes.values())))
+
+    def table(self, layout: str) -> Layout:
+        """The names of a layout, our own among them."""
+        return own_layout(f"{self.base_class.base_model_prefix}.") if layout == OWN else self.layouts[layout]
 
 
 def formats() -> dict[str, Format]:
     """All formats by name, in the order of the families."""
     found = (registry.resolve(family.formats) for family in registry.families().values() if family.formats)
     return {each.name: each for several in found for each in several}
+
+
+def not_finite(model: Any) -> str | None:
+    """A sentence about parameters that hold NaN or infinite numbers; None: none does."""
+    names = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if not names:
+        return None
+    return f"the weights hold NaN or infinite numbers in {len(names)} tensors, such as {', '.join(names[:3])}"
 
 
 def some(names: Collection[str], pattern: str) -> bool:
@@ -152,7 +180,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
 
     Args:
         source: "official", "timm" or "torchvision", whose constructor arguments are given; "hf4" or "hf5", whose
-            config.json is; "v1" or "v2", published versions whose arguments are; or that of another format.
+            config.json is; "v1" or "v2", published versions whose arguments are; that of another format; or "unitrans",
+            whose are fields of our configuration.
         theirs: their arguments; what is left out has their default.
         family: name of a format, or a model_type of transformers; None: told by model_type, or by arguments that
             only one family has.
@@ -169,6 +198,8 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
         ValueError: an unknown source, family or argument, or one whose value our models do not have.
     """
     known = formats()
+    if source == OWN and family in known:
+        return _own_config(known[family], theirs | changes)
     sources = list(dict.fromkeys(source for each in known.values() for source in each.sources))
     if source not in sources:
         raise ValueError(f"source: expected one of {', '.join(map(repr, sorted(sources)))}, got {source!r}")
@@ -185,6 +216,14 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     if kind not in kinds:
         raise ValueError(f"family: expected one of {', '.join(map(repr, kinds))}, got {kind!r}")
     return kinds[kind].config(source, theirs, kind, **changes)
+
+
+def _own_config(format: Format, fields: Mapping[str, Any]) -> Any:
+    cls = format.base_class.config_class
+    unknown = sorted(fields.keys() - cls().to_dict().keys() - {"num_labels"})
+    if unknown:
+        raise ValueError(f"{unknown[0]}: expected a setting of {format.name}, got an unknown one")
+    return cls(**fields)
 
 
 def config_to_hf(config: Any, architecture: str) -> dict[str, Any]:
@@ -243,7 +282,8 @@ def load_weights(
     Args:
         model: one of our models; its encoder's family decides the table.
         weights: their state dict.
-        source: layout: "official", "timm", "torchvision", "hf4" (files on the hub) or "hf5" (transformers 5).
+        source: layout: "official", "timm", "torchvision", "hf4" (files on the hub), "hf5" (transformers 5) or
+            "unitrans".
         strict: raise where anything is missing or unexpected.
         resize: the rule for tables of relative positions of another window (`resize_bias_table`); None is that of the
             code base: SimMIM's for its checkpoints (encoder.*) and for ViT, timm's, else Swin's.
@@ -286,6 +326,8 @@ def load_weights(
 
 def _rule_of(source: str, config: Any, weights: Mapping[str, Tensor]) -> ResizeRule:
     """How this code base resizes tables of relative positions."""
+    if source == OWN:
+        return resize_rule(config)
     if source == "timm":
         return "geometric-linear"
     simmim = resize_rule(config) == "geometric" or any(name.startswith("encoder.") for name in weights)
@@ -420,7 +462,10 @@ def _fuse_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def layout_for(model: PreTrainedModel, name: str) -> Layout:
     """The table for a model; ValueError names the known ones."""
-    format = format_of(getattr(model.config, "encoder_config", model.config))
+    config = getattr(model.config, "encoder_config", model.config)
+    if name == OWN:  # also of models that no other code base has
+        return own_layout(encoder_prefix(model))
+    format = format_of(config)
     if name not in format.layouts:
         known = ", ".join(map(repr, format.layouts))
         raise ValueError(f"layout: for {format.name} expected one of {known}, got {name!r}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from unitrans.models._weights import layout_for
 
@@ -14,7 +14,7 @@ def with_classes(
     """The weights with the classifier that this model has, and its parameters that start afresh instead.
 
     Args:
-        model: ours; its classifier is `head`.
+        model: ours; its classifier is `head`, which is none where there are no classes.
         weights: by the names of the layout; None: by ours.
         class_map: for every class of the model, its number in the weights.
     """
@@ -22,7 +22,11 @@ def with_classes(
     table, fresh = None if layout is None else layout_for(model, layout), set()
     for name in list(weights):
         target = name if table is None else table.ours(name).name
-        if target not in ("head.weight", "head.bias") or target not in own:
+        if target not in ("head.weight", "head.bias"):
+            continue
+        if target not in own:
+            if isinstance(getattr(model, "head", None), nn.Identity):  # num_labels is 0
+                del weights[name]
             continue
         if class_map is not None:
             weights[name] = weights[name][list(class_map)]

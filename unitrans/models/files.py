@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from unitrans.models import registry
 from unitrans.models._encoder import keep_measure
@@ -52,26 +52,33 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         ValueError: there is no such file, or it cannot be read.
     """
     try:
-        if (folder / WEIGHTS).is_file():
-            return safetensors.torch.load_file(folder / WEIGHTS)
-        index = folder / (WEIGHTS + ".index.json")
-        if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
-            weights: dict[str, Tensor] = {}
-            for name in names:
-                weights |= safetensors.torch.load_file(folder / Path(name).name)
-            return weights
-        if (folder / "pytorch_model.bin").is_file():
-            return dict(torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True))
+        stored = _stored_weights(folder)
     except Exception as error:  # whatever safetensors, json and torch raise for a broken file
         raise ValueError(
             f"{folder}: its weights cannot be read ({' '.join(str(error).split())[:200]})"
         ) from None
-    raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+    if stored is None:
+        raise ValueError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+    return state_dict_of(stored, str(folder))
+
+
+def _stored_weights(folder: Path) -> Any:
+    if (folder / WEIGHTS).is_file():
+        return safetensors.torch.load_file(folder / WEIGHTS)
+    index = folder / (WEIGHTS + ".index.json")
+    if index.is_file():
+        weights: dict[str, Tensor] = {}
+        for name in sorted(set(read_json(index)["weight_map"].values())):
+            weights |= safetensors.torch.load_file(folder / Path(name).name)
+        return weights
+    if (folder / "pytorch_model.bin").is_file():
+        return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    return None
 
 
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("model", "state_dict", "model_state_dict", "module")
+_WRAPPERS = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, torch.compile, Lightning
 
 
 def _broken(file: Path, error: Exception) -> str:
@@ -86,7 +93,7 @@ def _broken(file: Path, error: Exception) -> str:
 def read_file(file: Path) -> dict[str, Tensor]:
     """The state dict in a file: safetensors, or what torch.save wrote, of which only tensors are read.
 
-    A state dict under the key model or state_dict is taken out of its dict, and "module." in front of all names away.
+    It is taken out of what is around it; see `state_dict_of`.
 
     Raises:
         ValueError: it cannot be read, holds more than tensors, or no state dict.
@@ -97,7 +104,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
         )
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            return state_dict_of(safetensors.torch.load_file(file), str(file))
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
@@ -106,19 +113,34 @@ def read_file(file: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # whatever safetensors and torch raise for a broken file
         raise ValueError(f"{file}: {_broken(file, error)}") from None
-    while isinstance(stored, dict):
-        inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), dict)), None)
+    return state_dict_of(stored, str(file))
+
+
+def state_dict_of(stored: Any, what: str) -> dict[str, Tensor]:
+    """The tensors by name in what was stored: also under the key model, state_dict, model_state_dict or module, and
+    with "module.", "_orig_mod." or "model." in front of all names.
+
+    Args:
+        stored: a mapping.
+        what: how errors name it.
+
+    Raises:
+        ValueError: it is none of tensors.
+    """
+    while isinstance(stored, Mapping):
+        inner = next((stored[key] for key in _NESTED if isinstance(stored.get(key), Mapping)), None)
         if inner is None:
             break
         stored = inner
-    tensors = dict(stored) if isinstance(stored, dict) else {}
+    tensors = dict(stored) if isinstance(stored, Mapping) else {}
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        got = type(stored).__name__
+        got = f"keys {', '.join(map(str, list(stored)[:4]))}" if isinstance(stored, Mapping) else got
         raise ValueError(
-            f"{file}: expected a dict of tensors, or one under the key {' or '.join(_NESTED)}, got "
-            f"{'keys ' + ', '.join(map(str, list(stored)[:4])) if isinstance(stored, dict) else type(stored).__name__}"
+            f"{what}: expected a dict of tensors, or one under the key {' or '.join(_NESTED)}, got {got}"
         )
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return tensors
 
 
@@ -131,7 +153,7 @@ def load_hf(
         folder: with config.json and weights.
         strict: raise where the file lacks weights or has some that fit nothing.
         class_map: see `with_classes`.
-        changes: fields of our configuration that are set in the end.
+        changes: settings in place of those of the folder, by our names or by theirs.
 
     Raises:
         ValueError: a family, class or setting that we do not have, or weights that do not fit.
@@ -150,6 +172,7 @@ def load_hf(
     weights = read_weights(folder)
     if name in hub.left_out:
         weights = {key: value for key, value in weights.items() if not key.startswith(hub.left_out[name])}
+    theirs, changes = by_our_names(theirs, changes)
     if class_map is not None:
         changes = {"num_labels": len(class_map)} | changes
     config = config_from("hf5", theirs, **changes)
@@ -166,7 +189,40 @@ def load_hf(
         raise ValueError(
             f"{folder}: weights that do not fit a {type(model).__name__} of its config.json\n{report}"
         )
+    if model.can_generate():
+        told = (folder / "generation_config.json").is_file()
+        model.generation_config = GenerationConfig.from_pretrained(folder) if told else _generation(theirs)
     return model.eval(), report
+
+
+def by_our_names(
+    theirs: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config.json of transformers and changes by either names -> it with those that are theirs alone, and the others
+    by our names. ValueError for a setting that neither has."""
+    format = hub_formats()[theirs["model_type"]]
+    config, names = config_from("hf5", theirs), format.names["hf5"]
+    known = config.to_dict().keys() | {"num_labels"}
+    told, ours = dict(theirs), {}
+    for name, value in changes.items():
+        if name in format.counts:
+            ours[name] = value - getattr(config, format.counts[name])
+        elif name in known:
+            ours[name] = value
+        elif name in names:
+            ours[names[name]] = value
+        elif name in theirs:
+            told[name] = value
+        else:
+            raise ValueError(f"{name}: expected a setting of {format.name}, got an unknown one")
+    return told, ours
+
+
+def _generation(theirs: Mapping[str, Any]) -> GenerationConfig:
+    """When texts begin and end, as older folders of transformers say it."""
+    return GenerationConfig(
+        **{name: theirs.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    )
 
 
 def layout_of_names(weights: Mapping[str, Tensor], family: str) -> str:

@@ -1,5 +1,6 @@
 """What image encoders share: images to packed rows, pooling, their output."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from unitrans.models._encoder import MapEncoder, encoder_of
+from unitrans.models._encoder import MapEncoder, Model, encoder_of
+from unitrans.models.resize import resize_places
 from unitrans.models.whole import Grid
 from unitrans.nn import gather_rows, patchify
 
@@ -26,27 +27,7 @@ class EncoderOutput(ModelOutput):
     pooler_output: Tensor | None = None
 
 
-class KeepsFrozen(PreTrainedModel):
-    """What is not trained when a model is made is not trained either when it is read: transformers makes new
-    parameters there and forgets it."""
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers."""
-        found = super().from_pretrained(*args, **kwargs)
-        model = found[0] if isinstance(found, tuple) else found
-        for name, parameter in model.named_parameters():
-            if name in model.frozen_names:
-                parameter.requires_grad_(False)
-        return found
-
-    def post_init(self) -> None:
-        """As in transformers; called at the end of every constructor."""
-        self.frozen_names = {name for name, p in self.named_parameters() if not p.requires_grad}
-        super().post_init()
-
-
-class ImageEncoder(KeepsFrozen):
+class ImageEncoder(Model):
     """Base of the models that take images or packed rows with plans.
 
     Their configuration has patch_size, in_chans, grid, pads_images, check_grid(grid) and image_plans(grid).
@@ -65,29 +46,53 @@ class ImageEncoder(KeepsFrozen):
     def pack(self, pixel_values: Tensor) -> tuple[Tensor, Any]:
         """Images [B, in_chans, H, W] as the packed stream and its plans.
 
-        Sides that are not multiples of the patch size get zeros at the right and bottom where the
-        configuration pads at all.
+        Sides that are not multiples of the patch size get zeros at the right and bottom where the configuration pads
+        (`pads_images`); else what does not fill a patch is left out there.
+
+        Raises:
+            ValueError: other channels than in_chans, or an image smaller than a patch.
         """
         if pixel_values.shape[1] != self.config.in_chans:
             raise ValueError(
                 f"pixel_values: expected {self.config.in_chans} channels (in_chans), got {pixel_values.shape[1]}"
             )
-        p = self.config.patch_size
-        if self.config.pads_images:
-            pixel_values = F.pad(pixel_values, (0, -pixel_values.shape[3] % p, 0, -pixel_values.shape[2] % p))
-        batch, _, height, width = pixel_values.shape
-        patches, grid = patchify(pixel_values, p), (height // p, width // p)
+        p, (batch, _, height, width) = self.config.patch_size, pixel_values.shape
+        grid = self.map_grid(pixel_values)
+        right, below = grid[1] * p - width, grid[0] * p - height
+        if right or below:
+            pixel_values = F.pad(pixel_values, (0, right, 0, below))  # negative ones cut
+        patches = patchify(pixel_values, p)
         if grid not in self._plans_of_grid:
             self.config.check_grid(grid)
             self._plans_of_grid[grid] = self.config.image_plans(grid)
         return patches.flatten(0, 1), self._plans_of_grid[grid].to(pixel_values.device).repeat(batch)
 
-    def packed(self, pixel_values: Tensor | None, patches: Tensor | None, plans: Any) -> tuple[Tensor, Any]:
+    def map_grid(self, pixel_values: Tensor) -> Grid:
+        """(h, w), the patches of every one of these images [B, in_chans, H, W]."""
+        p, fill = self.config.patch_size, self.config.patch_size - 1 if self.config.pads_images else 0
+        height, width = ((side + fill) // p for side in pixel_values.shape[2:])
+        if not height or not width:
+            raise ValueError(
+                f"pixel_values: expected images of at least one patch of {p} x {p} px, got {list(pixel_values.shape[2:])}"
+            )
+        return height, width
+
+    def packed(
+        self,
+        pixel_values: Tensor | None,
+        patches: Tensor | None,
+        plans: Any,
+        interpolate_pos_encoding: bool = True,
+    ) -> tuple[Tensor, Any]:
         """What forward was given, as the packed stream and its plans."""
         if pixel_values is not None:
-            return self.pack(pixel_values)
-        if patches is None or plans is None:
+            patches, plans = self.pack(pixel_values)
+        elif patches is None or plans is None:
             raise ValueError("expected pixel_values, or patches together with plans")
+        if not interpolate_pos_encoding and getattr(plans, "resized", None) is not None:
+            raise ValueError(
+                f"interpolate_pos_encoding: False expects images of image_size {self.config.image_size}, got others"
+            )
         return patches, plans
 
     def embed_tokens(
@@ -127,6 +132,30 @@ class HasImageEncoder:
         return cast(MapEncoder, encoder).forward_features(pixel_values, out_indices)
 
 
+def with_positions(config: Any, grids: Sequence[Grid], plans: Any) -> Any:
+    """The plans of images of these grids, with that for which absolute positions have to be resized.
+
+    Raises:
+        ValueError: images of several sizes, where absolute positions are not those of all.
+    """
+    others = {tuple(grid) for grid in grids} - {config.grid}
+    if not config.ape or not others:
+        return plans
+    if len({tuple(grid) for grid in grids}) > 1:
+        raise ValueError(
+            f"images: with ape (absolute position embeddings) expected the patch grid {config.grid} of image_size "
+            f"{config.image_size}, or another one for all images of a batch, got {sorted(others)[0]} among others"
+        )
+    return dataclasses.replace(plans, resized=others.pop())
+
+
+def resized_positions(table: Tensor, config: Any, plans: Any, extra: int = 0) -> Tensor:
+    """Absolute positions [rows, C] for these plans; extra: rows of tokens in front, which stay as they are."""
+    if plans.resized is None:
+        return table
+    return torch.cat([table[:extra], resize_places(table[extra:], config.grid, plans.resized)])
+
+
 def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
     """Rows [T, C], the sample of every row [T] and the rows of every sample [B] -> means [B, C]."""
     total = x.new_zeros(counts.shape[0], x.shape[1]).index_add(0, sample_index, x)
@@ -134,11 +163,14 @@ def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
 
 
 def classified(output: EncoderOutput, head: nn.Module, labels: Tensor | None) -> EncoderOutput:
-    """The output with the logits of a classifier on its pooled rows and, with labels int64 [B], their loss."""
-    output.logits = head(output.pooler_output)
-    if labels is not None:
-        output.loss = F.cross_entropy(output.logits, labels)
-    return output
+    """The logits of a classifier on the pooled rows of an encoder and, with labels int64 [B], their loss."""
+    logits = head(output.pooler_output)
+    return EncoderOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+
+def classifier(features: int, num_labels: int | None) -> nn.Module:
+    """The last layer of a classifier of pooled rows; without classes they are what it gives, as in timm."""
+    return nn.Linear(features, num_labels) if num_labels else nn.Identity()
 
 
 def as_maps(x: Tensor, grid: Grid) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from unitrans.models import registry
 from unitrans.models._encoder import keep_measure
-from unitrans.models._weights import Format, config_from, formats, numbers
+from unitrans.models._weights import OWN, Format, config_from, formats, numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Recognised:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {self.fields[name]}" for name in _SAID if name in self.fields)
-        return f"a {self.family} under {self.layout} names ({sizes})"
+        names = "our own" if self.layout == OWN else self.layout
+        return f"a {self.family} under {names} names ({sizes})"
 
 
 _SAID = ("embed_dim", "depths", "depth", "window_size", "num_heads", "patch_size", "vocab_size")
@@ -56,7 +59,7 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "
     format, layout = _format_and_layout(weights, what)
     family = format.name
     if source != "auto":
-        known = list(format.layouts)
+        known = [*format.layouts, OWN]
         if source not in known:
             raise ValueError(
                 f"source: expected one of {', '.join(map(repr, ['auto', *known]))} for weights of a {family}, "
@@ -78,6 +81,9 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "
 def _format_and_layout(weights: Mapping[str, Tensor], what: str) -> tuple[Format, str]:
     known = formats()
     for each in known.values():
+        if each.own(weights):
+            return each, OWN
+    for each in known.values():
         layout = each.layout_of(weights)
         if layout is not None:
             return each, layout
@@ -90,7 +96,7 @@ def _format_and_layout(weights: Mapping[str, Tensor], what: str) -> tuple[Format
 
 def _as_ours(weights: Mapping[str, Tensor], format: Format, layout: str) -> dict[str, Tensor]:
     """Tensors under our names of the bare encoder, its head's as head.*; of parts of one tensor the first."""
-    table = format.layouts[layout]
+    table = format.table(layout)
     own: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if not table.is_derived(name):
@@ -113,6 +119,19 @@ def _decoder(own: Mapping[str, Tensor], untold: dict[str, str]) -> dict[str, Any
     else:
         untold["decoder_num_heads"] = f"heads of the decoder, which is {width} wide"
     return options
+
+
+def settled(found: Recognised, overrides: Mapping[str, Any]) -> tuple[Recognised, dict[str, Any]]:
+    """What weights are by what is given, where names alone do not say it: pooling tells a classifier of texts from one of
+    tokens (pooling=tokens)."""
+    rest = dict(overrides)
+    if "pooling" not in found.untold or "pooling" not in rest:
+        return found, rest
+    untold = {name: word for name, word in found.untold.items() if name != "pooling"}
+    if rest["pooling"] == "tokens":
+        del rest["pooling"]
+        return replace(found, kind="tokens", untold=untold), rest
+    return replace(found, kind="classifier"), rest
 
 
 def configured(
@@ -141,7 +160,9 @@ def configured(
     changes: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in overrides.items():
-        if name in known:
+        if found.layout != OWN and name in format.counts:
+            changes[name] = value - found.fields[format.counts[name]]
+        elif name in known:
             changes[name] = value
         elif name in choices:
             options[name] = value
@@ -150,15 +171,36 @@ def configured(
             ours = format.names.get(base, {}).get(name)
             if ours is not None:
                 changes[ours] = value
-    untold = [name for name in found.untold if name not in changes and name not in options]
+    named = {key: value for key, value in _named_size(found, what).items() if key in found.untold}
+    untold = [name for name in found.untold if name not in {*named, *changes, *options}]
     if untold:
         needed = ", ".join(f"{prefix}{name}= ({found.untold[name]})" for name in untold)
         raise ValueError(f"{what}: {found} whose weights do not tell {' and '.join(untold)}: give {needed}")
-    fields = found.fields | changes
+    fields = found.fields | named | changes
     if found.kind not in ("classifier", "tokens"):
         fields.pop("num_labels", None)
     config = config_from(base, theirs, found.family, **fields)
-    told = {name: changes[name] for name in found.untold if name in changes}
+    told = named | {name: changes[name] for name in found.untold if name in changes}
     if changes.keys() - told.keys():
         keep_measure(config, config_from(base, {}, found.family, **(found.fields | told)), changes)
     return config, options
+
+
+def _named_size(found: Recognised, what: str) -> Mapping[str, Any]:
+    """The fields of the published size whose name these weights have, if it explains their shapes."""
+    stem = Path(what).name
+    for name, family in sorted(registry.sizes().items(), key=lambda each: -len(each[0])):
+        official = name.replace("_window", "_patch4_window")  # of Swin V2
+        size = family.sizes[name]
+        if stem.startswith((name, official)) and formats()[found.family] in registry.resolve(family.formats):
+            agrees = all(
+                _plain(found.fields.get(key, value)) == _plain(value)
+                for key, value in size.items()
+                if key in _SAID
+            )
+            return size if agrees else {}
+    return {}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

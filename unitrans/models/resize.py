@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unitrans.models.swin.plans import Grid
+from unitrans.models.channels import inflate_channels
+from unitrans.models.whole import Grid
 
 ResizeRule = Literal["bicubic", "geometric", "geometric-linear"]
 
@@ -15,10 +16,10 @@ ResizeRule = Literal["bicubic", "geometric", "geometric-linear"]
 def fit_shape(
     name: str, tensor: Tensor, shape: torch.Size, rule: ResizeRule = "bicubic", grid: Grid | None = None
 ) -> Tensor | None:
-    """The tensor in this shape: as it is, without sides of 1, or a table resized; None if none applies.
+    """The tensor in this shape: as it is, without sides of 1, resized or for other channels; None if none applies.
 
-    Relative position tables of square windows are resized by the rule, absolute positions always bicubic; the rows
-    of a class token stay as they are.
+    A patch embedding for other channels is inflated or summed (`inflate_channels`). Relative position tables of square
+    windows are resized by the rule, absolute positions always bicubic; the rows of a class token stay as they are.
 
     Args:
         name: of our parameter; its end tells the tables.
@@ -33,6 +34,9 @@ def fit_shape(
         return _fit_places(tensor, shape, grid)
     if [n for n in tensor.shape if n != 1] == [n for n in shape if n != 1]:
         return tensor.reshape(shape)
+    if name.endswith("patch_embed.proj.weight") and tensor.dim() == len(shape) == 4:
+        same = (tensor.shape[0], *tensor.shape[2:]) == (shape[0], *shape[2:])
+        return inflate_channels(tensor, shape[1]) if same else None
     if name.endswith("relative_position_bias_table") and tensor.dim() == 2 and tensor.shape[1] == shape[1]:
         for extra in (0, 3):
             sides = _square_sides(tensor.shape[0] - extra, shape[0] - extra)

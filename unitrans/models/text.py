@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
+from unitrans.models._encoder import Model
 from unitrans.models.blocks import Stream, through_blocks
 from unitrans.models.images import EncoderOutput, check_sizes, mean_per_sample
 from unitrans.models.text_plans import TextPlans
@@ -140,7 +141,7 @@ class PackedText(NamedTuple):
     places: Tensor
 
 
-class TextEncoder(PreTrainedModel):
+class TextEncoder(Model):
     """Base of the models that take packed tokens with plans, or a padded batch."""
 
     main_input_name = "input_ids"
@@ -302,6 +303,7 @@ class TextEncoder(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> PackedText:
         """A padded batch without its padding.
 
@@ -309,12 +311,18 @@ class TextEncoder(PreTrainedModel):
             input_ids: int64 [B, S].
             attention_mask: int or bool [B, S], 0 = padding, at any place; None: there is none.
             token_type_ids: int64 [B, S].
+            position_ids: int64 [B, S] or [1, S], the row of every token in the table of positions; None: as follows.
 
         A token keeps the place of its column, as in transformers; with position_offset, places count the tokens
         that are not pad_token_id (RoBERTa).
         """
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids: expected [B, S], got shape {tuple(input_ids.shape)}")
+        if torch.compiler.is_exporting():
+            raise ValueError(
+                "input_ids: which rows a padded batch has depends on its values, so no exported program can pack it: "
+                "export with packed tokens [T] and plans (unitrans export writes models of images)"
+            )
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if real.shape != input_ids.shape:
             raise ValueError(
@@ -326,7 +334,9 @@ class TextEncoder(PreTrainedModel):
         index = real.flatten().nonzero().squeeze(1)
         plans = self.config.plans(real.sum(1))
         place = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        if self.config.position_offset:
+        if position_ids is not None:
+            place = self.check_positions(position_ids, input_ids) - self.config.position_offset
+        elif self.config.position_offset:
             counted = input_ids != self.config.pad_token_id
             place = torch.where(
                 counted, counted.cumsum(1) - 1, self.config.pad_token_id - self.config.position_offset
@@ -334,6 +344,21 @@ class TextEncoder(PreTrainedModel):
         plans = TextPlans(plans.groups, plans.sample_index, plans.token_counts, place.flatten()[index])
         types = None if token_type_ids is None else token_type_ids.flatten()[index]
         return PackedText(input_ids.flatten()[index], types, plans, index)
+
+    def check_positions(self, position_ids: Tensor, input_ids: Tensor) -> Tensor:
+        """position_ids as [B, S]. ValueError for another shape, or a row that the table does not have."""
+        if position_ids.shape[-1:] != input_ids.shape[-1:] or position_ids.dim() > 2:
+            raise ValueError(
+                f"position_ids: expected {list(input_ids.shape)} like input_ids, got {list(position_ids.shape)}"
+            )
+        rows = self.config.max_position_embeddings + self.config.position_offset
+        if position_ids.device.type == "cpu" and position_ids.numel() and not torch.compiler.is_compiling():
+            low, high = (int(x) for x in position_ids.aminmax())
+            if low < 0 or high >= rows:
+                raise ValueError(
+                    f"position_ids: expected numbers from 0 to {rows - 1}, got {low if low < 0 else high}"
+                )
+        return position_ids.expand(input_ids.shape)
 
     def check_ids(self, input_ids: Tensor) -> None:
         """ValueError where a token is not in the vocabulary."""
@@ -350,10 +375,13 @@ class TextEncoder(PreTrainedModel):
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
         plans: TextPlans | None,
+        position_ids: Tensor | None = None,
     ) -> PackedText:
         """What forward was given, as the packed stream and its plans."""
         if plans is None:
-            return self.pack(input_ids, attention_mask, token_type_ids)
+            return self.pack(input_ids, attention_mask, token_type_ids, position_ids)
+        if position_ids is not None:
+            raise ValueError("position_ids: with plans expected none, as plans.place says the positions")
         if input_ids.dim() != 1 or attention_mask is not None:
             raise ValueError(
                 f"input_ids: with plans expected the packed stream [T] and no attention_mask, got shape "
@@ -369,18 +397,20 @@ class TextEncoder(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         plans: TextPlans | None = None,
+        position_ids: Tensor | None = None,
     ) -> EncoderOutput:
         """A padded batch, or the packed stream.
 
         Args:
-            input_ids, attention_mask, token_type_ids: [B, S]; see `pack`. With plans: [T] and no attention_mask.
+            input_ids, attention_mask, token_type_ids, position_ids: [B, S]; see `pack`. With plans: [T] and neither
+                attention_mask nor position_ids.
             plans: `config.plans(lengths)`, for input that is packed already.
 
         Returns:
             last_hidden_state [B, S, C] with zeros at padding, or [T, C] with plans; pooler_output [B, C]. All is
             computed on the packed stream.
         """
-        text = self.packed(input_ids, attention_mask, token_type_ids, plans)
+        text = self.packed(input_ids, attention_mask, token_type_ids, plans, position_ids)
         rows = self.features(text.input_ids, text.plans, text.token_type_ids)
         return EncoderOutput(
             last_hidden_state=padded_like(rows, input_ids, text.places),

@@ -68,14 +68,11 @@ def encoded(encoder: TextEncoder, *inputs: Any) -> tuple[Tensor, Any]:
 def token_scores(
     head: nn.Module, rows: Tensor, encoder: TextEncoder, labels: Tensor | None, index: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Scores of tokens and their mean cross-entropy: of all rows without labels, of predicted ones with them."""
-    table = encoder.embeddings.word_embeddings.weight
+    """Scores of tokens [T, V] and, with labels, the mean cross-entropy of those that are not -100."""
+    logits = head(rows, encoder.embeddings.word_embeddings.weight)
     if labels is None:
-        return head(rows, table), None
-    labels = labels.flatten()[index]
-    predicted = (labels != IGNORED).nonzero().squeeze(1)
-    logits = head(rows.index_select(0, predicted), table)
-    return logits, F.cross_entropy(logits, labels[predicted])
+        return logits, None
+    return logits, F.cross_entropy(logits, labels.flatten()[index], ignore_index=IGNORED)
 
 
 def next_tokens(labels: Tensor, plans: TextPlans) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,14 @@
 """Attention, MLP and the one Transformer Block that every model of every domain is made of."""
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from unitrans.nn.linear import Linear
 from unitrans.nn.rows import RowMap, gather_rows
@@ -226,7 +229,14 @@ class Block(nn.Module):
         extra_norm: a LayerNorm on the stream behind the block (the largest Swin V2).
 
     The others are those of `Attention`.
+
+    Attributes:
+        gradient_checkpointing: while training, activations inside are not kept but computed again in the backward
+            pass, dropout included. `gradient_checkpointing_enable` of transformers sets it.
     """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any] = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(
         self,
@@ -295,7 +305,22 @@ class Block(nn.Module):
 
         plan, bias, pads and past as in `Attention.forward`; sample_index int64 [T] is needed for drop-path only.
         """
+        inputs = (x, plan, bias, sample_index, num_samples, pads, past)
+        if self.gradient_checkpointing and self.training:
+            computed: Tensor = self._gradient_checkpointing_func(self._computed, *inputs)
+            return computed
+        return self._computed(*inputs)
 
+    def _computed(
+        self,
+        x: Tensor,
+        plan: Plan,
+        bias: Tensor | None,
+        sample_index: Tensor | None,
+        num_samples: int,
+        pads: RowMap | None,
+        past: KeyValues | None,
+    ) -> Tensor:
         def add(x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
             branch = branch if gamma is None else gamma * branch
             return x + self.drop_path(branch, sample_index, num_samples)

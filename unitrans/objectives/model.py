@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 
 from unitrans.errors import ConfigError
 from unitrans.models import registry
-from unitrans.models.images import HasImageEncoder, KeepsFrozen
+from unitrans.models._encoder import Model
+from unitrans.models.images import HasImageEncoder
 from unitrans.objectives.base import Labels, Objective, SignalOutput
 from unitrans.objectives.flag import flag
 from unitrans.objectives.registry import make_objective
@@ -45,7 +46,7 @@ class MaskedSignalConfig(PreTrainedConfig):
         return registry.make_config(str(fields.pop("model_type", "")), **fields)
 
 
-class MaskedSignalModel(HasImageEncoder, KeepsFrozen):
+class MaskedSignalModel(HasImageEncoder, Model):
     """Hide part of the signal, predict it.
 
     Example:

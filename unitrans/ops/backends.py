@@ -174,14 +174,21 @@ def explain_backends(device: str) -> list[tuple[str, str | None]]:
     return [(backend.name, backend.why_not(device)) for backend in BACKENDS]
 
 
+@torch.compiler.assume_constant_result
+def _exports_onnx() -> bool:
+    return bool(torch.onnx.is_in_onnx_export())
+
+
 def choose_backend(name: str | None, device: torch.device) -> Backend:
     """The backend of that name, or the first that serves the device. The CUDA kernels serve calls that name no backend
-    only where `unitrans.ops.self_check` trusts them.
+    only where `unitrans.ops.self_check` trusts them, and `torch.onnx.export` gets the reference.
 
     Raises:
         ValueError: no such backend, or it cannot serve this device; the message says why.
     """
     name = _preferred if name is None else name
+    if name is None and torch.compiler.is_exporting() and _exports_onnx():
+        name = "reference"  # of standard operators alone
     if name is None:
         if device.type == "cpu":
             return _CPU_DEFAULT

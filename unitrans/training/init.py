@@ -16,8 +16,8 @@ from torch import Tensor
 from unitrans.domains.base import domain_names, several_domains
 from unitrans.errors import ConfigError, user_errors
 from unitrans.models import registry
-from unitrans.models._weights import blocks_sharing, config_from
-from unitrans.models.channels import average_channels, inflate_channels
+from unitrans.models._weights import blocks_sharing, config_from, not_finite
+from unitrans.models.channels import average_channels
 from unitrans.models.files import read_config
 from unitrans.models.joint.config import PARTS
 from unitrans.models.recognise import configured
@@ -29,6 +29,8 @@ from unitrans.training.init_own import as_checkpoint, own_encoder
 from unitrans.training.parameters import parameters_of
 
 WEIGHTS = "model.safetensors"
+PIXEL_DECODER = ("head.decoder.weight", "head.decoder.bias")
+OF_CHANNELS = ("patch_embed.proj.weight", *PIXEL_DECODER)
 # Settings of an encoder that may differ between two runs without a word: the weights do not depend on them.
 _FREE = {"in_chans", "image_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "architectures", "dtype"}
 _FREE |= {"transformers_version", "torch_dtype", "act_drop_rate", "embed_drop_rate"}
@@ -139,6 +141,12 @@ def init_weights(model: Any, name: str) -> list[str]:
     and image sizes (tables are resized), words added to the vocabulary, another objective (its head starts afresh).
     ConfigError names what differs. Weights of other code bases are taken too; see `init_foreign`.
     """
+    notes = _taken_over(model, name)
+    broken = not_finite(model)
+    return notes if broken is None else [*notes, broken]
+
+
+def _taken_over(model: Any, name: str) -> list[str]:
     with user_errors():
         foreign = read_foreign(Path(name).expanduser())
     if foreign is not None:
@@ -159,7 +167,7 @@ def init_weights(model: Any, name: str) -> list[str]:
         part = JointPart(model, encoder, f"--init {name}")
         rest = ", ".join(other for other in model.encoder.parts if other != part.domain)
         return [
-            *init_weights(part, name),
+            *_taken_over(part, name),
             f"they are for {part.domain} and the blocks; {rest} start afresh",
         ]
     if is_joint(encoder) and not is_joint(config.encoder):
@@ -206,7 +214,7 @@ def init_weights(model: Any, name: str) -> list[str]:
     with torch.no_grad():
         for key, tensor in fitted.items():
             assert tensor is not None
-            if tensor.shape != weights[key].shape and not _is_of_channels(key):
+            if tensor.shape != weights[key].shape and not key.endswith(OF_CHANNELS):
                 notes.append(f"{key} resized from {list(weights[key].shape)} to {list(tensor.shape)}")
             own[key].copy_(tensor)
     return notes
@@ -284,10 +292,6 @@ def _kept_settings(cls: Any, stored: Mapping[str, Any], fields: Collection[str])
     return dict(cls(**{key: value for key, value in stored.items() if key in fields}).kept_settings())
 
 
-def _is_of_channels(key: str) -> bool:
-    return key.endswith("patch_embed.proj.weight") or key in ("head.decoder.weight", "head.decoder.bias")
-
-
 def _fit(
     key: str,
     tensor: Tensor,
@@ -301,11 +305,10 @@ def _fit(
     old, new = channels
     if tensor.shape == shape:
         return tensor
-    if _is_of_channels(key) and old != new:
-        embed = key.endswith("patch_embed.proj.weight")
-        if not embed and tensor.shape[0] % old:
+    if key in PIXEL_DECODER and old != new:
+        if tensor.shape[0] % old:
             return None
-        tensor = inflate_channels(tensor, new) if embed else average_channels(tensor, old, new)
+        tensor = average_channels(tensor, old, new)
         return tensor if tensor.shape == shape else None
     if key.endswith(WORD_ROWS):
         return grown_rows(tensor, shape)

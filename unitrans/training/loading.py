@@ -17,10 +17,19 @@ from unitrans.errors import ConfigError, nearest_name
 from unitrans.models import registry
 from unitrans.models._encoder import encoder_of as encoder_of
 from unitrans.models._encoder import keep_measure
-from unitrans.models._weights import LoadReport, config_from, formats, load_weights, resize_rule
+from unitrans.models._weights import LoadReport, config_from, formats, load_weights, not_finite, resize_rule
 from unitrans.models.classes import with_classes
-from unitrans.models.files import FILE_SUFFIXES, hub_formats, load_hf, read_config, read_file, read_weights
-from unitrans.models.recognise import configured, recognise
+from unitrans.models.files import (
+    FILE_SUFFIXES,
+    by_our_names,
+    hub_formats,
+    load_hf,
+    read_config,
+    read_file,
+    read_weights,
+    state_dict_of,
+)
+from unitrans.models.recognise import configured, recognise, settled
 from unitrans.models.resize import fit_shape
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
 from unitrans.stored import read_json
@@ -43,15 +52,19 @@ def load(
     Args:
         weights: a run or checkpoint of this program; a folder of transformers or timm; a file of weights
             (.safetensors, or .pth with tensors only) of the published Swin, Swin V2, SimMIM, MAE, BEiT, ViT, BERT,
-            RoBERTa, GPT-2 or Graphormer, of timm, torchvision or transformers; a state dict; else a name on the hub.
+            RoBERTa, GPT-2 or Graphormer, of timm, torchvision or transformers, or of our own models; a state dict, also
+            as other tools wrap it (under state_dict, names with module. in front); else a name on the hub.
         source: whose names these are: "official", "timm", "torchvision", "hf4" (files on the hub), "hf5" (in memory),
-            for MAE "mae", for Graphormer "v1" or "v2"; "auto": told by the names.
+            for MAE "mae", for Graphormer "v1" or "v2", our own "unitrans"; "auto": told by the names.
         strict: raise where anything is missing or left over; False warns with the list.
         class_map: for every class of the model that is wanted, the number of the class in these weights (official:
             the 1,000 classes of ImageNet among its 21,841); num_labels follows.
         overrides: settings of the configuration, by our names or by those of the source (image_size, window_size,
             num_heads, num_labels, ...), and options of the objective of a pretraining checkpoint. Tables of positions
-            are resized by the rule of the source, and a classifier of another num_labels starts afresh.
+            are resized by the rule of the source, a patch embedding is inflated or summed for another in_chans, and a
+            classifier of another num_labels starts afresh (0: the model gives pooled rows).
+
+    A warning says where weights hold NaN or infinite numbers.
 
     Returns:
         The class that the weights are for: an encoder, a classifier, a backbone, a language model, Graphormer; for
@@ -68,12 +81,16 @@ def load(
     report: LoadReport | None
     transformers_logging.disable_progress_bar()
     if isinstance(weights, Mapping):
-        model, report = load_state(weights, source, strict=strict, class_map=class_map, **overrides)
+        tensors = state_dict_of(weights, "weights")
+        model, report = load_state(tensors, source, strict=strict, class_map=class_map, **overrides)
     else:
         more = overrides if class_map is None else overrides | {"class_map": class_map}
         model, report = _load_path(Path(weights).expanduser(), str(weights), source, strict, more)
     if report is not None and (report.missing or report.unexpected):
         warnings.warn(f"weights that do not fit wholly: {report}", stacklevel=2)
+    broken = not_finite(model)
+    if broken is not None:
+        warnings.warn(f"{'weights' if isinstance(weights, Mapping) else weights}: {broken}", stacklevel=2)
     return model.eval()
 
 
@@ -219,7 +236,7 @@ def load_state(
 
     what: how errors name the weights. theirs: a config.json of transformers that came with them.
     """
-    found = recognise(weights, source, what)
+    found, overrides = settled(recognise(weights, source, what), overrides)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides
     pretraining = PRETRAINED.get(found.kind)
@@ -231,6 +248,7 @@ def load_state(
         options = {ours: theirs[name] for name, ours in told.items() if name in theirs}
         options |= {name: value for name, value in overrides.items() if name in choices}
         changes = {name: value for name, value in overrides.items() if name not in choices}
+        theirs, changes = by_our_names(theirs, changes)
         config = config_from("hf5", theirs, **changes)
         if changes:
             keep_measure(config, config_from("hf5", theirs), changes)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils import _pytree as pytree
-from torch.utils.checkpoint import checkpoint
 
 from unitrans.errors import ConfigError
 from unitrans.nn import Block
@@ -78,7 +77,7 @@ def recompute_blocks(model: nn.Module) -> None:
     if not blocks:
         raise ConfigError("train.gradient_checkpointing: this model has no Blocks; set it to false")
     for block in blocks:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.gradient_checkpointing = True
 
 
 def compile_model(model: nn.Module, device: torch.device) -> None:

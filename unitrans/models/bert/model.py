@@ -1,15 +1,15 @@
 """BERT (Devlin et al., NAACL 2019, arXiv:1810.04805) and RoBERTa (arXiv:1907.11692) on the one Block.
 
 Post-norm Blocks, one group per document, no padding: models take a padded batch or the packed stream, and
-compute on the packed stream. The vocabulary projection runs on predicted positions only.
+compute on the packed stream.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from unitrans.models._encoder import Model
 from unitrans.models.bert.config import BertConfig
-from unitrans.models.images import EncoderOutput, classified
+from unitrans.models.images import EncoderOutput, classified, classifier
 from unitrans.models.text import TextEncoder, TextPlans, draw_head, padded_like
 from unitrans.models.text_heads import IGNORED, MaskedLMHead, encoded, head_arguments, token_scores
 
@@ -33,7 +33,7 @@ def masked_lm_head(config: BertConfig) -> MaskedLMHead:
     return MaskedLMHead(*head_arguments(config))
 
 
-class BertHeadModel(PreTrainedModel):
+class BertHeadModel(Model):
     """Base of BERT with a head. The encoder is `encoder`, the head `head`."""
 
     config_class = BertConfig
@@ -62,18 +62,16 @@ class BertForMaskedLM(BertHeadModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         plans: TextPlans | None = None,
+        position_ids: Tensor | None = None,
     ) -> EncoderOutput:
         """As `BertModel.forward`; labels, of the shape of input_ids, are -100 where nothing is predicted.
 
         Returns:
-            With labels the mean cross-entropy as loss and logits [P, V] of the P predicted positions in the order
-            of the stream; without, logits of all positions: [B, S, V] (0 at padding) or [T, V].
+            logits of all positions, [B, S, V] (0 at padding) or [T, V]; with labels the mean cross-entropy as loss.
         """
-        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans)
+        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids)
         logits, loss = token_scores(self.head, rows, self.encoder, labels, text.places)
-        if labels is None:
-            logits = padded_like(logits, input_ids, text.places)
-        return EncoderOutput(loss=loss, logits=logits)
+        return EncoderOutput(loss=loss, logits=padded_like(logits, input_ids, text.places))
 
 
 class BertForPreTraining(BertHeadModel):
@@ -99,6 +97,7 @@ class BertForPreTraining(BertHeadModel):
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         plans: TextPlans | None = None,
+        position_ids: Tensor | None = None,
     ) -> EncoderOutput:
         """As `BertForMaskedLM.forward`, and next_sentence_label int64 [B] (0: B follows A; 1: it does not).
 
@@ -106,14 +105,13 @@ class BertForPreTraining(BertHeadModel):
             loss: the sum of the two mean cross-entropies, of those whose labels are given; logits as in
             `BertForMaskedLM`; pooler_output [B, 2], the scores of the next-sentence head.
         """
-        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans)
+        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids)
         logits, loss = token_scores(self.head, rows, self.encoder, labels, text.places)
-        if labels is None:
-            logits = padded_like(logits, input_ids, text.places)
         follows = self.nsp(self.encoder.pool(rows, text.plans))
         if next_sentence_label is not None:
             second = F.cross_entropy(follows, next_sentence_label.view(-1))
             loss = second if loss is None else loss + second
+        logits = padded_like(logits, input_ids, text.places)
         return EncoderOutput(loss=loss, logits=logits, pooler_output=follows)
 
 
@@ -133,9 +131,11 @@ class BertForNextSentencePrediction(BertHeadModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         plans: TextPlans | None = None,
+        position_ids: Tensor | None = None,
     ) -> EncoderOutput:
         """As `BertModel.forward`; labels int64 [B] give the mean cross-entropy as loss; logits [B, 2]."""
-        return classified(self.encoder(input_ids, attention_mask, token_type_ids, plans), self.nsp, labels)
+        output = self.encoder(input_ids, attention_mask, token_type_ids, plans, position_ids)
+        return classified(output, self.nsp, labels)
 
 
 class BertForSequenceClassification(BertHeadModel):
@@ -144,7 +144,7 @@ class BertForSequenceClassification(BertHeadModel):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.drop = nn.Dropout(config.drop_rate)
-        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.head = classifier(config.num_features, config.num_labels)
         draw_head(self.head)
         self.post_init()
 
@@ -155,9 +155,10 @@ class BertForSequenceClassification(BertHeadModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         plans: TextPlans | None = None,
+        position_ids: Tensor | None = None,
     ) -> EncoderOutput:
         """As `BertModel.forward`; labels int64 [B] give the mean cross-entropy as loss; logits [B, num_labels]."""
-        output = self.encoder(input_ids, attention_mask, token_type_ids, plans)
+        output = self.encoder(input_ids, attention_mask, token_type_ids, plans, position_ids)
         output.pooler_output = self.drop(output.pooler_output)
         return classified(output, self.head, labels)
 
@@ -168,7 +169,7 @@ class BertForTokenClassification(BertHeadModel):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.drop = nn.Dropout(config.drop_rate)
-        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.head = classifier(config.num_features, config.num_labels)
         draw_head(self.head)
         self.post_init()
 
@@ -179,10 +180,11 @@ class BertForTokenClassification(BertHeadModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         plans: TextPlans | None = None,
+        position_ids: Tensor | None = None,
     ) -> EncoderOutput:
         """As `BertModel.forward`; labels of the shape of input_ids, -100 where nothing is asked, give the mean
         cross-entropy as loss; logits [B, S, num_labels] (0 at padding) or [T, num_labels]."""
-        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans)
+        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids)
         logits = self.head(self.drop(rows))
         loss = None
         if labels is not None:

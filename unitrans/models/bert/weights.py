@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitrans.models._text_weights import THEIR_ACTIVATIONS, hidden_width, hub_fields, text_fields, to_hub
+from unitrans.models._text_weights import (
+    THEIR_ACTIVATIONS,
+    hidden_width,
+    hub_fields,
+    own_kind,
+    text_fields,
+    to_hub,
+)
 from unitrans.models._weights import Format, Hub, kind_of_heads, some
 from unitrans.models.bert.config import BertConfig
 from unitrans.models.bert.sizes import SIZES
@@ -67,14 +74,15 @@ def _layout_of(roberta: bool, weights: Mapping[str, Tensor]) -> str | None:
 def _fields(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    return text_fields(own, SIZES)
+    return text_fields(own, weights, SIZES)
 
 
 def _roberta_fields(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    fields, untold = text_fields(own, SIZES)
-    fields["max_position_embeddings"] -= _ROBERTA_OFFSET
+    fields, untold = text_fields(own, weights, SIZES)
+    if fields["ape"]:
+        fields["max_position_embeddings"] -= _ROBERTA_OFFSET
     return fields | {"pad_token_id": 1, "position_offset": _ROBERTA_OFFSET}, untold
 
 
@@ -178,6 +186,7 @@ _CLASSES = {
 FORMATS = (
     Format(
         name="bert",
+        own=lambda weights: own_kind(weights) == "bert",
         titles=("BERT",),
         layouts={"hf4": _BERT, "hf5": _BERT},
         layout_of=partial(_layout_of, False),
@@ -211,6 +220,8 @@ FORMATS = (
     ),
     Format(
         name="roberta",
+        counts={"max_position_embeddings": "position_offset"},
+        own=lambda weights: own_kind(weights) == "roberta",
         titles=("RoBERTa",),
         layouts={"hf4": _ROBERTA, "hf5": _ROBERTA},
         layout_of=partial(_layout_of, True),

@@ -5,7 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from unitrans.models._text_weights import THEIR_ACTIVATIONS, hidden_width, hub_fields, text_fields, to_hub
+from unitrans.models._text_weights import (
+    THEIR_ACTIVATIONS,
+    hidden_width,
+    hub_fields,
+    own_kind,
+    text_fields,
+    to_hub,
+)
 from unitrans.models._weights import Format, Hub, some
 from unitrans.models.gpt2.config import Gpt2Config
 from unitrans.models.gpt2.sizes import SIZES
@@ -44,7 +51,7 @@ def _layout_of(weights: Mapping[str, Tensor]) -> str | None:
 def _fields(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    return text_fields(own, SIZES)
+    return text_fields(own, weights, SIZES)
 
 
 _NAMES = {
@@ -88,6 +95,7 @@ _MODEL = "unitrans.models.gpt2.model"
 FORMATS = (
     Format(
         name="gpt2",
+        own=lambda weights: own_kind(weights) == "gpt2",
         titles=("GPT-2",),
         layouts={"hf4": _GPT2, "hf5": _GPT2},
         layout_of=_layout_of,

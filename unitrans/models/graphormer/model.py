@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unitrans.models._encoder import Model
 from unitrans.models.blocks import Stream, through_blocks
 from unitrans.models.graphormer.config import GraphormerConfig
 from unitrans.models.graphormer.plans import GraphormerPlans, pack_official, pack_pyg
-from unitrans.models.images import EncoderOutput, KeepsFrozen
+from unitrans.models.images import EncoderOutput
 from unitrans.nn import MASKED, Block, GraphPairBias, NodeEmbedding, gather_rows
 
 
-class GraphormerPreTrainedModel(KeepsFrozen):
+class GraphormerPreTrainedModel(Model):
     config: GraphormerConfig
     config_class = GraphormerConfig
     base_model_prefix = "encoder"
@@ -277,7 +278,6 @@ class Graphormer(GraphormerPreTrainedModel):
         return x if self.out_bias is None else x + self.out_bias
 
     def forward(self, nodes: Any, plans: GraphormerPlans | None = None) -> EncoderOutput:
-        """As `GraphormerModel.forward`, with logits [B, num_outputs]."""
+        """As `GraphormerModel.forward`; logits [B, num_outputs]."""
         output = self.encoder(nodes, plans)
-        output.logits = self.predict(output.pooler_output)
-        return output
+        return EncoderOutput(logits=self.predict(output.pooler_output))

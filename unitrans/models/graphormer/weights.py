@@ -120,8 +120,11 @@ def _fields(
     }
     if hops is not None:
         fields["num_edge_dis"] = hops.numel() // heads**2
-    if "unused_norm.weight" in own:
+    fields["final_norm"] = "norm.weight" in own
+    if fields["final_norm"] or "unused_norm.weight" in own:
         fields["norm"] = "pre"
+    if "out.bias" in own:
+        fields["head"] = "linear"
     for name in ("out.weight", "head.linear.weight"):
         if name in own:
             fields["num_outputs"] = own[name].shape[0]
@@ -223,6 +226,7 @@ FORMATS = (
         layout_of=_layout_of,
         fields=_fields,
         kind=lambda own: "graph",
+        own=lambda weights: some(weights, r"^(encoder\.)?node_embed\."),
         classes={"graph": "unitrans.models.graphormer.model:Graphormer"},
         sources=("v1", "v2"),
         config=_config,

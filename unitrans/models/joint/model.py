@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from unitrans.models import registry
+from unitrans.models._encoder import Model
 from unitrans.models.blocks import joined, through_blocks
-from unitrans.models.images import EncoderOutput, KeepsFrozen
+from unitrans.models.images import EncoderOutput
 from unitrans.models.joint.config import JointConfig
 from unitrans.nn import Block
 
 
-class JointModel(KeepsFrozen):
+class JointModel(Model):
     """Parts of several domains around one list of Blocks.
 
     Example:

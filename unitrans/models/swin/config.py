@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from unitrans.models.images import check_rates, check_sizes, pair
+from unitrans.models.images import check_rates, check_sizes, pair, with_positions
 from unitrans.models.swin.plans import (
     Grid,
     PadMode,
@@ -40,15 +40,16 @@ class SwinConfig(PreTrainedConfig):
         qk_scale: factor on the scores; None is head_dim ** -0.5.
         drop_rate, attn_drop_rate, drop_path_rate: dropout of projections, of attention weights, and the
             stochastic depth of the last block (it grows linearly from 0).
-        ape: learned absolute position embeddings, which bind the model to image_size.
+        ape: learned absolute position embeddings, of image_size; for other images they are resized (bicubic), as
+            transformers does with interpolate_pos_encoding.
         relative_position: the learned bias by relative position, per_layer (published) or none.
         patch_norm: LayerNorm after the patch embedding.
         layer_norm_eps: of all LayerNorms.
         pad_mode: what becomes of maps that windows do not tile. none: their border windows are smaller;
             pad_then_roll: rows of zeros, which take part in the attention, are added at the right and bottom
             before the cyclic shift (official detection code, transformers, torchvision); roll_then_pad: after
-            it (timm). With pad_then_roll, images are filled up to whole patches too (not
-            with the window_clamp padded: torchvision leaves out what does not fill a patch).
+            it (timm). Images are filled up to whole patches with zeros; with roll_then_pad, and with the window_clamp
+            padded, what does not fill a patch is left out, as timm and torchvision do.
         window_clamp: what becomes of windows larger than the map of their stage at image_size. min: both
             sides shrink to the smaller side of the map, and a map that fits in one is not shifted (official);
             per_axis: each side for itself, shift fixed by image_size (timm); per_axis_floor: the same for maps
@@ -56,6 +57,7 @@ class SwinConfig(PreTrainedConfig):
             (transformers' V2, timm before 1.0.31); padded: never smaller, no shift along an axis that one window
             covers (torchvision); never: never smaller and always shifted (transformers' backbone).
         out_indices: the stages whose maps a backbone returns; none given means all.
+        out_stem: whether a backbone returns the embedded patches in front of them too (transformers' stem).
         out_norm: whether a backbone has a LayerNorm for each of its maps (transformers' V2 has none).
     """
 
@@ -81,6 +83,7 @@ class SwinConfig(PreTrainedConfig):
     pad_mode: PadMode = "none"
     window_clamp: WindowClamp = "min"
     out_indices: list[int] | tuple[int, ...] | None = None
+    out_stem: bool = False
     out_norm: bool = True
 
     def __post_init__(self, **kwargs: object) -> None:
@@ -135,8 +138,8 @@ class SwinConfig(PreTrainedConfig):
 
     @property
     def pads_images(self) -> bool:
-        """Whether images are filled up to whole patches."""
-        return self.pad_mode == "pad_then_roll" and self.window_clamp != "padded"
+        """Whether images are filled up to whole patches; False: what does not fill one is left out."""
+        return self.pad_mode != "roll_then_pad" and self.window_clamp != "padded"
 
     @property
     def stage_windows(self) -> tuple[Grid, ...]:
@@ -167,7 +170,7 @@ class SwinConfig(PreTrainedConfig):
 
     def image_plans(self, grid: Grid) -> SwinPlans:
         """The plans of one image of this many patches per column and row."""
-        return image_plans(grid, self.window_rules, self.pad_mode)
+        return with_positions(self, [grid], image_plans(grid, self.window_rules, self.pad_mode))
 
     def plans(self, grids: Sequence[Grid], visible: Sequence[Tensor] | None = None) -> SwinPlans:
         """The plans of a batch of images, in the order of the stream.
@@ -178,14 +181,14 @@ class SwinConfig(PreTrainedConfig):
                 attended to. They come in whole units of total_stride pixels. None: all.
 
         Raises:
-            ValueError: an image of another size than image_size where absolute positions fix it; parts of units.
+            ValueError: images of several sizes where absolute positions are made for one; parts of units.
         """
-        for grid in grids:
-            self.check_grid(grid)
         grids = tuple((int(h), int(w)) for h, w in grids)
         if visible is not None:
-            return batch_visible_plans(grids, visible, self.window_rules, self.pad_mode)
-        return batch_plans(grids, self.window_rules, self.pad_mode)
+            plans = batch_visible_plans(grids, visible, self.window_rules, self.pad_mode)
+        else:
+            plans = batch_plans(grids, self.window_rules, self.pad_mode)
+        return with_positions(self, grids, plans)
 
     def block_options(self, stage: int) -> dict[str, Any]:
         """What makes the blocks of a stage those of V1: arguments of `Block`, a bias module for each."""
@@ -217,12 +220,7 @@ class SwinConfig(PreTrainedConfig):
         return False
 
     def check_grid(self, grid: Grid) -> None:
-        """Raises ValueError if images of this many patches cannot be fed."""
-        if self.ape and tuple(grid) != self.grid:
-            raise ValueError(
-                f"images: with ape (absolute position embeddings) expected the patch grid {self.grid} of "
-                f"image_size {self.image_size}, got {tuple(grid)}"
-            )
+        """Images of any size can be fed."""
 
 
 class Swinv2Config(SwinConfig):

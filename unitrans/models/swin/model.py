@@ -16,7 +16,9 @@ from unitrans.models.images import (
     as_maps,
     chosen,
     classified,
+    classifier,
     mean_per_sample,
+    resized_positions,
 )
 from unitrans.models.swin.config import SwinConfig, Swinv2Config
 from unitrans.models.swin.plans import SwinPlans, half
@@ -156,9 +158,18 @@ class SwinModel(SwinPreTrainedModel):
 
     def encode_stages(self, x: Tensor, plans: SwinPlans) -> list[Tensor]:
         """Embedded rows [T, C] -> the rows [T_s, C_s] of every stage, before its merge and without final norm."""
+        return self.through_stages(self.enter(x, plans), plans)
+
+    def enter(self, x: Tensor, plans: SwinPlans) -> Tensor:
+        """Embedded rows [T, C] -> rows [T, C] in front of the stages: with absolute positions where there are any."""
         if self.absolute_pos_embed is not None:
-            x = x + F.embedding(plans.place, self.absolute_pos_embed[0])
-        x = self.pos_drop(x)
+            x = x + F.embedding(
+                plans.place, resized_positions(self.absolute_pos_embed[0], self.config, plans)
+            )
+        return self.pos_drop(x)
+
+    def through_stages(self, x: Tensor, plans: SwinPlans) -> list[Tensor]:
+        """Rows [T, C] in front of the stages -> as `encode_stages`."""
         stages = []
         for number, stage in enumerate(self.layers):
             assert isinstance(stage, SwinStage)
@@ -180,31 +191,40 @@ class SwinModel(SwinPreTrainedModel):
         Returns:
             [B, C_s, h_s, w_s] of each wanted stage: the rows before its merge, not normalised.
         """
+        wanted = chosen(out_indices, self.config.num_stages, "stages")
+        maps = self.all_maps(pixel_values)
+        return [maps[1 + stage] for stage in wanted]
+
+    def all_maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """Images [B, in_chans, H, W] -> the map [B, C, h, w] in front of the stages, then those of all stages."""
         patches, plans = self.pack(pixel_values)
-        p = self.config.patch_size
-        grid, maps = (-(-pixel_values.shape[2] // p), -(-pixel_values.shape[3] // p)), []
-        for x in self.encode_stages(self.embed(patches), plans):
-            maps.append(as_maps(x, grid))
+        x, grid = self.enter(self.embed(patches), plans), self.map_grid(pixel_values)
+        maps = [as_maps(x, grid)]
+        for rows in self.through_stages(x, plans):
+            maps.append(as_maps(rows, grid))
             grid = half(grid)
-        return [maps[stage] for stage in chosen(out_indices, self.config.num_stages, "stages")]
+        return maps
 
     def forward(
         self,
         pixel_values: Tensor | None = None,
         patches: Tensor | None = None,
         plans: SwinPlans | None = None,
+        interpolate_pos_encoding: bool = True,
     ) -> EncoderOutput:
         """Images, or the packed stream.
 
         Args:
-            pixel_values: [B, in_chans, H, W], sides multiples of patch_size unless pad_mode fills them up.
+            pixel_values: [B, in_chans, H, W], of any size: filled up to whole patches, or cut (`config.pad_mode`).
             patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`; with plans of
                 visible patches all patches are given and these are taken.
+            interpolate_pos_encoding: absolute positions are resized for images of another size than image_size; False:
+                such images are an error.
 
         Returns:
             last_hidden_state [T_last, C] (after the final norm) and pooler_output [B, C], its mean per image.
         """
-        patches, plans = self.packed(pixel_values, patches, plans)
+        patches, plans = self.packed(pixel_values, patches, plans, interpolate_pos_encoding)
         x = self.features(patches, plans)
         return EncoderOutput(last_hidden_state=x, pooler_output=self.pool(x, plans))
 
@@ -223,7 +243,7 @@ class SwinForImageClassification(HasImageEncoder, SwinPreTrainedModel):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
         self.swin = SwinModel(config)
-        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.head = classifier(config.num_features, config.num_labels)
         self.post_init()
 
     def forward(
@@ -232,13 +252,17 @@ class SwinForImageClassification(HasImageEncoder, SwinPreTrainedModel):
         labels: Tensor | None = None,
         patches: Tensor | None = None,
         plans: SwinPlans | None = None,
+        interpolate_pos_encoding: bool = True,
     ) -> EncoderOutput:
         """As `SwinModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
-        return classified(self.swin(pixel_values, patches, plans), self.head, labels)
+        return classified(
+            self.swin(pixel_values, patches, plans, interpolate_pos_encoding), self.head, labels
+        )
 
 
 class SwinBackbone(HasImageEncoder, SwinPreTrainedModel):
-    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own (`config.out_norm`).
+    """Swin for dense tasks: the maps of `config.out_indices`, each with a LayerNorm of its own (`config.out_norm`), and
+    in front of them that of the embedded patches where `config.out_stem` asks for it.
 
     Attributes:
         unused_parameters: names of parameters that weights need not have; the encoder's final norm is not used here.
@@ -250,24 +274,21 @@ class SwinBackbone(HasImageEncoder, SwinPreTrainedModel):
         super().__init__(config)
         self.swin = SwinModel(config)
         self.stages = chosen(config.out_indices, config.num_stages, "stages")
+        widths = {"stem": config.embed_dim} if config.out_stem else {}
+        widths |= {str(stage): config.stage_dim(stage) for stage in self.stages}
         self.out_norms = nn.ModuleDict(
-            {
-                str(stage): nn.LayerNorm(config.stage_dim(stage), eps=config.layer_norm_eps)
-                for stage in self.stages
-                if config.out_norm
-            }
+            {name: nn.LayerNorm(dim, eps=config.layer_norm_eps) for name, dim in widths.items() if config.out_norm}
         )
         self.post_init()
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """pixel_values [B, in_chans, H, W] -> [B, C_s, h_s, w_s] of each wanted stage."""
-        maps = self.swin.forward_features(pixel_values, self.stages)
+        """pixel_values [B, in_chans, H, W] -> [B, C_s, h_s, w_s] of the stem, if wanted, and each wanted stage."""
+        stem, *stages = self.swin.all_maps(pixel_values)
+        maps = [stem] * self.config.out_stem + [stages[stage] for stage in self.stages]
         if not self.config.out_norm:
             return maps
-        return [
-            self.out_norms[str(stage)](x.movedim(1, -1)).movedim(-1, 1)
-            for stage, x in zip(self.stages, maps, strict=True)
-        ]
+        norms = self.out_norms.values()
+        return [norm(x.movedim(1, -1)).movedim(-1, 1) for norm, x in zip(norms, maps, strict=True)]
 
 
 class Swinv2Model(SwinModel):

@@ -60,6 +60,7 @@ class SwinPlans(Movable):
             patches of the input, for heads that predict per input patch; these rows are those of whole images.
         place: int64 [T_0], the place of every patch in its own grid.
         whole: the last stage of whole images, for decoders.
+        resized: (h, w) of images for which absolute positions are resized; None: as the model has them.
         visible: the map from the patches of whole images to the T_0 rows; None: all of them.
     """
 
@@ -74,6 +75,7 @@ class SwinPlans(Movable):
     place: Tensor
     whole: WholePlans
     visible: RowMap | None = None
+    resized: Grid | None = None
 
     def repeat(self, n: int) -> SwinPlans:
         """Plans of n images of the same geometry; tensor operations only."""
@@ -91,6 +93,7 @@ class SwinPlans(Movable):
             place=self.place.repeat(n),
             whole=self.whole.repeat(n),
             visible=self.visible and self.visible.repeat(n),
+            resized=self.resized,
         )
 
     @staticmethod
@@ -121,6 +124,7 @@ class SwinPlans(Movable):
             place=torch.cat([part.place for part in parts]),
             whole=WholePlans.cat([part.whole for part in parts]),
             visible=cat_maps([part.visible for part in parts]),
+            resized=parts[0].resized,
         )
 
 

@@ -1,6 +1,5 @@
 """Weights and arguments of the published Swin and Swin V2, of timm, torchvision and transformers."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,17 +20,14 @@ from unitrans.models._image_weights import (
     constructor_fields,
     hf_layout,
     hub_fields,
-    image_fields,
-    plain,
-    set_square,
     square_side,
     to_hub,
-    width_of_index,
 )
-from unitrans.models._weights import Format, Hub, numbers, some
+from unitrans.models._weights import OWN, Format, Hub, some
 from unitrans.models.images import pair
 from unitrans.models.renames import HF4_MLP, HF4_NAMES, Layout, Rename, qkv, under
 from unitrans.models.swin.config import SwinConfig, Swinv2Config
+from unitrans.models.swin.told import told_fields
 
 _CPB: tuple[Rename, ...] = (
     ("attn.cpb_mlp.{rest}", "attn.position_bias.cpb_mlp.{rest}"),
@@ -116,6 +112,14 @@ _LAYOUTS_V2 = {
 }
 
 
+def _is_own(v2: bool, weights: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of our own Swin of this version."""
+    if some(weights, r"logit_scale$") != v2:
+        return False
+    windows = some(weights, r"^(encoder\.|swin\.)?layers\.\d+\.blocks\.\d+\.attn\.position_bias\.")
+    return windows or some(weights, r"^swin\.patch_embed\.")
+
+
 def _layout_of(v2: bool, weights: Mapping[str, Tensor]) -> str | None:
     """The layout of these weights; None where they are not of this version, or not of a Swin."""
     if some(weights, r"logit_scale$") != v2:
@@ -130,121 +134,6 @@ def _layout_of(v2: bool, weights: Mapping[str, Tensor]) -> str | None:
     last = f"layers.{max(stages)}.downsample."
     timm = "head.fc.weight" in weights or (max(stages) > 0 and some(weights, r"^" + re.escape(last)))
     return "timm" if timm else "official"
-
-
-#: Sizes at which the published models of a window were trained, where their weights do not tell.
-_TRAINED_AT = {7: 224, 8: 256, 12: 384, 16: 256, 24: 384}
-#: The window of a stage and, for V2, that of its pretraining.
-Window = tuple[tuple[int, int], tuple[int, int] | None]
-
-
-def _fields(
-    own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    fields = image_fields(own)
-    untold: dict[str, str] = {}
-    stages = numbers(own, r"layers\.(\d+)\.")
-    blocks = "layers.{}.blocks.{}."
-    depths = [len(numbers(own, rf"layers\.{stage}\.blocks\.(\d+)\.")) for stage in stages]
-    first = own[blocks.format(0, 0) + "mlp.fc1.weight"]
-    fields |= {"depths": depths, "mlp_ratio": first.shape[0] / first.shape[1]}
-    attn = blocks.format(0, 0) + "attn."
-    fields["qkv_bias"] = attn + "qkv.bias" in own or attn + "q_bias" in own
-    fields["patch_norm"] = "patch_embed.norm.weight" in own
-    v2 = attn + "logit_scale" in own
-    heads = "attn.logit_scale" if v2 else "attn.position_bias.relative_position_bias_table"
-    fields["num_heads"] = [own[blocks.format(s, 0) + heads].shape[0 if v2 else 1] for s in stages]
-    if v2:
-        norm = blocks.format(0, 0) + "norm3.weight"
-        if norm in own or any(name.endswith(".norm3.weight") for name in own):
-            fields["extra_norm_period"] = 1 + numbers(own, r"layers\.\d+\.blocks\.(\d+)\.norm3\.")[0]
-    windows = _windows_of_coordinates(weights) if v2 else _windows_of_tables(own, weights, stages)
-    if not windows:
-        untold["window_size"] = "side of a window in patches"
-        return fields, untold
-    sizes = [window for window, _ in windows]
-    fields["window_size"] = plain(sizes[0])
-    if v2:
-        fields["pretrained_window_sizes"] = [plain(trained or (0, 0)) for _, trained in windows]
-    if "absolute_pos_embed" in own:
-        fields["ape"] = True
-        set_square(fields, untold, own["absolute_pos_embed"].shape[1], fields["patch_size"])
-    else:
-        _swin_image(fields, untold, sizes, weights)
-    norms = numbers(own, r"out_norms\.(\d+)\.")
-    if norms:
-        fields["out_indices"] = norms
-    return fields, untold
-
-
-def _windows_of_tables(
-    own: Mapping[str, Tensor], weights: Mapping[str, Tensor], stages: list[int]
-) -> list[Window]:
-    """The windows of all stages by the rows of their tables, (2h - 1)(2w - 1); an index, where it is there, tells
-    sides that differ."""
-    found: list[Window] = []
-    indices = {name: tensor for name, tensor in weights.items() if name.endswith("relative_position_index")}
-    for stage in stages:
-        rows = own[f"layers.{stage}.blocks.0.attn.position_bias.relative_position_bias_table"].shape[0]
-        side = math.isqrt(rows)
-        if side * side == rows:
-            found.append((((side + 1) // 2,) * 2, None))
-            continue
-        index = next((t for n, t in indices.items() if re.search(rf"layers\.{stage}\.", n)), None)
-        if index is None:
-            return []
-        width = width_of_index(index)
-        found.append((((rows // (2 * width - 1) + 1) // 2, width), None))
-    return found
-
-
-def _windows_of_coordinates(weights: Mapping[str, Tensor]) -> list[Window]:
-    """(window, window of pretraining) of all stages, by V2's tables of coordinates: sign(x) log2(1 + 8 |x|) / 3 with
-    x = offset / (window of pretraining - 1). None where the weights hold no such tables."""
-    tables = {
-        int(m.group(1)): tensor
-        for name, tensor in weights.items()
-        if (m := re.search(r"(?:layers|features)\.(\d+)\.(?:blocks\.)?0\.att.*relative_coords_table$", name))
-    }
-    found: list[Window] = []
-    for stage in sorted(tables):
-        table = tables[stage].double()
-        window = ((table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2)
-        trained = []
-        for axis, size in enumerate(window):
-            largest = (2 ** (3 * float(table[..., axis].max())) - 1) / 8
-            trained.append(size if size == 1 else round((size - 1) / largest) + 1)
-        same = tuple(trained) == window
-        found.append((window, (0, 0) if same else (trained[0], trained[1])))
-    return found
-
-
-def _swin_image(
-    fields: dict[str, Any],
-    untold: dict[str, str],
-    sizes: list[tuple[int, int]],
-    weights: Mapping[str, Tensor],
-) -> None:
-    """image_size, which decides where windows are shifted: by the masks of shifted windows, by windows cut to smaller
-    maps, or as published."""
-    patch, (height, width) = fields["patch_size"], sizes[0]
-    for stage, size in enumerate(sizes):
-        if size != sizes[0]:  # a map that is smaller than a window is one window
-            sides = [side * patch * 2**stage for side in size]
-            fields["image_size"] = sides[0] if sides[0] == sides[1] else sides
-            return
-    mask = next(
-        (t for name, t in weights.items() if re.search(r"layers\.0\.blocks\.\d+\.attn_mask$", name)), None
-    )
-    count = 0 if mask is None else math.isqrt(mask.shape[0])
-    if mask is not None and count**2 == mask.shape[0] and height == width:
-        fields["image_size"] = count * height * patch
-    elif height == width and height in _TRAINED_AT and (len(sizes), patch) == (4, 4):
-        fields["image_size"] = _TRAINED_AT[height]
-    else:
-        untold["image_size"] = (
-            "pixels per side, or [height, width], by which it is known where windows are shifted"
-        )
 
 
 _WINDOWS = {
@@ -291,6 +180,18 @@ def _config(cls: type[SwinConfig], source: str, theirs: Mapping[str, Any], kind:
     return cls(**(fields | changes))
 
 
+def _fields(
+    own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    v2 = some(weights, r"logit_scale$")
+    layout = OWN if _is_own(v2, weights) else _layout_of(v2, weights)
+    if layout in (None, OWN):
+        return told_fields(own, weights, {})
+    backbone = {"pretrain_img_size": 224} if some(own, r"^out_norms\.") and layout == "official" else {}
+    config = _config(Swinv2Config if v2 else SwinConfig, layout, backbone, "")
+    return told_fields(own, weights, {"pad_mode": config.pad_mode, "window_clamp": config.window_clamp})
+
+
 def _from_constructor(source: str, theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     if source == "torchvision":
         patch = pair(fields.get("patch_size", 4), "patch_size")
@@ -327,21 +228,19 @@ def _from_hub(theirs: Mapping[str, Any], v2: bool, fields: Mapping[str, Any]) ->
     else:
         found["window_clamp"] = "never" if backbone else "min"
     if backbone:
-        found |= {"out_indices": _stages(theirs), "out_norm": not v2}
+        stages = _stages(theirs)
+        found |= {"out_indices": [s - 1 if s > 0 else s for s in stages if s != 0], "out_stem": 0 in stages}
+        found["out_norm"] = not v2
     return found
 
 
-def _stages(theirs: Mapping[str, Any]) -> list[int] | None:
-    """Stages of a backbone; theirs count the patch embedding as the first."""
+def _stages(theirs: Mapping[str, Any]) -> Sequence[int]:
+    """Stages of a backbone as they count them: the patch embedding is 0, negative ones are from the end."""
     indices: Sequence[int] | None = theirs.get("out_indices")
     if indices is None and theirs.get("out_features"):
         names = ["stem", *(f"stage{stage + 1}" for stage in range(len(theirs["depths"])))]
         indices = [names.index(name) for name in theirs["out_features"]]
-    if indices is None:
-        return [-1]
-    if any(index == 0 for index in indices):
-        raise ValueError("out_indices: expected stages, 1 or more, got 0, the patch embedding")
-    return [index - 1 if index > 0 else index for index in indices]
+    return [-1] if indices is None else indices
 
 
 def _to_hub(config: Any, architecture: str) -> dict[str, Any]:
@@ -377,6 +276,7 @@ _MODEL = "unitrans.models.swin.model"
 SWIN = (
     Format(
         name="swin",
+        own=partial(_is_own, False),
         titles=("Swin",),
         layouts=_LAYOUTS,
         layout_of=partial(_layout_of, False),
@@ -396,6 +296,7 @@ SWIN = (
             classes={
                 "SwinModel": f"{_MODEL}:SwinModel",
                 "SwinForImageClassification": f"{_MODEL}:SwinForImageClassification",
+                "SwinBackbone": f"{_MODEL}:SwinBackbone",
             },
             heads={"mim": "SwinForMaskedImageModeling", "classification": "SwinForImageClassification"},
             config=_to_hub,
@@ -405,6 +306,7 @@ SWIN = (
 SWINV2 = (
     Format(
         name="swinv2",
+        own=partial(_is_own, True),
         titles=("Swin V2",),
         layouts=_LAYOUTS_V2,
         layout_of=partial(_layout_of, True),
@@ -424,6 +326,7 @@ SWINV2 = (
             classes={
                 "Swinv2Model": f"{_MODEL}:Swinv2Model",
                 "Swinv2ForImageClassification": f"{_MODEL}:Swinv2ForImageClassification",
+                "Swinv2Backbone": f"{_MODEL}:Swinv2Backbone",
             },
             heads={"mim": "Swinv2ForMaskedImageModeling", "classification": "Swinv2ForImageClassification"},
             config=_to_hub,

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from unitrans.models.images import check_rates, check_sizes, pair
+from unitrans.models.images import check_rates, check_sizes, pair, with_positions
 from unitrans.models.vit.plans import VitPlans, batch_plans, batch_visible_plans, image_plans
 from unitrans.models.whole import Grid
 
@@ -41,7 +41,8 @@ class VitConfig(PreTrainedConfig):
         drop_rate, attn_drop_rate, drop_path_rate: dropout of projections, of attention weights, and the
             stochastic depth of the last block (it grows linearly from 0).
         cls_token: a learned row in front of the patches.
-        ape: absolute position embeddings, which bind the model to image_size.
+        ape: absolute position embeddings, of image_size; for other images they are resized (bicubic), as transformers
+            does with interpolate_pos_encoding.
         fixed_positions: they are sines and cosines of column and row and are not trained (MAE); False: learned.
         relative_position: none, one table shared by all blocks, or one per block; images may then be at most
             image_size.
@@ -128,7 +129,7 @@ class VitConfig(PreTrainedConfig):
 
     @property
     def pads_images(self) -> bool:
-        """Whether images are filled up to whole patches."""
+        """Whether images are filled up to whole patches; False: what does not fill one is left out, as published."""
         return False
 
     @property
@@ -137,7 +138,7 @@ class VitConfig(PreTrainedConfig):
 
     def image_plans(self, grid: Grid) -> VitPlans:
         """The plans of one image of this many patches per column and row."""
-        return image_plans(grid, self._table, self.cls_token)
+        return with_positions(self, [grid], image_plans(grid, self._table, self.cls_token))
 
     def plans(self, grids: Sequence[Grid], visible: Sequence[Tensor] | None = None) -> VitPlans:
         """The plans of a batch of images, in the order of the stream.
@@ -153,15 +154,17 @@ class VitConfig(PreTrainedConfig):
             self.check_grid(grid)
         grids = tuple((int(h), int(w)) for h, w in grids)
         if visible is not None:
-            return batch_visible_plans(grids, visible, self._table, self.cls_token)
-        return batch_plans(grids, self._table, self.cls_token)
+            plans = batch_visible_plans(grids, visible, self._table, self.cls_token)
+        else:
+            plans = batch_plans(grids, self._table, self.cls_token)
+        return with_positions(self, grids, plans)
 
     def check_grid(self, grid: Grid) -> None:
         """Raises ValueError if images of this many patches cannot be fed."""
-        if self.ape and tuple(grid) != self.grid:
+        if self.ape and self.relative_position != "none" and tuple(grid) != self.grid:
             raise ValueError(
-                f"images: with ape (absolute position embeddings) expected the patch grid {self.grid} of "
-                f"image_size {self.image_size}, got {tuple(grid)}"
+                f"images: with ape and relative positions expected the patch grid {self.grid} of image_size "
+                f"{self.image_size}, got {tuple(grid)}"
             )
         if self.relative_position != "none" and (grid[0] > self.grid[0] or grid[1] > self.grid[1]):
             raise ValueError(

@@ -19,7 +19,9 @@ from unitrans.models.images import (
     as_maps,
     chosen,
     classified,
+    classifier,
     mean_per_sample,
+    resized_positions,
 )
 from unitrans.models.vit.config import VitConfig
 from unitrans.models.vit.plans import VitPlans
@@ -163,7 +165,8 @@ class VitModel(VitPreTrainedModel):
             added = plans.tokens.index < 0
             x = torch.where(added[:, None], self.cls_token[0].to(x.dtype), gather_rows(x, plans.tokens))
         if self.pos_embed is not None:
-            x = x + F.embedding(plans.place, self.pos_embed[0])
+            extra = int(self.config.cls_token)
+            x = x + F.embedding(plans.place, resized_positions(self.pos_embed[0], self.config, plans, extra))
         x = self.pos_drop(x)
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         return Stream(x, plans.groups, bias, plans.sample_index, plans.token_counts.shape[0])
@@ -194,27 +197,30 @@ class VitModel(VitPreTrainedModel):
             [B, C, h, w] of each wanted block: the rows of patches behind it, not normalised.
         """
         patches, plans = self.pack(pixel_values)
-        grid = tuple(side // self.config.patch_size for side in pixel_values.shape[2:])
+        grid = self.map_grid(pixel_values)
         rows = self.encode_blocks(self.embed(patches), plans)
         wanted = chosen(out_indices, self.config.depth, "blocks")
-        return [as_maps(self.patches_of(rows[block], plans), (grid[0], grid[1])) for block in wanted]
+        return [as_maps(self.patches_of(rows[block], plans), grid) for block in wanted]
 
     def forward(
         self,
         pixel_values: Tensor | None = None,
         patches: Tensor | None = None,
         plans: VitPlans | None = None,
+        interpolate_pos_encoding: bool = True,
     ) -> EncoderOutput:
         """Images, or the packed stream.
 
         Args:
-            pixel_values: [B, in_chans, H, W], sides multiples of patch_size.
+            pixel_values: [B, in_chans, H, W], of any size; what does not fill a patch at the right and bottom is left out.
             patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`.
+            interpolate_pos_encoding: absolute positions are resized for images of another size than image_size; False:
+                such images are an error.
 
         Returns:
             last_hidden_state [T', C], of every image its class token, then its patches; pooler_output [B, C].
         """
-        patches, plans = self.packed(pixel_values, patches, plans)
+        patches, plans = self.packed(pixel_values, patches, plans, interpolate_pos_encoding)
         x = self.features(patches, plans)
         return EncoderOutput(last_hidden_state=x, pooler_output=self.pool(x, plans))
 
@@ -237,7 +243,7 @@ class VitForImageClassification(HasImageEncoder, VitPreTrainedModel):
     def __init__(self, config: VitConfig) -> None:
         super().__init__(config)
         self.vit = VitModel(config)
-        self.head = nn.Linear(config.num_features, config.num_labels or 0)
+        self.head = classifier(config.num_features, config.num_labels)
         self.post_init()
 
     def forward(
@@ -246,6 +252,7 @@ class VitForImageClassification(HasImageEncoder, VitPreTrainedModel):
         labels: Tensor | None = None,
         patches: Tensor | None = None,
         plans: VitPlans | None = None,
+        interpolate_pos_encoding: bool = True,
     ) -> EncoderOutput:
         """As `VitModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
-        return classified(self.vit(pixel_values, patches, plans), self.head, labels)
+        return classified(self.vit(pixel_values, patches, plans, interpolate_pos_encoding), self.head, labels)

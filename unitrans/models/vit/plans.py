@@ -33,6 +33,7 @@ class VitPlans(Movable):
         cover: the map from last rows to patches of the input, which is the identity.
         place: int64 [T'], the place of every row in the table of absolute positions.
         whole: the last rows of whole images, for decoders.
+        resized: (h, w) of images for which absolute positions are resized; None: as the model has them.
         visible: the map from the patches of whole images to those of the stream; None: all of them.
     """
 
@@ -44,6 +45,7 @@ class VitPlans(Movable):
     place: Tensor
     whole: WholePlans
     visible: RowMap | None = None
+    resized: Grid | None = None
 
     def repeat(self, n: int) -> VitPlans:
         """Plans of n images of the same geometry; tensor operations only."""
@@ -57,6 +59,7 @@ class VitPlans(Movable):
             place=self.place.repeat(n),
             whole=self.whole.repeat(n),
             visible=self.visible and self.visible.repeat(n),
+            resized=self.resized,
         )
 
     @staticmethod
@@ -79,6 +82,7 @@ class VitPlans(Movable):
             place=torch.cat([part.place for part in parts]),
             whole=WholePlans.cat([part.whole for part in parts]),
             visible=cat_maps([part.visible for part in parts]),
+            resized=parts[0].resized,
         )
 
 

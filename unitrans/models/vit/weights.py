@@ -382,6 +382,10 @@ _CLASSES = {"encoder": f"{_MODEL}:VitModel", "classifier": f"{_MODEL}:VitForImag
 FORMATS = (
     Format(
         name="vit",
+        own=lambda weights: (
+            some(weights, r"^vit\.patch_embed\.")
+            or some(weights, r"^(encoder\.)?blocks\.\d+\.attn\.position_bias\.")
+        ),
         titles=("ViT", "MAE", "SimMIM"),
         layouts=_LAYOUTS,
         layout_of=_layout_of,
