@@ -88,8 +88,9 @@ def test_a_damaged_table(domain, kind, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     name, content = damaged(kind, table(domain))
     (tmp_path / name).write_bytes(content)
-    if domain == "text" and kind == "long.csv":
-        pytest.skip("Arrow has no limit for a cell: the row is read")
+    if domain != "vision" and kind == "long.csv":  # cells have no limit: a long one is a text, or no molecule
+        assert main(train(domain, tmp_path / name)) == 0
+        return
     said = refuse(train(domain, tmp_path / name), capsys)
     assert name in said
 
@@ -182,5 +183,5 @@ def test_a_damaged_sdf_file(kind, tmp_path, capsys) -> None:
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
         said.startswith(f"unitrans: {path}: ")
-        and ("cut or damaged" if kind == "cut" else "record 8:") in said
+        and ("cut or damaged" if kind == "cut" else "record 8 is not text in UTF-8") in said
     )

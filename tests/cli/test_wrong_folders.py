@@ -1,6 +1,5 @@
 """Data folders and run folders that cannot be used: exit code 2 and one sentence that says why."""
 
-import json
 import os
 import pickle
 import shutil
@@ -97,12 +96,6 @@ def half_written(run: Path) -> None:
     (run / CHECKPOINT).rename(run / "checkpoints" / ".step-0000002.tmp")
 
 
-def other_processes(run: Path) -> None:
-    file = run / CHECKPOINT / ckpt.PROGRESS
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"world_size": 2}))
-    reseal(run)
-
-
 class Attack:
     def __reduce__(self) -> object:
         return os.system, ("touch executed",)
@@ -159,7 +152,6 @@ RUNS: list[tuple[str, Callable[[Path], None], str]] = [
     ),
     ("generator hostile", hostile("rng-0.pt"), "rng-0.pt holds something else than tensors and plain values"),
     ("optimizer of another model", other_optimizer, "optimizer.pt does not fit this model"),
-    ("other processes", other_processes, "was saved by 2 processes and cannot go on exactly with 1"),
     ("wider model", config("embed_dim: 8", "embed_dim: 16"), "cannot be loaded into this model"),
     ("deeper model", config("depths: [1, 1]", "depths: [2, 1]"), "cannot be loaded into this model"),
     ("average switched on", config("ema_decay: null", "ema_decay: 0.9"), "trained.safetensors"),

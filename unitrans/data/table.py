@@ -231,6 +231,8 @@ def _open_file(
         first = next((line for line in stream if line.strip()), "").removeprefix("\ufeff")
         if not first:
             raise ValueError(f"{where} has no rows: expected rows, got nothing")
+        if "\0" in first:
+            raise ValueError(f"{where}: expected text in UTF-8, got NUL characters: it is no table")
         found = kind or tell(first)
         if _is_json(first, found):
             found = "json"
