@@ -36,10 +36,11 @@ def train(config: RunConfig, output: str | None) -> Path:
     session = open_new_session(config)
     device = place(config.train["use_cpu"])
     run = shared_run_folder(output, config)
-    if is_main():
-        write_text(run / CONFIG_FILE, config.to_yaml())
-        session.domain.keep(run, session.train_source)
-        write_json(run / "environment.json", describe_environment(device))
+    with failures(run):
+        if is_main():
+            write_text(run / CONFIG_FILE, config.to_yaml())
+            session.domain.keep(run, session.train_source)
+            write_json(run / "environment.json", describe_environment(device))
     with sole_use(run):
         return _train(session, run, None)
 
