@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import dis
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,15 @@ def is_bug(error: BaseException) -> bool:
     frame = trace.tb_frame
     ours = str(frame.f_globals.get("__name__", "")).partition(".")[0] == __name__.partition(".")[0]
     return ours and dis.opname[frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS"
+
+
+def system_error(error: BaseException, where: object = "") -> str | None:
+    """What the system refused (a full disk, a folder that is gone, a right that is missing), and of which file; None
+    for other errors. where: the place, where the error names none."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename or where
+    return f"{place}: {error.strerror}" if place else str(error.strerror)
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from unitrans.cli.parser import UsageError, nearest
-from unitrans.errors import ConfigError, InterruptedRunError, RunError, out_of_memory
+from unitrans.errors import ConfigError, InterruptedRunError, RunError, out_of_memory, system_error
 
 COMMANDS = {
     "train": "learn by hiding part of the data and predicting it",
@@ -78,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in "unitrans ... | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        sentence = system_error(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, 1, debug)
 
 
 def _fail(sentence: str, code: int, debug: bool = False) -> int:

@@ -10,6 +10,7 @@ one step. Nothing but tensors and plain values is ever read back (weights_only).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -142,6 +143,16 @@ def set_generator_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def write_tensors(value: Any, path: Path) -> None:
+    """A .pt file. OSError where it cannot be written whole."""
+    try:
+        torch.save(value, path)
+    except RuntimeError as error:  # whatever torch's writer makes of a full disk
+        full = shutil.disk_usage(path.parent).free < 1 << 16
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_tensors(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitrans.errors import NonFiniteError, RunError, SourceError
+from unitrans.errors import NonFiniteError, RunError, SourceError, system_error
 from unitrans.training import checkpoint as ckpt
 from unitrans.training.runs import command_line
 
@@ -53,21 +54,43 @@ def non_finite(
 
 @contextmanager
 def failures(run: Path | None) -> Iterator[None]:
-    """Where a run is on its way: a source that breaks off ends it with one sentence that says how to go on, and
-    loader workers end before the process does."""
+    """Where a run is on its way: a source that breaks off, a full disk and the like end it with one sentence that says
+    how to go on, and loader workers end before the process does."""
+    shown = threading.excepthook
+    threading.excepthook = lambda thrown: None if _told_later(thrown) else shown(thrown)
     try:
         yield
     except SourceError as error:
         end_workers(error)
-        steps = [] if run is None else ckpt.steps_in(run / "checkpoints")
-        saved = (
-            f"; everything up to update {steps[-1]:,} is saved" if steps else "; nothing had been saved yet"
-        )
-        more = f", to go on: {command_line('train', '--resume', str(run))}" if steps else ""
-        raise RunError(error.sentence + (saved + more) * (run is not None)) from None
+        raise RunError(error.sentence + _to_go_on(run)) from None
+    except OSError as error:
+        reason = system_error(error, run or "")
+        if reason is None:
+            raise
+        end_workers(error)
+        raise RunError(reason + _to_go_on(run)) from error
     except RunError as error:
         end_workers(error)
         raise
+    finally:
+        threading.excepthook = shown
+
+
+def _told_later(thrown: threading.ExceptHookArgs) -> bool:
+    """Whether this is what TensorBoard's writer met in its thread, which it raises again where it is asked next."""
+    return isinstance(thrown.exc_value, OSError) and type(thrown.thread).__module__.startswith("tensorboard.")
+
+
+def _to_go_on(run: Path | None) -> str:
+    if run is None:
+        return ""
+    if not run.is_dir():
+        return "; the folder of the run is gone"
+    steps = ckpt.steps_in(run / "checkpoints")
+    if not steps:
+        return "; nothing had been saved yet"
+    command = command_line("train", "--resume", str(run))
+    return f"; everything up to update {steps[-1]:,} is saved, to go on: {command}"
 
 
 def end_workers(error: BaseException | None) -> None:

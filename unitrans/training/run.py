@@ -42,11 +42,12 @@ def train(config: RunConfig, output: str | None, like: Path | None = None, accep
         fingerprint.compare(like, session, accept)
     device = place(config.train["use_cpu"])
     run = shared_run_folder(output, config)
-    if is_main():
-        write_text(run / CONFIG_FILE, config.to_yaml())
-        session.domain.keep(run, session.train_source)
-        fingerprint.remember(run, session)
-        write_json(run / "environment.json", describe_environment(device))
+    with failures(run):
+        if is_main():
+            write_text(run / CONFIG_FILE, config.to_yaml())
+            session.domain.keep(run, session.train_source)
+            fingerprint.remember(run, session)
+            write_json(run / "environment.json", describe_environment(device))
     with sole_use(run):
         return _train(session, run, None)
 

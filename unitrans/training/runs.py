@@ -106,10 +106,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The text in one step: never half a file."""
+    """The text in one step: never half a file. OSError, which names it, where it cannot be written."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
 
 
 def command_line(*arguments: str, program: str = "unitrans") -> str:

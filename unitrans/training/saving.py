@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from unitrans.errors import ConfigError, RunError
+from unitrans.errors import ConfigError, RunError, system_error
 from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training import processes
@@ -125,10 +125,11 @@ def write_checkpoint(
     try:
         if processes.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            folder.mkdir(exist_ok=True)  # in the run, which is not made again where it is gone
+            temporary.mkdir()
         processes.wait_for_all()
         whole = gather_state(learner.model, learner.optimizer) if learner.sharded else None
-        torch.save(ckpt.generator_state(), temporary / f"rng-{processes.rank()}.pt")
+        ckpt.write_tensors(ckpt.generator_state(), temporary / f"rng-{processes.rank()}.pt")
         if processes.is_main():
             _write_learner(temporary, learner, whole)
             _write_state(temporary, state)
@@ -141,13 +142,16 @@ def write_checkpoint(
             ckpt.point_links(folder, step, best)
             ckpt.rotate(folder, limit, {best} if best else set())
         processes.wait_for_all()
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error):
-            raise  # not a failure to write
+        reason = system_error(error) or " ".join(str(error).split())
+        way_out = (
+            f"earlier ones are untouched: make room, then go on with --resume {run}"
+            if run.is_dir()
+            else "the folder of the run is gone"
+        )
         raise RunError(
-            f"the checkpoint of update {step} cannot be written to {folder} ({error}); earlier ones are "
-            f"untouched: make room, then go on with --resume {run}"
+            f"the checkpoint of update {step} cannot be written to {folder} ({reason}); {way_out}"
         ) from error
 
 
@@ -165,8 +169,8 @@ def _write_learner(
         tensors = [*model.named_parameters(), *model.named_buffers()]
         trained = {name: tensor.detach().contiguous() for name, tensor in tensors if name in kept}
         safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
-    torch.save(moments, folder / "optimizer.pt")
-    torch.save(learner.scheduler.state_dict(), folder / "scheduler.pt")
+    ckpt.write_tensors(moments, folder / "optimizer.pt")
+    ckpt.write_tensors(learner.scheduler.state_dict(), folder / "scheduler.pt")
 
 
 def _write_state(folder: Path, state: State) -> None:

@@ -24,6 +24,7 @@ from unitrans.models.files import FILE_SUFFIXES, read_config, read_file, save_hf
 from unitrans.models.recognise import recognise
 from unitrans.objectives import MaskedSignalModel
 from unitrans.stored import read_json
+from unitrans.training.checkpoint import write_tensors
 from unitrans.training.init import init_folder
 from unitrans.training.loading import PRETRAINED, encoder_of, is_run, load, load_state
 from unitrans.training.runs import write_json
@@ -121,7 +122,7 @@ def _save(weights: Mapping[str, torch.Tensor], target: str, place: Path) -> None
     if place.suffix == ".safetensors":
         safetensors.torch.save_file(dict(weights), place, metadata={"format": "pt"})
     else:
-        torch.save({"model": dict(weights)} if target in _UNDER_MODEL else dict(weights), place)
+        write_tensors({"model": dict(weights)} if target in _UNDER_MODEL else dict(weights), place)
 
 
 def _of_family(model: Any, target: str) -> tuple[Any, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from unitrans.errors import ConfigError
 from unitrans.use.predict import Trained
 from unitrans.use.rows import opened, samples_of
+from unitrans.use.whole import writing
 
 SUFFIXES = (".npy", ".parquet")
 
@@ -64,10 +65,8 @@ def embed(
         errors += reasons
         records += [{} if isinstance(record, str) else record for record in chunk]
     matrix = np.concatenate(vectors) if vectors else np.zeros((0, width), dtype=np.float32)
-    try:
+    with writing(f"--output {output}"):
         _write(output, matrix, table.names, records, errors)
-    except OSError as error:
-        raise ConfigError(f"--output {output} cannot be written: {error.strerror or error}") from None
     failed = [(number, reason) for number, reason in enumerate(errors, start=1) if reason]
     for number, reason in failed[:5]:
         say(f"row {number:,} has no embedding: {reason}")

@@ -31,6 +31,7 @@ from unitrans.training.runs import write_json, write_text
 from unitrans.use.predict import Predictor, Trained
 from unitrans.use.rows import opened
 from unitrans.use.targets import answer_lines, overall, target_figures, write_answers
+from unitrans.use.whole import writing
 
 #: A sample, or why there is none, with its true label.
 Labelled = tuple[Sample | str, Any]
@@ -100,18 +101,19 @@ def evaluate(
         "seconds": round(seconds, 3),
         "samples_per_second": round(len(truth) / seconds, 1),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    if predictor.labels.kind == "class":
-        result["classes"] = write_classes(output, predictor.labels.names, prediction, truth)
-    elif predictor.labels.kind == "multi":
-        result["classes"] = write_answers(
-            output, predictor.labels.names, prediction, truth, figures, intervals
-        )
-    write_json(output / "eval.json", result)
-    summary = _summary(result, predictor)
-    write_text(output / "summary.txt", summary + "\n")
-    if skipped:
-        write_text(output / "skipped.txt", "".join(f"{reason}\n" for reason in skipped))
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        if predictor.labels.kind == "class":
+            result["classes"] = write_classes(output, predictor.labels.names, prediction, truth)
+        elif predictor.labels.kind == "multi":
+            result["classes"] = write_answers(
+                output, predictor.labels.names, prediction, truth, figures, intervals
+            )
+        write_json(output / "eval.json", result)
+        summary = _summary(result, predictor)
+        write_text(output / "summary.txt", summary + "\n")
+        if skipped:
+            write_text(output / "skipped.txt", "".join(f"{reason}\n" for reason in skipped))
     say(summary)
     return len(skipped)
 

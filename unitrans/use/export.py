@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -111,7 +112,9 @@ def _write(target: str, place: Path, wrapped: nn.Module, example: Tensor, result
     dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
     with _quiet(), torch.no_grad():
         if target == "torch-export":
-            torch.export.save(torch.export.export(wrapped, (example,), dynamic_shapes=dynamic), place)
+            content = io.BytesIO()  # torch's writer ends the whole process on a full disk
+            torch.export.save(torch.export.export(wrapped, (example,), dynamic_shapes=dynamic), content)
+            place.write_bytes(content.getbuffer())
             return
         with preferred_backend("reference"):
             program = torch.export.export(wrapped, (example,), dynamic_shapes=dynamic)

@@ -25,6 +25,7 @@ from unitrans.training.init import init_folder
 from unitrans.training.loading import load_run
 from unitrans.use.published import Published, is_published, published
 from unitrans.use.rows import ReadRow, Record, opened, samples_of
+from unitrans.use.whole import writing
 
 ENSEMBLE_FILE = "ensemble.json"
 
@@ -268,14 +269,10 @@ def predict(
     with ExitStack() as stack:
         table, read = opened(predictor.domain, predictor.reading, inputs, column, stdin)
         records = table.rows()
-        try:
-            out = (
-                stdout
-                if output is None
-                else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
-            )
-        except OSError as error:
-            raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from None
+        stack.enter_context(writing("the output" if output is None else f"--output {output}"))
+        out = (
+            stdout if output is None else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
+        )
         as_json = (output or "").endswith(".jsonl") or (
             table.kind == "json" and not (output or "").endswith(".csv")
         )

@@ -14,6 +14,7 @@ from unitrans.objectives.base import Labels
 from unitrans.training.runs import write_json, write_text
 from unitrans.use.evaluate import check_output, figure_lines, labelled_rows, ranked_figures, write_classes
 from unitrans.use.predict import Trained
+from unitrans.use.whole import writing
 
 PROBES = ("linear", "knn")
 NEIGHBOURS = 20
@@ -72,7 +73,6 @@ def probe(
     chances = np.full((len(unseen), len(names)), 1e-12)
     chances[:, model.classes_] = np.maximum(model.predict_proba(unseen), 1e-12)
     figures, intervals = ranked_figures(np.log(chances), truth)
-    output.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "checkpoint": str(trained.reading["folder"]),
         "probe": method,
@@ -84,13 +84,15 @@ def probe(
         "figures": figures,
         "intervals": {name: list(ends) for name, ends in intervals.items()},
     }
-    result["classes"] = write_classes(output, names, np.log(chances), truth)
-    write_json(output / "eval.json", result)
-    head = f"{method} probe, fitted on {len(x):,} samples of {fit}, judged on {len(truth):,} of {data}"
-    summary = "\n".join([head, *figure_lines(figures, intervals)])
-    write_text(output / "summary.txt", summary + "\n")
-    if skipped or more:
-        write_text(output / "skipped.txt", "".join(f"{reason}\n" for reason in [*skipped, *more]))
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        result["classes"] = write_classes(output, names, np.log(chances), truth)
+        write_json(output / "eval.json", result)
+        head = f"{method} probe, fitted on {len(x):,} samples of {fit}, judged on {len(truth):,} of {data}"
+        summary = "\n".join([head, *figure_lines(figures, intervals)])
+        write_text(output / "summary.txt", summary + "\n")
+        if skipped or more:
+            write_text(output / "skipped.txt", "".join(f"{reason}\n" for reason in [*skipped, *more]))
     say(summary)
     return len(skipped) + len(more)
 

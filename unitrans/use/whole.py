@@ -39,11 +39,14 @@ def written_whole(output: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """What a full disk and the like make writing raise, as one sentence."""
+def writing(output: object) -> Iterator[None]:
+    """Inside, what a full disk and the like make writing raise is one sentence: ConfigError."""
     try:
         yield
-    except ConfigError:
+    except BrokenPipeError:
         raise
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{output} cannot be written: {' '.join(str(error).split())[:200]}") from None
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[
+            :200
+        ]
+        raise ConfigError(f"{output} cannot be written: {reason}") from None
