@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unitrans.models._encoder import encoder_of
 from unitrans.models import (
     SwinBackbone,
     SwinForImageClassification,
@@ -20,6 +19,7 @@ from unitrans.models import (
     VitForImageClassification,
     VitModel,
 )
+from unitrans.models._encoder import encoder_of
 from unitrans.models.convert import config_from, export_tensors, load_weights
 from unitrans.nn import block, unpatchify
 from unitrans.objectives import MaskedSignalModel, get_objective

@@ -73,7 +73,7 @@ class ImageEncoder(Model):
         height, width = ((side + fill) // p for side in pixel_values.shape[2:])
         if not height or not width:
             raise ValueError(
-                f"pixel_values: expected images of at least one patch of {p} x {p} px, got {list(pixel_values.shape[2:])}"
+                f"pixel_values: expected at least one patch of {p} x {p} px, got {list(pixel_values.shape[2:])}"
             )
         return height, width
 

@@ -122,8 +122,8 @@ def _decoder(own: Mapping[str, Tensor], untold: dict[str, str]) -> dict[str, Any
 
 
 def settled(found: Recognised, overrides: Mapping[str, Any]) -> tuple[Recognised, dict[str, Any]]:
-    """What weights are by what is given, where names alone do not say it: pooling tells a classifier of texts from one of
-    tokens (pooling=tokens)."""
+    """What weights are by what is given, where names alone do not say it: pooling tells a classifier of texts from one
+    of tokens (pooling=tokens)."""
     rest = dict(overrides)
     if "pooling" not in found.untold or "pooling" not in rest:
         return found, rest

@@ -277,7 +277,11 @@ class SwinBackbone(HasImageEncoder, SwinPreTrainedModel):
         widths = {"stem": config.embed_dim} if config.out_stem else {}
         widths |= {str(stage): config.stage_dim(stage) for stage in self.stages}
         self.out_norms = nn.ModuleDict(
-            {name: nn.LayerNorm(dim, eps=config.layer_norm_eps) for name, dim in widths.items() if config.out_norm}
+            {
+                name: nn.LayerNorm(dim, eps=config.layer_norm_eps)
+                for name, dim in widths.items()
+                if config.out_norm
+            }
         )
         self.post_init()
 

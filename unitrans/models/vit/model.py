@@ -212,7 +212,8 @@ class VitModel(VitPreTrainedModel):
         """Images, or the packed stream.
 
         Args:
-            pixel_values: [B, in_chans, H, W], of any size; what does not fill a patch at the right and bottom is left out.
+            pixel_values: [B, in_chans, H, W], of any size; what does not fill a patch at the right and bottom is left
+                out.
             patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`.
             interpolate_pos_encoding: absolute positions are resized for images of another size than image_size; False:
                 such images are an error.
