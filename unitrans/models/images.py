@@ -164,7 +164,11 @@ def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
 
 def classified(output: EncoderOutput, head: nn.Module, labels: Tensor | None) -> EncoderOutput:
     """The logits of a classifier on the pooled rows of an encoder and, with labels int64 [B], their loss."""
-    logits = head(output.pooler_output)
+    return with_loss(head(output.pooler_output), labels)
+
+
+def with_loss(logits: Tensor, labels: Tensor | None) -> EncoderOutput:
+    """Logits [B, K] and, with labels int64 [B], the mean cross-entropy as loss."""
     return EncoderOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
 
 

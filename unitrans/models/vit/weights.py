@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from unitrans.models.images import pair
 from unitrans.models.renames import HF4_MLP, Layout, Rename, under
 from unitrans.models.vit.config import VitConfig
 from unitrans.models.vit.sizes import SIZES
+from unitrans.nn import Activation
 
 _HF_VIT4_BLOCK: tuple[Rename, ...] = (
     *HF_NORMS,
@@ -173,11 +174,21 @@ def _fields(
     fields = image_fields(own)
     untold: dict[str, str] = {}
     hidden = own["blocks.0.mlp.fc1.weight"]
+    out = own["blocks.0.mlp.fc2.weight"]
+    if out.shape[1] != hidden.shape[0]:
+        raise ValueError(
+            f"blocks.0.mlp: expected fc2 to take the {hidden.shape[0]} channels of fc1, got {out.shape[1]}: MLPs with a "
+            "gate (SwiGLU, as DINOv2's giant has) are none of this ViT"
+        )
     fields |= {
         "depth": len(numbers(own, r"blocks\.(\d+)\.")),
         "mlp_ratio": hidden.shape[0] / hidden.shape[1],
     }
     fields["cls_token"] = "cls_token" in own
+    fields["distillation_token"] = "dist_token" in own
+    fields["register_tokens"] = own["reg_token"].shape[1] if "reg_token" in own else 0
+    fields["pre_norm"] = "norm_pre.weight" in own
+    fields["patch_bias"] = "patch_embed.proj.bias" in own
     fields["qkv_bias"] = "blocks.0.attn.qkv.bias" in own or "blocks.0.attn.q_bias" in own
     fields["key_bias"] = "blocks.0.attn.q_bias" not in own
     fields["layer_scale"] = 0.1 if "blocks.0.gamma_1" in own else None  # the weights replace it
@@ -185,12 +196,15 @@ def _fields(
     shared = own.get("rel_pos_bias.relative_position_bias_table")
     table = own.get("blocks.0.attn.position_bias.relative_position_bias_table", shared)
     patch, cls = fields["patch_size"], int(fields["cls_token"])
+    front = cls + fields["distillation_token"] + fields["register_tokens"]
     if table is not None:
         fields["relative_position"] = "per_layer" if shared is None else "shared"
         fields["num_heads"] = table.shape[1]
         _image_of_table(fields, untold, table.shape[0] - 3 * cls, cls, weights)
     if fields["ape"]:
-        set_square(fields, untold, own["pos_embed"].shape[1] - cls, patch)
+        rows = own["pos_embed"].shape[1]
+        fields["prefix_positions"] = _is_square(rows - front) or not _is_square(rows)
+        set_square(fields, untold, rows - front * fields["prefix_positions"], patch)
     elif table is None:
         untold["image_size"] = "pixels per side"
     if "num_heads" not in fields:
@@ -198,10 +212,21 @@ def _fields(
     pooled = any(name.startswith("fc_norm.") for name in own)
     fields["final_norm"] = "pooled" if pooled else "rows"
     fields["pooling"] = "mean" if pooled or not cls else "cls"
+    if "attn_pool.latent" in own:
+        fields["pooling"] = "attention"
+    plain_mean = not cls and not pooled and _layout_of(weights) == "timm"  # as SigLIP with mean pooling
+    if fields["pre_norm"] and _layout_of(weights) == "timm":
+        fields["layer_norm_eps"] = 1e-5  # of CLIP's
+    if fields["pre_norm"] or fields["pooling"] == "attention" or plain_mean:
+        untold["activation"] = "of the MLPs: gelu, gelu_tanh (later SigLIP) or quick_gelu (CLIP by OpenAI)"
     decoder = own.get("head.decoder.pos_embed")
     if decoder is not None:
         fields |= {"fixed_positions": True, "init": "mae"}
     return fields, untold
+
+
+def _is_square(places: int) -> bool:
+    return places > 0 and math.isqrt(places) ** 2 == places
 
 
 def _image_of_table(
@@ -231,6 +256,7 @@ _OFFICIAL = CONSTRUCTOR | {
     "init_values": "layer_scale",
 }
 _TIMM = CONSTRUCTOR | {"depth": "depth", "proj_drop_rate": "drop_rate", "init_values": "layer_scale"}
+_TIMM |= {"reg_tokens": "register_tokens", "pre_norm": "pre_norm"}
 #: source -> their name -> ours.
 _NAMES = {"official": _OFFICIAL, "timm": _TIMM, "hf4": HF_NAMES | _HUB, "hf5": HF_NAMES | _HUB}
 _BEIT_NAMES = {"hf4": _HUB_BEIT, "hf5": _HUB_BEIT}
@@ -245,7 +271,8 @@ def _config(source: str, theirs: Mapping[str, Any], kind: str, **changes: Any) -
         hidden, width = theirs.get("intermediate_size", 3072), fields.get("embed_dim", 768)
         fields |= {"mlp_ratio": hidden / width, "cls_token": True, "ape": True}
     else:
-        fields |= constructor_fields(source, "vit", theirs, _NAMES[source])
+        plain = {key: value for key, value in theirs.items() if key != "no_embed_class"}
+        fields |= constructor_fields(source, "vit", plain, _NAMES[source])
         fields |= _timm_vit(theirs) if source == "timm" else _official_vit(theirs)
     if kind == "vit_mae":
         fields |= {"fixed_positions": True, "init": "mae"}
@@ -264,15 +291,27 @@ def _made(fields: dict[str, Any]) -> VitConfig:
     return VitConfig(**fields)
 
 
+#: global_pool of timm -> pooling.
+_POOLING = {"token": "cls", "avg": "mean", "map": "attention"}
+
+
 def _timm_vit(theirs: Mapping[str, Any]) -> dict[str, Any]:
     pool = theirs.get("global_pool", "token")
-    if pool not in ("token", "avg"):
-        raise ValueError(f"global_pool: expected 'token' or 'avg', got {pool!r}")
+    if pool not in _POOLING:
+        raise ValueError(f"global_pool: expected one of {', '.join(map(repr, _POOLING))}, got {pool!r}")
+    named = theirs.get("act_layer")
+    if isinstance(named, str) and named not in get_args(Activation):
+        raise ValueError(
+            f"act_layer: expected one of {', '.join(map(repr, get_args(Activation)))}, got {named!r}"
+        )
     pooled = theirs.get("fc_norm")
     pooled = pool == "avg" if pooled is None else pooled
     return {
         "cls_token": theirs.get("class_token", True),
-        "pooling": "mean" if pool == "avg" else "cls",
+        "prefix_positions": not theirs.get("no_embed_class", False),
+        "patch_bias": not theirs.get("pre_norm", False),
+        "activation": named if isinstance(named, str) else "gelu",
+        "pooling": _POOLING[pool],
         "final_norm": "pooled" if pooled else "rows",
     }
 
@@ -328,11 +367,16 @@ def _from_hf_beit(theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[
     }
 
 
+#: What ViT and BEiT of transformers do not have.
+_PLAIN = {"distillation_token": False, "register_tokens": 0, "prefix_positions": True, "pre_norm": False}
+_PLAIN |= {"patch_bias": True, "activation": "gelu"}
+
+
 def _to_hub(config: VitConfig, architecture: str) -> dict[str, Any]:
     """The config.json of transformers for a ViT. ValueError for what their models cannot compute."""
     theirs = to_hub(config, _NAMES["hf4"], "vit", architecture)
     needed = {"cls_token": True, "ape": True, "relative_position": "none", "layer_scale": None}
-    needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None}
+    needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None} | _PLAIN
     check_hub(config, needed)
     return theirs | {"intermediate_size": int(config.embed_dim * config.mlp_ratio + 1e-6)}
 
@@ -350,7 +394,7 @@ def _beit_to_hub(config: VitConfig, architecture: str) -> dict[str, Any]:
         "use_mask_token": masked,
     }
     mean = config.pooling == "mean" and not masked
-    check_hub(config, {"qk_scale": None, "final_norm": "pooled" if mean else "rows"})
+    check_hub(config, {"qk_scale": None, "final_norm": "pooled" if mean else "rows"} | _PLAIN)
     return theirs
 
 
