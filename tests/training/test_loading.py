@@ -371,7 +371,9 @@ def test_all_that_is_not_told_is_asked_for_at_once(tmp_path: Path) -> None:
     for name in ("swinv2_tiny_window8_256.ms_in1k", "swinv2_tiny_patch4_window8_256.pth"):
         config, _ = configured(recognise(tiny), {}, str(tmp_path / name))
         assert (config.window_size, config.image_size, config.window_clamp) == (8, 256, "per_axis")
-    with pytest.raises(ValueError, match="do not tell window_size and image_size and pretrained_window_sizes"):
+    with pytest.raises(
+        ValueError, match="do not tell window_size and image_size and pretrained_window_sizes"
+    ):
         configured(recognise(base), {}, "swinv2_tiny_window8_256.pth")  # whose shapes are others
     config, _ = configured(recognise(base), {}, "swinv2_base_window12to16_192to256.pth")
     assert list(config.trained_windows) == [(12, 12)] * 3 + [(6, 6)]

@@ -290,6 +290,7 @@ class AttentionPool(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self._query = Plan.from_lengths([1])  # here, so that tracing never meets the planner
         self.latent = nn.Parameter(torch.zeros(1, 1, dim))
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
@@ -299,7 +300,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor, groups: Plan, num_samples: int) -> Tensor:
         """Rows [T', C] of num_samples groups -> [B, C]."""
-        queries = Plan.from_lengths([1]).to(x.device).repeat(num_samples)
+        queries = self._query.to(x.device).repeat(num_samples)
         q = self.q(self.latent[0]).expand(num_samples, -1).unflatten(1, (self.num_heads, -1))
         k, v = self.kv(x).unflatten(1, (2, self.num_heads, -1)).unbind(1)
         out = attention(q, k, v, Plan.cross(queries, groups))
