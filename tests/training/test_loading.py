@@ -310,3 +310,115 @@ def test_folders_with_other_windows_and_classes(tmp_path: Path) -> None:
         ValueError, match="windowsize: expected a setting of unitrans-swin, got an unknown one"
     ):
         unitrans.load(tmp_path / "own", windowsize=3)
+
+
+OURS = [
+    (lambda: models.SwinForImageClassification(models.SwinConfig(**SWIN)), {}),
+    (lambda: models.Swinv2Model(models.Swinv2Config(**SMALL_V2)), {"window_size": 4, "image_size": 64}),
+    (lambda: models.VitForImageClassification(models.VitConfig(**VIT)), {"num_heads": 2}),
+    (lambda: models.BertForMaskedLM(models.BertConfig(**BERT)), {"num_heads": 1}),
+    (
+        lambda: models.BertForTokenClassification(models.BertConfig(**BERT)),
+        {"num_heads": 1, "pooling": "tokens"},
+    ),
+    (
+        lambda: models.BertForSequenceClassification(models.BertConfig(**BERT)),
+        {"num_heads": 1, "pooling": "mean"},
+    ),
+    (lambda: models.Gpt2LMHeadModel(models.Gpt2Config(**BERT)), {"num_heads": 1}),
+    (lambda: models.Graphormer(models.GraphormerConfig(**GRAPH)), {}),
+]
+
+
+@pytest.mark.parametrize(("make", "needed"), OURS)
+def test_state_dicts_of_our_own_models(make: Any, needed: dict[str, Any]) -> None:
+    """Under our own names, alone and as other tools wrap them."""
+    model = randomised(make())
+    state = model.state_dict()
+    for stored in (
+        state,
+        {"state_dict": state},
+        {"module." + name: tensor for name, tensor in state.items()},
+        {"_orig_mod.module." + name: tensor for name, tensor in state.items()},
+        {"epoch": torch.zeros(()), "state_dict": {"model." + name: tensor for name, tensor in state.items()}},
+    ):
+        same(model, unitrans.load(stored, **needed))
+
+
+def test_what_accelerate_saves(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = randomised(models.SwinForImageClassification(models.SwinConfig(**SWIN)))
+    accelerate.Accelerator(cpu=True).save_model(model, tmp_path / "saved")
+    torch.save(model.state_dict(), tmp_path / "swin.pth")
+    for place in ("saved", "swin.pth"):
+        same(model, unitrans.load(tmp_path / place))
+    with torch.no_grad():
+        x = torch.rand(1, 3, 56, 56)
+        assert torch.equal(unitrans.load(tmp_path / "saved")(x).logits, model(x).logits)
+
+
+def test_all_that_is_not_told_is_asked_for_at_once(tmp_path: Path) -> None:
+    """With what is published for such shapes; the name of a published size tells it all."""
+    with torch.device("meta"):
+        tiny = export_weights(models.Swinv2Model(models.Swinv2Config()), "timm")
+        base = export_weights(unitrans.create("swinv2_base_window12to16_192to256"), "timm")
+        huge = export_weights(unitrans.create("vit_huge_patch14_224"), "timm")
+    asked = r"window_size= \(.*published: 8 or 16\), image_size= \(.*published: 256\)"
+    with pytest.raises(ValueError, match=f"do not tell window_size and image_size: give {asked}"):
+        configured(recognise(tiny), {}, "weights")
+    with pytest.raises(ValueError, match=r"do not tell image_size: give image_size= \(.*published: 256"):
+        configured(recognise(tiny), {"window_size": 8}, "weights")
+    for name in ("swinv2_tiny_window8_256.ms_in1k", "swinv2_tiny_patch4_window8_256.pth"):
+        config, _ = configured(recognise(tiny), {}, str(tmp_path / name))
+        assert (config.window_size, config.image_size, config.window_clamp) == (8, 256, "per_axis")
+    with pytest.raises(
+        ValueError, match="do not tell window_size and image_size and pretrained_window_sizes"
+    ):
+        configured(recognise(base), {}, "swinv2_tiny_window8_256.pth")  # whose shapes are others
+    config, _ = configured(recognise(base), {}, "swinv2_base_window12to16_192to256.pth")
+    assert list(config.trained_windows) == [(12, 12)] * 3 + [(6, 6)]
+    assert configured(recognise(huge), {}, "weights")[0].num_heads == 16
+
+
+def test_the_size_of_images_is_asked_for_where_it_decides() -> None:
+    """Windows of 7 at 112 px: timm's are shifted otherwise than at 128, the official ones are the same at any size."""
+    config = {
+        "image_size": 112,
+        "embed_dim": 8,
+        "depths": [2, 2, 2, 2],
+        "num_heads": [1, 1, 1, 1],
+        "num_labels": 3,
+    }
+    timm = {"pad_mode": "roll_then_pad", "window_clamp": "per_axis"}
+    x = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    model = randomised(models.SwinForImageClassification(models.SwinConfig(**config, **timm)))
+    weights = export_weights(model, "timm")
+    with pytest.raises(ValueError, match="do not tell image_size: give .*: 100 to 112, or 116 to 128"):
+        unitrans.load(weights)
+    assert torch.equal(unitrans.load(weights, image_size=112)(x).logits, model(x).logits)
+    model = randomised(models.SwinForImageClassification(models.SwinConfig(**config)))
+    assert torch.equal(unitrans.load(export_weights(model, "official"))(x).logits, model(x).logits)
+
+
+def test_other_channels(tmp_path: Path) -> None:
+    """By our name and by those of the source: summed for one, repeated for more."""
+    small = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 7, "image_size": 56}
+    hf = transformers.SwinForImageClassification(transformers.SwinConfig(**small, num_labels=3)).eval()
+    hf.save_pretrained(tmp_path / "hf")
+    ours = unitrans.load(tmp_path / "hf")
+    ours.save_pretrained(tmp_path / "ours")
+    weights, x = export_weights(ours, "official"), torch.rand(1, 1, 56, 56)
+    for place, name in (("hf", "num_channels"), ("hf", "in_chans"), ("ours", "in_chans")):
+        for channels in (1, 6):
+            got = unitrans.load(tmp_path / place, **{name: channels})(x.expand(1, channels, -1, -1)).logits
+            torch.testing.assert_close(got, ours(x.expand(1, 3, -1, -1)).logits, rtol=1e-4, atol=1e-5)
+    assert unitrans.load(weights, in_chans=1).swin.patch_embed.proj.weight.shape == (16, 1, 4, 4)
+    with pytest.raises(ValueError, match="num_chanels: expected a setting of swin, got an unknown one"):
+        unitrans.load(tmp_path / "hf", num_chanels=1)
+
+
+def test_weights_with_nan_are_named() -> None:
+    weights = export_weights(models.VitForImageClassification(models.VitConfig(**VIT)), "timm")
+    weights["head.bias"][0] = float("nan")
+    with pytest.warns(UserWarning, match="hold NaN or infinite numbers in 1 tensors, such as head.bias"):
+        unitrans.load(weights, num_heads=2)

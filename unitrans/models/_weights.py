@@ -199,7 +199,7 @@ def config_from(source: str, theirs: Mapping[str, Any], family: str | None = Non
     """
     known = formats()
     if source == OWN and family in known:
-        return _own_config(known[family], theirs | changes)
+        return _own_config(known[family], {**theirs, **changes})
     sources = list(dict.fromkeys(source for each in known.values() for source in each.sources))
     if source not in sources:
         raise ValueError(f"source: expected one of {', '.join(map(repr, sorted(sources)))}, got {source!r}")

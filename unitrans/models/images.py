@@ -73,8 +73,7 @@ class ImageEncoder(Model):
         height, width = ((side + fill) // p for side in pixel_values.shape[2:])
         if not height or not width:
             raise ValueError(
-                f"pixel_values: expected images of at least one patch of {p} x {p} px, got "
-                f"{list(pixel_values.shape[2:])}"
+                f"pixel_values: expected at least one patch of {p} x {p} px, got {list(pixel_values.shape[2:])}"
             )
         return height, width
 
@@ -165,7 +164,11 @@ def mean_per_sample(x: Tensor, sample_index: Tensor, counts: Tensor) -> Tensor:
 
 def classified(output: EncoderOutput, head: nn.Module, labels: Tensor | None) -> EncoderOutput:
     """The logits of a classifier on the pooled rows of an encoder and, with labels int64 [B], their loss."""
-    logits = head(output.pooler_output)
+    return with_loss(head(output.pooler_output), labels)
+
+
+def with_loss(logits: Tensor, labels: Tensor | None) -> EncoderOutput:
+    """Logits [B, K] and, with labels int64 [B], the mean cross-entropy as loss."""
     return EncoderOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
 
 

@@ -19,7 +19,7 @@ def fit_shape(
     """The tensor in this shape: as it is, without sides of 1, resized or for other channels; None if none applies.
 
     A patch embedding for other channels is inflated or summed (`inflate_channels`). Relative position tables of square
-    windows are resized by the rule, absolute positions always bicubic; the rows of a class token stay as they are.
+    windows are resized by the rule, absolute positions always bicubic; the rows of tokens in front stay as they are.
 
     Args:
         name: of our parameter; its end tells the tables.
@@ -56,7 +56,8 @@ def _fit_places(tensor: Tensor, shape: torch.Size, grid: Grid | None) -> Tensor 
         return None if new is None else resize_places(tensor[0], old, new)[None]
     if tensor.shape[2] != shape[2]:
         return None
-    for extra in (0, 1):
+    known = None if grid is None else shape[1] - grid[0] * grid[1]
+    for extra in (0, 1) if known is None else (known,):  # rows of tokens in front
         source, new = _grid_of(tensor.shape[1] - extra, None), _grid_of(shape[1] - extra, grid)
         if source and new:
             places = resize_places(tensor[0, extra:], source, new)

@@ -35,7 +35,7 @@ class TextConfig(PreTrainedConfig):
             growing bags.
         position_offset: the first token has this place in the table of positions, which is that much longer;
             pad_token_id + 1 in RoBERTa.
-        activation: gelu (the exact one), gelu_tanh or relu.
+        activation: gelu (the exact one), gelu_tanh, quick_gelu or relu.
         drop_rate: dropout of the embedding and of the branches.
         attn_drop_rate: dropout of attention weights.
         pooling: one vector for a document: the mean of its rows, its first or last row, or pooler: a layer with

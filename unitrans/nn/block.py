@@ -15,13 +15,24 @@ from unitrans.nn.rows import RowMap, gather_rows
 from unitrans.ops import Plan, attention, attention_qkvpacked
 
 NormPlacement = Literal["pre", "post", "res-post"]
-Activation = Literal["gelu", "gelu_tanh", "relu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+
+
+class QuickGelu(nn.Module):
+    """x * sigmoid(1.702 x) (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 def activation_function(name: Activation) -> nn.Module:
-    """The non-linearity of that name: gelu is the exact one (erf), gelu_tanh its approximation (GPT-2)."""
+    """The non-linearity of that name: gelu is the exact one (erf), gelu_tanh (GPT-2) and quick_gelu (CLIP) its
+    approximations."""
     if name == "relu":
         return nn.ReLU()
+    if name == "quick_gelu":
+        return QuickGelu()
     return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
 
 

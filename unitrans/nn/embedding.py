@@ -49,10 +49,17 @@ class PatchEmbed(nn.Module):
     """
 
     def __init__(
-        self, patch_size: int, in_chans: int, embed_dim: int, *, norm: bool, eps: float = 1e-5
+        self,
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        *,
+        norm: bool,
+        bias: bool = True,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size, bias=bias)
         self.norm = nn.LayerNorm(embed_dim, eps=eps) if norm else nn.Identity()
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Gpt2Model(TextEncoder):
     base_model_prefix = "encoder"
 
 
-class Gpt2LMHeadModel(Model, GenerationMixin):  # type: ignore[misc]
+class Gpt2LMHeadModel(Model, GenerationMixin):
     """GPT-2 that predicts the next token; its last layer is the table of tokens.
 
     `generate` is that of transformers, with every token computed from all before it; `sample_tokens` keeps keys and
@@ -53,7 +53,7 @@ class Gpt2LMHeadModel(Model, GenerationMixin):  # type: ignore[misc]
         """Of transformers: it makes no cache, as nothing is kept."""
         return False
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As in transformers: places count the tokens that are no padding."""
         mask: Tensor | None = kwargs.get("attention_mask")
         places = None if mask is None else (mask.long().cumsum(1) - 1).clamp(min=0)

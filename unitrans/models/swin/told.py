@@ -135,7 +135,7 @@ def _set_image(
     """image_size, which decides how windows are cut and where they are shifted: the published one, or any where all
     that explain the windows decide the same."""
     made = {name: fields[name] for name in ("patch_size", "depths", "window_size")}
-    heads = {"embed_dim": 1, "num_heads": [1] * len(windows)}
+    heads: dict[str, Any] = {"embed_dim": 1, "num_heads": [1] * len(windows)}
     config: Any = SwinConfig(**made, **heads, **rules)
     patch, across = config.patch_size, 2 ** (config.num_stages - 1)
     mask = next(

@@ -10,9 +10,10 @@ from transformers import PreTrainedConfig
 from unitrans.models.images import check_rates, check_sizes, pair, with_positions
 from unitrans.models.vit.plans import VitPlans, batch_plans, batch_visible_plans, image_plans
 from unitrans.models.whole import Grid
+from unitrans.nn import Activation
 
 RelativePosition = Literal["none", "shared", "per_layer"]
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "attention"]
 NormPlace = Literal["rows", "pooled"]
 VitInit = Literal["plain", "beit", "mae"]
 
@@ -21,6 +22,7 @@ _CHOICES = {
     "pooling": Pooling,
     "final_norm": NormPlace,
     "init": VitInit,
+    "activation": Activation,
 }
 
 
@@ -41,13 +43,21 @@ class VitConfig(PreTrainedConfig):
         drop_rate, attn_drop_rate, drop_path_rate: dropout of projections, of attention weights, and the
             stochastic depth of the last block (it grows linearly from 0).
         cls_token: a learned row in front of the patches.
+        distillation_token: another one behind it (DeiT, arXiv:2012.12877); a classifier has a head for each and takes
+            the mean of their logits.
+        register_tokens: so many more in front of the patches, which nothing reads (arXiv:2309.16588).
+        prefix_positions: the rows in front of the patches have absolute positions too (not in DeiT-3).
         ape: absolute position embeddings, of image_size; for other images they are resized (bicubic), as transformers
             does with interpolate_pos_encoding.
         fixed_positions: they are sines and cosines of column and row and are not trained (MAE); False: learned.
         relative_position: none, one table shared by all blocks, or one per block; images may then be at most
             image_size.
         layer_scale: initial value of a learned factor per channel on every branch; None is no factor.
-        pooling: what a classifier sees: the class token (cls), or the mean of the patches.
+        pooling: what a classifier sees: the class token (cls), the mean of the patches, or what a learned query
+            gathers from all rows (attention: SigLIP, arXiv:2303.15343).
+        pre_norm: a LayerNorm in front of the blocks (CLIP, arXiv:2103.00020).
+        patch_bias: bias of the patch embedding.
+        activation: of the MLPs: gelu (the exact one), gelu_tanh, quick_gelu or relu.
         final_norm: the last LayerNorm is on all rows, or on the pooled vector only.
         layer_norm_eps: of all LayerNorms.
         init: fresh weights: plain; beit (BEiT and SimMIM: tables of relative positions start at zero, normal
@@ -73,11 +83,17 @@ class VitConfig(PreTrainedConfig):
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     cls_token: bool = True
+    distillation_token: bool = False
+    register_tokens: int = 0
+    prefix_positions: bool = True
     ape: bool = True
     fixed_positions: bool = False
     relative_position: RelativePosition = "none"
     layer_scale: float | None = None
     pooling: Pooling = "cls"
+    pre_norm: bool = False
+    patch_bias: bool = True
+    activation: Activation = "gelu"
     final_norm: NormPlace = "rows"
     layer_norm_eps: float = 1e-6
     init: VitInit = "plain"
@@ -96,6 +112,16 @@ class VitConfig(PreTrainedConfig):
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.register_tokens < 0:
+            raise ValueError(f"register_tokens: expected 0 or more, got {self.register_tokens}")
+        if self.distillation_token and not self.cls_token:
+            raise ValueError("distillation_token: expected a cls_token beside it, got cls_token=False")
+        more = self.num_prefix > self.cls_token or not self.prefix_positions
+        if more and (self.relative_position != "none" or self.fixed_positions):
+            raise ValueError(
+                "relative_position, fixed_positions: expected at most a class token with a position of its own in "
+                "front of the patches, got other tokens"
+            )
         if self.fixed_positions and (not self.ape or self.embed_dim % 4):
             raise ValueError(
                 f"fixed_positions: expected ape and an embed_dim that is a multiple of 4, got ape={self.ape} and "
@@ -110,6 +136,11 @@ class VitConfig(PreTrainedConfig):
     def layout_family(self) -> str:
         """Whose names the weights have in transformers: BEiT's where the keys have no bias."""
         return "beit" if self.cls_token and self.qkv_bias and not self.key_bias else "vit"
+
+    @property
+    def num_prefix(self) -> int:
+        """Rows in front of the patches of an image."""
+        return int(self.cls_token) + int(self.distillation_token) + int(self.register_tokens)
 
     @property
     def num_features(self) -> int:
@@ -138,7 +169,7 @@ class VitConfig(PreTrainedConfig):
 
     def image_plans(self, grid: Grid) -> VitPlans:
         """The plans of one image of this many patches per column and row."""
-        return with_positions(self, [grid], image_plans(grid, self._table, self.cls_token))
+        return with_positions(self, [grid], image_plans(grid, self._table, self.num_prefix))
 
     def plans(self, grids: Sequence[Grid], visible: Sequence[Tensor] | None = None) -> VitPlans:
         """The plans of a batch of images, in the order of the stream.
@@ -154,9 +185,9 @@ class VitConfig(PreTrainedConfig):
             self.check_grid(grid)
         grids = tuple((int(h), int(w)) for h, w in grids)
         if visible is not None:
-            plans = batch_visible_plans(grids, visible, self._table, self.cls_token)
+            plans = batch_visible_plans(grids, visible, self._table, self.num_prefix)
         else:
-            plans = batch_plans(grids, self._table, self.cls_token)
+            plans = batch_plans(grids, self._table, self.num_prefix)
         return with_positions(self, grids, plans)
 
     def check_grid(self, grid: Grid) -> None:

@@ -18,14 +18,24 @@ from unitrans.models.images import (
     ImageEncoder,
     as_maps,
     chosen,
-    classified,
     classifier,
     mean_per_sample,
     resized_positions,
+    with_loss,
 )
 from unitrans.models.vit.config import VitConfig
 from unitrans.models.vit.plans import VitPlans
-from unitrans.nn import Attention, Block, PatchEmbed, RelativePositionBias, gather_rows, sincos_positions
+from unitrans.nn import (
+    Activation,
+    Attention,
+    Block,
+    PatchEmbed,
+    RelativePositionBias,
+    gather_rows,
+    sincos_positions,
+)
+from unitrans.nn.block import Mlp
+from unitrans.ops import Plan, attention
 
 
 class VitPreTrainedModel(ImageEncoder):
@@ -48,11 +58,13 @@ class VitPreTrainedModel(ImageEncoder):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, RelativePositionBias, Attention, Block)):
             module.reset_parameters()
+        elif isinstance(module, AttentionPool):
+            nn.init.trunc_normal_(module.latent, std=module.latent.shape[-1] ** -0.5)
         elif isinstance(module, PatchEmbed) and mae:
             nn.init.xavier_uniform_(module.proj.weight.flatten(1))
         elif isinstance(module, VitModel):
-            if module.cls_token is not None:
-                nn.init.trunc_normal_(module.cls_token, std=0.02, a=-cut, b=cut)
+            for token in module.prefix:
+                nn.init.trunc_normal_(token, std=0.02, a=-cut, b=cut)
             if module.pos_embed is not None:
                 module.draw_positions(cut)
         if beit and isinstance(module, RelativePositionBias):
@@ -66,7 +78,7 @@ class VitPreTrainedModel(ImageEncoder):
     @staticmethod
     def no_weight_decay() -> set[str]:
         """Names of parameters of the encoder that are never decayed."""
-        return {"cls_token", "pos_embed"}
+        return {"cls_token", "dist_token", "reg_token", "pos_embed", "attn_pool.latent"}
 
 
 class VitModel(VitPreTrainedModel):
@@ -81,13 +93,19 @@ class VitModel(VitPreTrainedModel):
     def __init__(self, config: VitConfig) -> None:
         super().__init__(config)
         dim, eps, places = config.embed_dim, config.layer_norm_eps, config.grid[0] * config.grid[1]
-        self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, dim, norm=False)
+        self.patch_embed = PatchEmbed(
+            config.patch_size, config.in_chans, dim, norm=False, bias=config.patch_bias
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.cls_token else None
-        shape = (1, places + config.cls_token, dim)
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.distillation_token else None
+        registers = config.register_tokens
+        self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
+        shape = (1, places + config.num_prefix * config.prefix_positions, dim)
         self.pos_embed = (
             nn.Parameter(torch.zeros(shape), requires_grad=not config.fixed_positions) if config.ape else None
         )
         self.pos_drop = nn.Dropout(config.drop_rate)
+        self.norm_pre = nn.LayerNorm(dim, eps=eps) if config.pre_norm else nn.Identity()
         self.rel_pos_bias = self._bias() if config.relative_position == "shared" else None
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
@@ -103,6 +121,7 @@ class VitModel(VitPreTrainedModel):
                 drop_path=rate,
                 eps=eps,
                 layer_scale=config.layer_scale,
+                activation=config.activation,
                 position_bias=self._bias() if config.relative_position == "per_layer" else None,
             )
             for rate in rates
@@ -110,6 +129,12 @@ class VitModel(VitPreTrainedModel):
         on_rows = config.final_norm == "rows"
         self.norm = nn.LayerNorm(dim, eps=eps) if on_rows else nn.Identity()
         self.fc_norm = nn.Identity() if on_rows else nn.LayerNorm(dim, eps=eps)
+        gathers = config.pooling == "attention"
+        self.attn_pool = (
+            AttentionPool(dim, config.num_heads, config.mlp_ratio, config.activation, eps)
+            if gathers
+            else None
+        )
         self.remember_plans()
         self.post_init()
         if config.init == "beit":  # here, as weights that are loaded must not be divided
@@ -122,6 +147,11 @@ class VitModel(VitPreTrainedModel):
     def _bias(self) -> RelativePositionBias:
         config = self.config
         return RelativePositionBias(config.grid, config.num_heads, cls_token=config.cls_token)
+
+    @property
+    def prefix(self) -> list[Tensor]:
+        """The tokens [1, n, C] in front of the patches, in their order."""
+        return [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
 
     def draw_positions(self, cut: float) -> None:
         """Fresh absolute positions, cut at so much; a class token has zeros where they are fixed."""
@@ -142,7 +172,8 @@ class VitModel(VitPreTrainedModel):
     def layer_id(self, name: str) -> int:
         """The layer of a parameter as in BEiT's and SimMIM's fine-tuning: embeddings 0, block i is i + 1, the rest the
         last."""
-        if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
+        embeddings = ("cls_token", "dist_token", "reg_token", "pos_embed")
+        if name in embeddings or name.startswith(("patch_embed.", "norm_pre.")):
             return 0
         return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else self.num_layers - 1
 
@@ -159,15 +190,19 @@ class VitModel(VitPreTrainedModel):
         return through_blocks(self.blocks, self.enter(x, plans))
 
     def enter(self, x: Tensor, plans: VitPlans) -> Stream:
-        """Embedded rows [T, C] -> rows [T', C] in front of the blocks: class tokens and positions added."""
-        if self.cls_token is not None:
+        """Embedded rows [T, C] -> rows [T', C] in front of the blocks: other tokens and positions added."""
+        front = self.config.num_prefix
+        if front:
             assert plans.tokens is not None, "plans of a configuration with cls_token have a place for it"
             added = plans.tokens.index < 0
-            x = torch.where(added[:, None], self.cls_token[0].to(x.dtype), gather_rows(x, plans.tokens))
+            tokens = torch.cat(self.prefix, 1)[0].to(x.dtype)
+            tokens = tokens if front == 1 else F.embedding(plans.place.clamp(max=front - 1), tokens)
+            x = torch.where(added[:, None], tokens, gather_rows(x, plans.tokens))
         if self.pos_embed is not None:
-            extra = int(self.config.cls_token)
-            x = x + F.embedding(plans.place, resized_positions(self.pos_embed[0], self.config, plans, extra))
-        x = self.pos_drop(x)
+            theirs = front if self.config.prefix_positions else 0
+            table = resized_positions(self.pos_embed[0], self.config, plans, theirs)
+            x = x + F.embedding(plans.place, F.pad(table, (0, 0, front - theirs, 0)))
+        x = self.norm_pre(self.pos_drop(x))
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         return Stream(x, plans.groups, bias, plans.sample_index, plans.token_counts.shape[0])
 
@@ -212,8 +247,8 @@ class VitModel(VitPreTrainedModel):
         """Images, or the packed stream.
 
         Args:
-            pixel_values: [B, in_chans, H, W], of any size; what does not fill a patch at the right and
-                bottom is left out.
+            pixel_values: [B, in_chans, H, W], of any size; what does not fill a patch at the right and bottom is
+                left out.
             patches, plans: instead of pixel_values, rows [T, in_chans*p*p] and `config.plans(grids)`.
             interpolate_pos_encoding: absolute positions are resized for images of another size than image_size; False:
                 such images are an error.
@@ -230,21 +265,60 @@ class VitModel(VitPreTrainedModel):
         return self.encode(self.embed(self.visible(patches, plans)), plans)
 
     def pool(self, x: Tensor, plans: VitPlans) -> Tensor:
-        """Rows [T', C] -> [B, C] by `config.pooling`, behind the norm of pooled rows if there is one."""
+        """Rows [T', C] -> [B, C] by `config.pooling`, behind the norm of pooled rows if there is one; of a model with a
+        distillation token the mean of the two."""
+        if self.attn_pool is not None:
+            return self.fc_norm(self.attn_pool(x, plans.groups, plans.token_counts.shape[0]))
         if self.config.pooling == "cls":
-            return self.fc_norm(x.index_select(0, plans.groups.cu_seqlens[:-1].long()))
+            first, *more = self.class_rows(x, plans)
+            return self.fc_norm((first + more[0]) / 2 if more else first)
         index = plans.sample_index
         index = index if plans.tokens is None else index[plans.tokens.inverse]
         return self.fc_norm(mean_per_sample(self.patches_of(x, plans), index, plans.token_counts))
 
+    def class_rows(self, x: Tensor, plans: VitPlans) -> list[Tensor]:
+        """Rows [T', C] -> [B, C] of the class token and, where there is one, of the distillation token."""
+        at = plans.groups.cu_seqlens[:-1].long()
+        return [x.index_select(0, at + place) for place in range(1 + self.config.distillation_token)]
+
+
+class AttentionPool(nn.Module):
+    """One row per image by a learned query over its rows, then an MLP (SigLIP: Zhai et al. 2023, arXiv:2303.15343)."""
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, activation: Activation, eps: float
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self._query = Plan.from_lengths([1])  # here, so that tracing never meets the planner
+        self.latent = nn.Parameter(torch.zeros(1, 1, dim))
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio + 1e-6), activation=activation)
+
+    def forward(self, x: Tensor, groups: Plan, num_samples: int) -> Tensor:
+        """Rows [T', C] of num_samples groups -> [B, C]."""
+        queries = self._query.to(x.device).repeat(num_samples)
+        q = self.q(self.latent[0]).expand(num_samples, -1).unflatten(1, (self.num_heads, -1))
+        k, v = self.kv(x).unflatten(1, (2, self.num_heads, -1)).unbind(1)
+        out = attention(q, k, v, Plan.cross(queries, groups))
+        assert isinstance(out, Tensor)
+        x = self.proj(out.flatten(1))
+        return x + self.mlp(self.norm(x))
+
 
 class VitForImageClassification(HasImageEncoder, VitPreTrainedModel):
-    """ViT with a linear classifier on the pooled rows."""
+    """ViT with a linear classifier on the pooled rows; with a distillation token one on each of the two tokens, and the
+    mean of their logits."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__(config)
         self.vit = VitModel(config)
         self.head = classifier(config.num_features, config.num_labels)
+        distilled = config.distillation_token
+        self.head_dist = classifier(config.num_features, config.num_labels) if distilled else None
         self.post_init()
 
     def forward(
@@ -256,4 +330,9 @@ class VitForImageClassification(HasImageEncoder, VitPreTrainedModel):
         interpolate_pos_encoding: bool = True,
     ) -> EncoderOutput:
         """As `VitModel.forward`; labels int64 [B] give the mean cross-entropy as loss."""
-        return classified(self.vit(pixel_values, patches, plans, interpolate_pos_encoding), self.head, labels)
+        patches, plans = self.vit.packed(pixel_values, patches, plans, interpolate_pos_encoding)
+        x = self.vit.features(patches, plans)
+        if self.head_dist is None:
+            return with_loss(self.head(self.vit.pool(x, plans)), labels)
+        first, second = (self.vit.fc_norm(rows) for rows in self.vit.class_rows(x, plans))
+        return with_loss((self.head(first) + self.head_dist(second)) / 2, labels)

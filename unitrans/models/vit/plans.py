@@ -1,6 +1,6 @@
-"""The groups of a plain ViT forward: one per image, its class token in front.
+"""The groups of a plain ViT forward: one per image, its class token and others in front.
 
-Shape letters: B images, T patches of all images, T' = T + B rows with class tokens (T without).
+Shape letters: B images, T patches of all images, T' rows with the tokens in front of every image (T without).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class VitPlans(Movable):
 
     Attributes:
         groups: one group of rows per image, at their places in the bias plane where there is one.
-        tokens: the map from patches to rows, whose gaps are the class tokens; None without them.
+        tokens: the map from patches to rows, whose gaps are the tokens in front of every image; None without them.
         sample_index: int64 [T'], the image of every row.
         token_counts: int64 [B], patches per image.
         cover: the map from last rows to patches of the input, which is the identity.
@@ -90,67 +90,67 @@ pytree.register_dataclass(VitPlans, serialized_type_name="unitrans.VitPlans")
 
 
 @functools.lru_cache(maxsize=256)
-def image_plans(grid: Grid, table: Grid | None, cls_token: bool) -> VitPlans:
+def image_plans(grid: Grid, table: Grid | None, prefix: int) -> VitPlans:
     """The plans of one image, on the CPU whatever the default device is (they are cached).
 
     Args:
         grid: (h, w), patches per column and row.
         table: (h, w), at least the grid: rows count by their places in it, and share a bias plane of its
             size; None: rows count by themselves, without a bias.
-        cls_token: one more row in front of the patches.
+        prefix: rows in front of the patches, of a class token and others.
     """
     h, w = grid
-    extra = int(cls_token)
-    rows = h * w + extra
-    place = _places(grid, table, extra)
+    rows = h * w + prefix
+    place = _places(grid, table, prefix)
     return VitPlans(
         groups=Plan.from_lengths([rows])
         if table is None
-        else _groups(place, torch.tensor([rows], device="cpu"), table[0] * table[1] + extra),
-        tokens=RowMap.from_index(torch.arange(-1, h * w, device="cpu"), h * w) if cls_token else None,
+        else _groups(place, torch.tensor([rows], device="cpu"), table[0] * table[1] + prefix),
+        tokens=RowMap.from_index(F.pad(torch.arange(h * w, device="cpu"), (prefix, 0), value=-1), h * w)
+        if prefix
+        else None,
         sample_index=torch.zeros(rows, dtype=torch.int64, device="cpu"),
         token_counts=torch.tensor([h * w], device="cpu"),
         cover=RowMap.identity(h * w),
         place=place,
-        whole=WholePlans.of_images(torch.ones(1, h, w, dtype=torch.bool, device="cpu"), extra),
+        whole=WholePlans.of_images(torch.ones(1, h, w, dtype=torch.bool, device="cpu"), prefix),
     )
 
 
-def visible_plans(visible: Tensor, table: Grid | None, cls_token: bool) -> VitPlans:
+def visible_plans(visible: Tensor, table: Grid | None, prefix: int) -> VitPlans:
     """The plans of equal images of which only some patches exist; class tokens always do.
 
     Args:
         visible: bool [B, h, w].
-        table, cls_token: as in `image_plans`.
+        table, prefix: as in `image_plans`.
     """
     batch, h, w = visible.shape
-    extra = int(cls_token)
-    seen = torch.cat([visible.new_ones(batch, extra), visible.flatten(1)], 1)
+    seen = torch.cat([visible.new_ones(batch, prefix), visible.flatten(1)], 1)
     counts = seen.sum(1)
-    place = _places((h, w), table, extra).repeat(batch)[seen.flatten()]
+    place = _places((h, w), table, prefix).repeat(batch)[seen.flatten()]
     patches = kept_rows(visible.flatten())
-    is_patch = torch.ones(batch, extra + h * w, dtype=torch.bool, device="cpu")
-    is_patch[:, :extra] = False
+    is_patch = torch.ones(batch, prefix + h * w, dtype=torch.bool, device="cpu")
+    is_patch[:, :prefix] = False
     is_patch = is_patch.flatten()[seen.flatten()]
     tokens = torch.where(is_patch, is_patch.long().cumsum(0) - 1, -1)
-    side = None if table is None else table[0] * table[1] + extra
+    side = None if table is None else table[0] * table[1] + prefix
     return VitPlans(
         groups=Plan.from_lengths(counts) if side is None else _groups(place, counts, side),
-        tokens=RowMap.from_index(tokens, patches.index.shape[0]) if cls_token else None,
+        tokens=RowMap.from_index(tokens, patches.index.shape[0]) if prefix else None,
         sample_index=torch.arange(batch, device="cpu").repeat_interleave(counts),
-        token_counts=counts - extra,
+        token_counts=counts - prefix,
         cover=RowMap.identity(batch * h * w),
         place=place,
-        whole=WholePlans.of_images(visible, extra),
+        whole=WholePlans.of_images(visible, prefix),
         visible=patches,
     )
 
 
-def _places(grid: Grid, table: Grid | None, extra: int) -> Tensor:
-    """int64 [extra + h*w]: the place of every row of an image in a table of positions."""
+def _places(grid: Grid, table: Grid | None, prefix: int) -> Tensor:
+    """int64 [prefix + h*w]: the place of every row of an image in a table of positions."""
     y, x = torch.arange(grid[0], device="cpu")[:, None], torch.arange(grid[1], device="cpu")
-    place = (y * (grid[1] if table is None else table[1]) + x).flatten() + extra
-    return torch.cat([torch.zeros(extra, dtype=torch.int64, device="cpu"), place])
+    place = (y * (grid[1] if table is None else table[1]) + x).flatten() + prefix
+    return torch.cat([torch.arange(prefix, device="cpu"), place])
 
 
 def _groups(place: Tensor, counts: Tensor, side: int) -> Plan:
@@ -167,13 +167,13 @@ def _groups(place: Tensor, counts: Tensor, side: int) -> Plan:
 
 
 def batch_visible_plans(
-    grids: Sequence[Grid], visible: Sequence[Tensor], table: Grid | None, cls_token: bool
+    grids: Sequence[Grid], visible: Sequence[Tensor], table: Grid | None, prefix: int
 ) -> VitPlans:
     """The plans of a batch of which only some patches exist; visible: bool [h, w] of every image."""
-    return VitPlans.cat([visible_plans(part, table, cls_token) for part in runs_of_visible(grids, visible)])
+    return VitPlans.cat([visible_plans(part, table, prefix) for part in runs_of_visible(grids, visible)])
 
 
 @functools.lru_cache(maxsize=32)
-def batch_plans(grids: tuple[Grid, ...], table: Grid | None, cls_token: bool) -> VitPlans:
+def batch_plans(grids: tuple[Grid, ...], table: Grid | None, prefix: int) -> VitPlans:
     """The plans of a batch: each run of equal grids is one image's plan, tiled."""
-    return VitPlans.cat([image_plans(grid, table, cls_token).repeat(n) for grid, n in runs_of_equal(grids)])
+    return VitPlans.cat([image_plans(grid, table, prefix).repeat(n) for grid, n in runs_of_equal(grids)])

@@ -1,9 +1,8 @@
 """Weights and arguments of ViT, MAE, BEiT and SimMIM: of their own code, of timm and of transformers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -20,17 +19,15 @@ from unitrans.models._image_weights import (
     constructor_fields,
     hf_layout,
     hub_fields,
-    image_fields,
-    set_square,
     square_side,
     to_hub,
-    width_of_index,
 )
-from unitrans.models._weights import Format, Hub, numbers, set_heads, some
+from unitrans.models._weights import Format, Hub, some
 from unitrans.models.images import pair
 from unitrans.models.renames import HF4_MLP, Layout, Rename, under
 from unitrans.models.vit.config import VitConfig
-from unitrans.models.vit.sizes import SIZES
+from unitrans.models.vit.told import told_fields
+from unitrans.nn import Activation
 
 _HF_VIT4_BLOCK: tuple[Rename, ...] = (
     *HF_NORMS,
@@ -170,54 +167,7 @@ def _beit_layout_of(weights: Mapping[str, Tensor]) -> str | None:
 def _fields(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    fields = image_fields(own)
-    untold: dict[str, str] = {}
-    hidden = own["blocks.0.mlp.fc1.weight"]
-    fields |= {
-        "depth": len(numbers(own, r"blocks\.(\d+)\.")),
-        "mlp_ratio": hidden.shape[0] / hidden.shape[1],
-    }
-    fields["cls_token"] = "cls_token" in own
-    fields["qkv_bias"] = "blocks.0.attn.qkv.bias" in own or "blocks.0.attn.q_bias" in own
-    fields["key_bias"] = "blocks.0.attn.q_bias" not in own
-    fields["layer_scale"] = 0.1 if "blocks.0.gamma_1" in own else None  # the weights replace it
-    fields["ape"] = "pos_embed" in own
-    shared = own.get("rel_pos_bias.relative_position_bias_table")
-    table = own.get("blocks.0.attn.position_bias.relative_position_bias_table", shared)
-    patch, cls = fields["patch_size"], int(fields["cls_token"])
-    if table is not None:
-        fields["relative_position"] = "per_layer" if shared is None else "shared"
-        fields["num_heads"] = table.shape[1]
-        _image_of_table(fields, untold, table.shape[0] - 3 * cls, cls, weights)
-    if fields["ape"]:
-        set_square(fields, untold, own["pos_embed"].shape[1] - cls, patch)
-    elif table is None:
-        untold["image_size"] = "pixels per side"
-    if "num_heads" not in fields:
-        set_heads(fields, untold, SIZES)
-    pooled = any(name.startswith("fc_norm.") for name in own)
-    fields["final_norm"] = "pooled" if pooled else "rows"
-    fields["pooling"] = "mean" if pooled or not cls else "cls"
-    decoder = own.get("head.decoder.pos_embed")
-    if decoder is not None:
-        fields |= {"fixed_positions": True, "init": "mae"}
-    return fields, untold
-
-
-def _image_of_table(
-    fields: dict[str, Any], untold: dict[str, str], rows: int, cls: int, weights: Mapping[str, Tensor]
-) -> None:
-    """image_size by a table of the relative positions in a whole image, (2h - 1)(2w - 1) rows."""
-    patch, side = fields["patch_size"], math.isqrt(rows)
-    if side * side == rows:
-        fields["image_size"] = (side + 1) // 2 * patch
-        return
-    index = next((t for name, t in weights.items() if name.endswith("relative_position_index")), None)
-    if index is None:
-        untold["image_size"] = f"[height, width] with {rows} relative positions of patches of {patch} pixels"
-        return
-    width = width_of_index(index[cls:, cls:].contiguous())
-    fields["image_size"] = [(rows // (2 * width - 1) + 1) // 2 * patch, width * patch]
+    return told_fields(own, weights, timm=_layout_of(weights) == "timm")
 
 
 _HUB = {"hidden_size": "embed_dim", "num_hidden_layers": "depth", "num_attention_heads": "num_heads"}
@@ -231,6 +181,7 @@ _OFFICIAL = CONSTRUCTOR | {
     "init_values": "layer_scale",
 }
 _TIMM = CONSTRUCTOR | {"depth": "depth", "proj_drop_rate": "drop_rate", "init_values": "layer_scale"}
+_TIMM |= {"reg_tokens": "register_tokens", "pre_norm": "pre_norm"}
 #: source -> their name -> ours.
 _NAMES = {"official": _OFFICIAL, "timm": _TIMM, "hf4": HF_NAMES | _HUB, "hf5": HF_NAMES | _HUB}
 _BEIT_NAMES = {"hf4": _HUB_BEIT, "hf5": _HUB_BEIT}
@@ -245,7 +196,8 @@ def _config(source: str, theirs: Mapping[str, Any], kind: str, **changes: Any) -
         hidden, width = theirs.get("intermediate_size", 3072), fields.get("embed_dim", 768)
         fields |= {"mlp_ratio": hidden / width, "cls_token": True, "ape": True}
     else:
-        fields |= constructor_fields(source, "vit", theirs, _NAMES[source])
+        plain = {key: value for key, value in theirs.items() if key != "no_embed_class"}
+        fields |= constructor_fields(source, "vit", plain, _NAMES[source])
         fields |= _timm_vit(theirs) if source == "timm" else _official_vit(theirs)
     if kind == "vit_mae":
         fields |= {"fixed_positions": True, "init": "mae"}
@@ -264,15 +216,27 @@ def _made(fields: dict[str, Any]) -> VitConfig:
     return VitConfig(**fields)
 
 
+#: global_pool of timm -> pooling.
+_POOLING = {"token": "cls", "avg": "mean", "map": "attention"}
+
+
 def _timm_vit(theirs: Mapping[str, Any]) -> dict[str, Any]:
     pool = theirs.get("global_pool", "token")
-    if pool not in ("token", "avg"):
-        raise ValueError(f"global_pool: expected 'token' or 'avg', got {pool!r}")
+    if pool not in _POOLING:
+        raise ValueError(f"global_pool: expected one of {', '.join(map(repr, _POOLING))}, got {pool!r}")
+    named = theirs.get("act_layer")
+    if isinstance(named, str) and named not in get_args(Activation):
+        raise ValueError(
+            f"act_layer: expected one of {', '.join(map(repr, get_args(Activation)))}, got {named!r}"
+        )
     pooled = theirs.get("fc_norm")
     pooled = pool == "avg" if pooled is None else pooled
     return {
         "cls_token": theirs.get("class_token", True),
-        "pooling": "mean" if pool == "avg" else "cls",
+        "prefix_positions": not theirs.get("no_embed_class", False),
+        "patch_bias": not theirs.get("pre_norm", False),
+        "activation": named if isinstance(named, str) else "gelu",
+        "pooling": _POOLING[pool],
         "final_norm": "pooled" if pooled else "rows",
     }
 
@@ -328,11 +292,21 @@ def _from_hf_beit(theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[
     }
 
 
+#: What ViT and BEiT of transformers do not have.
+_PLAIN: dict[str, Any] = {
+    "distillation_token": False,
+    "register_tokens": 0,
+    "prefix_positions": True,
+    "pre_norm": False,
+}
+_PLAIN |= {"patch_bias": True, "activation": "gelu"}
+
+
 def _to_hub(config: VitConfig, architecture: str) -> dict[str, Any]:
     """The config.json of transformers for a ViT. ValueError for what their models cannot compute."""
     theirs = to_hub(config, _NAMES["hf4"], "vit", architecture)
     needed = {"cls_token": True, "ape": True, "relative_position": "none", "layer_scale": None}
-    needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None}
+    needed |= {"final_norm": "rows", "key_bias": True, "pooling": "cls", "qk_scale": None} | _PLAIN
     check_hub(config, needed)
     return theirs | {"intermediate_size": int(config.embed_dim * config.mlp_ratio + 1e-6)}
 
@@ -350,7 +324,7 @@ def _beit_to_hub(config: VitConfig, architecture: str) -> dict[str, Any]:
         "use_mask_token": masked,
     }
     mean = config.pooling == "mean" and not masked
-    check_hub(config, {"qk_scale": None, "final_norm": "pooled" if mean else "rows"})
+    check_hub(config, {"qk_scale": None, "final_norm": "pooled" if mean else "rows"} | _PLAIN)
     return theirs
 
 
