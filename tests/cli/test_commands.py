@@ -287,4 +287,4 @@ def test_debug_shows_where_a_sentence_comes_from(capsys: pytest.CaptureFixture[s
         assert main(arguments) == 2
         printed = capsys.readouterr().err
         assert printed.endswith(sentence) and "Traceback (most recent call last)" in printed
-        assert "domain.open(" in printed
+        assert "hub_builder(" in printed

@@ -69,7 +69,7 @@ def test_the_limit_of_pixels_is_a_setting(tmp_path: Path, capsys) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for n in range(12):
-        Image.new("L", (16 + (n == 5), 16)).save(photos / f"{n}.png")
+        Image.new("L", (16 + (n == 5), 16), 20 * n).save(photos / f"{n}.png")
     sizes = "data.image_size=16 data.channels=1 data.max_pixels=256 model.embed_dim=16 model.depths=[1]"
     settings = f"{sizes} model.num_heads=[1] model.window_size=2 data.mask_patch_size=4 train.max_steps=1"
     command = ["train", "--objective", "mim", "--data", str(photos), "--output", str(tmp_path / "run")]

@@ -182,6 +182,9 @@ class Graph(SimpleNamespace):
 
     num_nodes = property(lambda self: len(self.x))
 
+    def to_dict(self) -> dict[str, object]:
+        return vars(self)
+
 
 def stand_in(monkeypatch, read) -> None:
     """In the place of PyG, installed or not, a package with one data set, which reads its one file by `read`."""

@@ -96,7 +96,7 @@ def test_images_that_came_went_or_changed_are_told(
     resume("run")
     assert record() == before
     for number in range(20, 30):
-        image(Path(f"photos/a/{number}.png"), 200)
+        image(Path(f"photos/a/{number}.png"), 180 + number)
     count = len(open_session(config).train_source)
     was = before["fingerprint"]["parts"]["training"]["samples"]
     assert f"training: {count} samples for {was}" in refused(capsys)
@@ -106,8 +106,8 @@ def test_images_that_came_went_or_changed_are_told(
     session = open_session(config, Path("run"))
     assert session.train_source.mean == before["reading"]["mean"] != open_session(config).train_source.mean
     resume("run")  # what was accepted is now what the run has
-    for file in Path("photos").rglob("*.png"):
-        image(file, 77)
+    for number, file in enumerate(sorted(Path("photos").rglob("*.png"))):
+        image(file, 77 + number)
     assert f"{count} of {count} that were looked at have other content" in refused(capsys)
     image(Path("photos/c/1.png"), 5)
     with pytest.raises(ConfigError, match="class 'c'"):

@@ -102,8 +102,8 @@ def double(module, arguments, batch):
 
 open_session = session.open_session
 
-def open_double(config):
-    opened = open_session(config)
+def open_double(*arguments):
+    opened = open_session(*arguments)
     opened.model.double().register_forward_pre_hook(double, with_kwargs=True)
     return opened
 

@@ -103,7 +103,7 @@ def test_a_run_leaves_everything_it_promises(
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints"),
-        *("reconstructions.png", "curves.png"),
+        *("data.json", "reconstructions.png", "curves.png"),
     }
     assert (run / "config.yaml").read_text() == config.to_yaml()
     rows = read_metrics(run / "metrics.jsonl")

@@ -59,13 +59,13 @@ class ToyConfig(PreTrainedConfig):
         """All sizes can be fed."""
 
     def image_plans(self, grid: Grid) -> VitPlans:
-        return image_plans(grid, None, False)
+        return image_plans(grid, None, 0)
 
     def plans(self, grids: Sequence[Grid], visible: Sequence[Tensor] | None = None) -> VitPlans:
         grids = tuple((int(h), int(w)) for h, w in grids)
         if visible is not None:
-            return batch_visible_plans(grids, visible, None, False)
-        return batch_plans(grids, None, False)
+            return batch_visible_plans(grids, visible, None, 0)
+        return batch_plans(grids, None, 0)
 
 
 class ToyModel(ImageEncoder):
