@@ -14,9 +14,8 @@ demo: .venv/unitrans
 	$(BIN)/unitrans train --domain vision --objective mim
 
 test: .venv/unitrans
-	$(CMAKE) -B build/cpp
-	$(BIN)/cmake --build build/cpp
-	$(BIN)/ctest --test-dir build/cpp --output-on-failure --no-tests=error
+	build=$$(ls -td build/cp3*/ | head -n 1) && $(BIN)/cmake --build $$build && \
+		$(BIN)/ctest --test-dir $$build --output-on-failure --no-tests=error
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: .venv/unitrans

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -41,6 +41,41 @@ class Encoder(Protocol):
 
     def pool(self, x: Tensor, plans: Any) -> Tensor:
         """Last rows [T', C] -> one row per sample [B, C]."""
+
+
+class PatchEncoder(Encoder, Protocol):
+    """An encoder of images cut into patches: rows [T, channels * patch_size ** 2]."""
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Patches -> embedded rows [T, C]."""
+
+    def visible(self, patches: Tensor, plans: Any) -> Tensor:
+        """The patches that the plans keep."""
+
+
+class BlockEncoder(Encoder, Protocol):
+    """An encoder whose blocks all have rows of one width, so that one can look at each of them."""
+
+    def encode_blocks(self, x: Tensor, plans: Any) -> list[Tensor]:
+        """Embedded rows [T, C] -> the rows behind every block, before the final norm."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of every module."""
+
+
+class GraphEncoder(Encoder, Protocol):
+    """An encoder of graphs, in which nodes meet under a bias of their pair."""
+
+    pooler: nn.Module
+
+    def embed(self, nodes: Tensor, plans: Any) -> Tensor:
+        """Categories int64 [T, F] (-1: hidden) -> embedded rows [T', C]."""
+
+    def embed_kept(self, nodes: Tensor, plans: Any) -> Tensor:
+        """As `embed`: the rows that the plans keep."""
+
+    def bias(self, plans: Any) -> Tensor:
+        """The bias planes [N, P] that all blocks share."""
 
 
 @runtime_checkable

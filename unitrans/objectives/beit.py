@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unitrans.models._encoder import PatchEncoder
 from unitrans.models.whole import Grid
 from unitrans.objectives.base import (
     ACCURACY,
@@ -268,7 +269,7 @@ class TokenClassifier(nn.Module):
 
     def forward(
         self,
-        encoder: Any,
+        encoder: PatchEncoder,
         patches: Tensor,
         plans: Any,
         mask: Tensor | None = None,
@@ -277,7 +278,7 @@ class TokenClassifier(nn.Module):
         """Hide, encode, classify.
 
         Args:
-            encoder: has embed(patches) and encode(rows, plans).
+            encoder: of patches.
             patches: [T, in_chans*p*p], normalised pixels.
             plans: the encoder's plans of the batch.
             mask: bool [T], True = hidden and predicted; None hides nothing and sums nothing.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitrans.models import registry
+from unitrans.models._encoder import BlockEncoder
 from unitrans.objectives.base import (
     CollapseError,
     Labels,
@@ -199,11 +200,13 @@ class TeacherHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
         self._begun = False
 
-    def forward(self, encoder: Any, plans: Any, mask: Tensor | None = None, **inputs: Any) -> SignalOutput:
+    def forward(
+        self, encoder: BlockEncoder, plans: Any, mask: Tensor | None = None, **inputs: Any
+    ) -> SignalOutput:
         """Encode with parts hidden, predict what the teacher makes of them.
 
         Args:
-            encoder: has embed_tokens, encode_blocks, token_rows and norm.
+            encoder: the student.
             plans: the encoder's plans of the batch.
             mask: bool [T] over tokens, True = hidden and predicted; None hides nothing and sums nothing.
             inputs: what the encoder embeds.
@@ -214,7 +217,7 @@ class TeacherHead(nn.Module):
         """
         self._begin(encoder)
         x = encoder.embed_tokens(inputs, plans, mask, self.mask_token)
-        rows = encoder.token_rows(encoder.norm(encoder.encode_blocks(x, plans)[-1]), plans)
+        rows = encoder.token_rows(encoder.encode(x, plans), plans)
         places = torch.arange(0, device=rows.device) if mask is None else mask.nonzero().squeeze(1)
         guess = self.predictor(rows.index_select(0, places)).float()
         target = self.target(plans, places, inputs)
@@ -242,7 +245,7 @@ class TeacherHead(nn.Module):
         mean = torch.stack([F.layer_norm(row, row.shape[1:]) for row in rows]).mean(0)
         return F.layer_norm(mean, mean.shape[1:]) if self.options.norm_mean else mean
 
-    def _begin(self, encoder: nn.Module) -> None:
+    def _begin(self, encoder: BlockEncoder) -> None:
         """The teacher starts as the student, whatever weights that started from."""
         if not self._begun:
             if int(self.updates) == 0:
@@ -250,13 +253,13 @@ class TeacherHead(nn.Module):
             self._begun = int(self.updates) > 0
 
     @torch.no_grad()
-    def _follow(self, encoder: nn.Module, stays: float) -> None:
+    def _follow(self, encoder: BlockEncoder, stays: float) -> None:
         torch._foreach_lerp_(
             list(self.teacher.parameters()), [p.detach() for p in encoder.parameters()], 1 - stays
         )
 
     @torch.no_grad()
-    def after_update(self, encoder: nn.Module) -> None:
+    def after_update(self, encoder: BlockEncoder) -> None:
         """Moves the teacher towards the student after an update of the optimizer.
 
         Raises:

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from unitrans.models._encoder import PatchEncoder
 from unitrans.objectives.base import Labels, SignalOutput, check_one_row_per_patch
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
 from unitrans.objectives.mim import PixelObjective, no_mask
@@ -116,11 +117,13 @@ class MaeHead(nn.Module):
         self.decoder, self.in_chans, self.patch_size = decoder, in_chans, patch_size
         self.norm_pix_loss = norm_pix_loss
 
-    def forward(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> SignalOutput:
+    def forward(
+        self, encoder: PatchEncoder, patches: Tensor, plans: Any, mask: Tensor | None = None
+    ) -> SignalOutput:
         """Encode what is visible, predict the rest.
 
         Args:
-            encoder: has embed(patches), visible(patches, plans) and encode(rows, plans).
+            encoder: of patches.
             patches: [T, in_chans*p*p], normalised pixels of whole images.
             plans: the encoder's plans of the visible patches.
             mask: bool [T], True = hidden and predicted; None hides nothing and sums nothing.
@@ -132,7 +135,7 @@ class MaeHead(nn.Module):
         rows = encoder.encode(self.enter(encoder, patches, plans), plans)
         return self.leave(encoder, rows, patches, plans, mask)
 
-    def enter(self, encoder: Any, patches: Tensor, plans: Any) -> Tensor:
+    def enter(self, encoder: PatchEncoder, patches: Tensor, plans: Any) -> Tensor:
         """Rows [T, C] of the visible patches for the encoder."""
         return encoder.embed(encoder.visible(patches, plans))
 
@@ -142,7 +145,7 @@ class MaeHead(nn.Module):
         return 0 if mask is None else int(mask.sum()) * patches.shape[1]
 
     def leave(
-        self, encoder: Any, rows: Tensor, patches: Tensor, plans: Any, mask: Tensor | None = None
+        self, encoder: PatchEncoder, rows: Tensor, patches: Tensor, plans: Any, mask: Tensor | None = None
     ) -> SignalOutput:
         """What is predicted from the encoder's last rows [T', C], and the loss; see `forward`."""
         mask = no_mask(patches) if mask is None else mask

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unitrans.models._encoder import GraphEncoder
 from unitrans.models.text import draw_head
 from unitrans.nn import MASKED, Block, gather_rows
 from unitrans.objectives.base import Measure, Objective, SignalOutput
@@ -169,7 +170,7 @@ class CategoryHead(nn.Module):
 
     def forward(
         self,
-        encoder: Any,
+        encoder: GraphEncoder,
         nodes: Tensor,
         plans: Any,
         mask: Tensor | None = None,
@@ -180,7 +181,7 @@ class CategoryHead(nn.Module):
         """Encode, predict.
 
         Args:
-            encoder: has features(nodes, plans), rows_of_nodes(rows, plans) and pooler.
+            encoder: of graphs.
             nodes: int64 [T, F], MASKED where hidden.
             plans: the encoder's plans of the batch, with the hidden edges.
             mask: bool [T], hidden nodes; None: nothing is hidden, and nothing summed.
@@ -199,7 +200,7 @@ class CategoryHead(nn.Module):
         )
         return self.leave(encoder, rows, plans, mask, node_labels, edge_ends, edge_labels)
 
-    def enter(self, encoder: Any, nodes: Tensor, plans: Any) -> Tensor:
+    def enter(self, encoder: GraphEncoder, nodes: Tensor, plans: Any) -> Tensor:
         """Rows [T', C] for the encoder; see `forward`."""
         return encoder.embed_kept(nodes, plans)
 
@@ -210,7 +211,7 @@ class CategoryHead(nn.Module):
 
     def leave(
         self,
-        encoder: Any,
+        encoder: GraphEncoder,
         rows: Tensor,
         plans: Any,
         mask: Tensor | None = None,
@@ -219,7 +220,7 @@ class CategoryHead(nn.Module):
         edge_labels: Tensor | None = None,
     ) -> SignalOutput:
         """What is predicted from last rows [T', C] of whole graphs, and the loss; see `forward`."""
-        rows = encoder.pooler(encoder.rows_of_nodes(rows, plans))
+        rows = encoder.pooler(encoder.token_rows(rows, plans))
         logits = self.node_out(rows).float()
         prediction = logits[:, : self.node_categories[0]].argmax(1)
         if mask is None or node_labels is None or edge_ends is None or edge_labels is None:
@@ -257,7 +258,7 @@ class GraphDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=eps)
         draw_head(self)
 
-    def forward(self, encoder: Any, nodes: Tensor, plans: Any) -> Tensor:
+    def forward(self, encoder: GraphEncoder, nodes: Tensor, plans: Any) -> Tensor:
         """nodes int64 [T, F], MASKED where hidden -> rows [T', C] of whole graphs."""
         whole = encoder.embed(nodes, plans)
         seen = self.embed(encoder.encode(gather_rows(whole, plans.visible), plans))

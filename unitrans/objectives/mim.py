@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unitrans.models._encoder import PatchEncoder
 from unitrans.nn import gather_rows, patchify, unpatchify
 from unitrans.objectives.base import Labels, Measure, Objective, SignalOutput
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
@@ -248,11 +249,13 @@ class PixelHead(nn.Module):
         # Output order (channel, row, column) of a total_stride square, which is PixelShuffle's.
         self.decoder = nn.Linear(num_features, in_chans * total_stride**2) if decoder is None else decoder
 
-    def forward(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> SignalOutput:
+    def forward(
+        self, encoder: PatchEncoder, patches: Tensor, plans: Any, mask: Tensor | None = None
+    ) -> SignalOutput:
         """Hide, encode, predict.
 
         Args:
-            encoder: has embed(patches), encode(rows, plans) and token_rows(rows, plans); its plans have `cover`.
+            encoder: of patches; its plans have `cover`.
             patches: [T, in_chans*p*p], normalised pixels.
             plans: the encoder's plans of the batch.
             mask: bool [T], True = hidden and predicted; None hides nothing (and sums nothing).
@@ -264,7 +267,7 @@ class PixelHead(nn.Module):
         rows = encoder.encode(self.enter(encoder, patches, plans, mask), plans)
         return self.leave(encoder, rows, patches, plans, mask)
 
-    def enter(self, encoder: Any, patches: Tensor, plans: Any, mask: Tensor | None = None) -> Tensor:
+    def enter(self, encoder: PatchEncoder, patches: Tensor, plans: Any, mask: Tensor | None = None) -> Tensor:
         """Rows [T, C] for the encoder: embedded patches, hidden ones replaced; see `forward`."""
         x = encoder.embed(encoder.visible(patches, plans))
         if self.mask_token is None or mask is None:
@@ -272,7 +275,7 @@ class PixelHead(nn.Module):
         return torch.where(mask[:, None], self.mask_token.to(x.dtype), x)
 
     def leave(
-        self, encoder: Any, rows: Tensor, patches: Tensor, plans: Any, mask: Tensor | None = None
+        self, encoder: PatchEncoder, rows: Tensor, patches: Tensor, plans: Any, mask: Tensor | None = None
     ) -> SignalOutput:
         """What is predicted from the encoder's last rows [T', C], and the loss; see `forward`."""
         mask = no_mask(patches) if mask is None else mask
@@ -284,7 +287,7 @@ class PixelHead(nn.Module):
         """num_targets of a batch, before anything is computed."""
         return 0 if mask is None else int(mask.sum()) * patches.shape[1]
 
-    def predict(self, encoder: Any, rows: Tensor, plans: Any) -> Tensor:
+    def predict(self, encoder: PatchEncoder, rows: Tensor, plans: Any) -> Tensor:
         """What the decoder says for every input patch, [T, in_chans*p*p]."""
         if isinstance(self.decoder, BlockDecoder):
             return self.per_patch(self.decoder(rows, plans.whole), plans)
@@ -326,7 +329,7 @@ class NormalizedPixelHead(PixelHead):
 
     def forward(
         self,
-        encoder: Any,
+        encoder: PatchEncoder,
         patches: Tensor,
         plans: Any,
         mask: Tensor | None = None,
@@ -342,7 +345,7 @@ class NormalizedPixelHead(PixelHead):
 
     def leave(
         self,
-        encoder: Any,
+        encoder: PatchEncoder,
         rows: Tensor,
         patches: Tensor,
         plans: Any,

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from unitrans.models.text import TextEncoder
 from unitrans.models.text_heads import IGNORED, MaskedLMHead, head_arguments
 from unitrans.objectives.base import ACCURACY, PERPLEXITY, Labels, Measure, Objective, Predicts, SignalOutput
 from unitrans.objectives.decoder import BlockDecoder, decoder_sizes
@@ -207,7 +208,7 @@ class PredictsTokens:
         return int((labels != IGNORED).sum()) if predicted is None else len(predicted)
 
     def predict(
-        self, encoder: Any, rows: Tensor, labels: Tensor | None, predicted: Tensor | None
+        self, encoder: TextEncoder, rows: Tensor, labels: Tensor | None, predicted: Tensor | None
     ) -> SignalOutput:
         """Tokens from the rows [T, C] of a batch, and the loss; labels and predicted as in `MlmHead.forward`."""
         if predicted is None:
@@ -232,7 +233,7 @@ class MlmHead(MaskedLMHead, PredictsTokens):
 
     def forward(  # type: ignore[override]
         self,
-        encoder: Any,
+        encoder: TextEncoder,
         input_ids: Tensor,
         plans: Any,
         token_type_ids: Tensor | None = None,
@@ -242,7 +243,7 @@ class MlmHead(MaskedLMHead, PredictsTokens):
         """Encode, predict.
 
         Args:
-            encoder: has features(...) and embeddings.word_embeddings.
+            encoder: of texts.
             input_ids: int64 [T], hidden tokens replaced.
             plans: the encoder's plans of the batch.
             token_type_ids: int64 [T].
@@ -257,14 +258,14 @@ class MlmHead(MaskedLMHead, PredictsTokens):
         return self.leave(encoder, rows, input_ids, plans, labels, predicted)
 
     def enter(
-        self, encoder: Any, input_ids: Tensor, plans: Any, token_type_ids: Tensor | None = None
+        self, encoder: TextEncoder, input_ids: Tensor, plans: Any, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Rows [T, C] for the encoder; see `forward`."""
         return encoder.embed_kept(input_ids, plans, token_type_ids)
 
     def leave(
         self,
-        encoder: Any,
+        encoder: TextEncoder,
         rows: Tensor,
         input_ids: Tensor,
         plans: Any,

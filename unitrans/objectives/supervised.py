@@ -92,7 +92,7 @@ class ClassHead(LabelHead):
         """Predict.
 
         Args:
-            encoder: has features(**inputs) and pool(rows, plans).
+            encoder: of any domain.
             labels: int64 [B] of classes, float [B, K] of classes (mixed samples), or float [B, K] of yes (1), no
                 (0) and missing (NaN); None sums nothing.
             inputs: what the encoder takes.
@@ -271,7 +271,7 @@ class ValueHead(LabelHead):
         """Predict.
 
         Args:
-            encoder: has features(**inputs) and pool(rows, plans).
+            encoder: of any domain.
             labels: float [B, K], standardised, NaN where missing; None sums nothing.
             inputs: what the encoder takes.
 

@@ -91,7 +91,7 @@ class TokenHead(nn.Module):
         """Predict.
 
         Args:
-            encoder: has features(**inputs).
+            encoder: of any domain.
             labels: int64 [T], -100 where nothing is asked; None sums nothing.
             inputs: what the encoder takes.
 

@@ -4,6 +4,7 @@ One group per graph, its graph token in front; distances and the edges on paths 
 all blocks. Version 1 is norm="pre", final_norm=True, embed_norm=False, head="linear", init="v1"; version 2 the default.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,7 +153,7 @@ class GraphormerModel(GraphormerPreTrainedModel):
 
     def token_rows(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
         """Rows [T', C] -> those of the tokens that were given [T, C], here nodes."""
-        return self.rows_of_nodes(x, plans)
+        return gather_rows(x, plans.tokens.inverted())
 
     def bias(self, plans: GraphormerPlans) -> Tensor:
         """The bias planes [N, P] that all blocks share."""
@@ -190,8 +191,9 @@ class GraphormerModel(GraphormerPreTrainedModel):
         return self.pooler(x.index_select(0, plans.groups.cu_seqlens[:-1].long()))
 
     def rows_of_nodes(self, x: Tensor, plans: GraphormerPlans) -> Tensor:
-        """Rows [T', C] -> those of nodes [T, C]."""
-        return gather_rows(x, plans.tokens.inverted())
+        """The former name of `token_rows`; it goes with the next release."""
+        warnings.warn("rows_of_nodes is now token_rows", DeprecationWarning, stacklevel=2)
+        return self.token_rows(x, plans)
 
     def forward(self, nodes: Any, plans: GraphormerPlans | None = None) -> EncoderOutput:
         """A PyG batch, official inputs, or nodes and plans.
