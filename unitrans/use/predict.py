@@ -90,7 +90,7 @@ class Trained:
 
     def _see(self, image_size: int, members: Sequence[str]) -> None:
         """Reads images in another size, and makes the models of these runs again for it."""
-        if self.domain.name != "vision":
+        if "image_size" not in self.domain.DataConfig.model_fields:
             raise ConfigError(f"--image-size: expected a model of images, got one of {self.domain.name}")
         patch = self.models[0].config.encoder_config.patch_size
         if image_size % patch:
