@@ -1,5 +1,8 @@
 """``unitrans doctor``: it says what there is, and names what is broken."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 
 from unitrans.cli import doctor, main
 from unitrans.ops.backends import BACKENDS, choose_backend
+from unitrans.use import measure
 
 
 def install(folder: Path, name: str, version: str, source: str, requires: str | None = None) -> None:
@@ -115,3 +119,38 @@ def test_too_many_threads_are_a_problem(
     monkeypatch.setattr(doctor, "companion_problems", lambda versions: [])
     assert main(["doctor"]) == 1
     assert "torch has 64 threads for 2 usable processors" in capsys.readouterr().out
+
+
+def test_measured_choices_are_told_and_wrong_ones_are_problems(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "GROUPS", (("windows of 9", 4, 9, 1, 16),))
+    monkeypatch.setattr(measure, "WIDTHS", ((16, 32),))
+    for ratio, code in ((1.0, 0), (0.5, 1)):
+        monkeypatch.setattr(
+            measure, "in_turns", lambda first, second, pairs=1, r=ratio: (first(), second(), r)[2]
+        )
+        monkeypatch.setattr(doctor, "companion_problems", lambda versions: [])
+        monkeypatch.setattr(doctor, "torch_note", lambda: None, raising=False)
+        assert main(["doctor", "--measure"]) == code
+        printed = capsys.readouterr().out
+        assert "measured   fp32 product 512 x 16 -> 32, gradient of the weight: " in printed
+        assert "measured   attention on windows of 9, bfloat16: cpu-" in printed
+        assert "times as fast as in fp32" in printed
+        assert ("UNITRANS_PRODUCTS names another line" in printed) == bool(code)
+        assert ("UNITRANS_BACKEND=cpu-" in printed) == bool(code)
+
+
+def test_a_pair_is_timed_in_turns() -> None:
+    order: list[str] = []
+    ratio = measure.in_turns(lambda: order.append("a"), lambda: order.append("b"), pairs=3)
+    assert order == ["a", "b"] * 4 and ratio > 0
+
+
+def test_a_variable_names_the_backend() -> None:
+    program = (
+        "import unitrans.ops.backends as b, torch; print(b.choose_backend(None, torch.device('cpu')).name)"
+    )
+    environment = os.environ | {"UNITRANS_BACKEND": "reference"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "reference", done.stderr

@@ -25,9 +25,13 @@ _MADE_FOR_ONE_TORCH = ("torchvision", "torchaudio")
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the report. Exit code 1 when something is wrong that slows down or stops a run."""
-    Parser("doctor", "Say what this installation can do. Attach what it prints to a bug report.").parse(
-        list(arguments)
+    parser = Parser("doctor", "Say what this installation can do. Attach what it prints to a bug report.")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also time, in seconds, whether what is chosen for this processor is the fastest here",
     )
+    options = parser.parse(list(arguments))
     import torch
 
     from unitrans.ops.self_check import describe
@@ -43,6 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     ]
     print(f"threads    {found['threads']} for torch ({', '.join(variables) or 'OMP_NUM_THREADS is not set'})")
     print(f"ISA        torch uses {found['torch_isa']}")
+    print(
+        f"products   fp32 linear layers follow the line {found['products']['family']} (unitrans/nn/products.py)"
+    )
     print(f"attention  on {device.type} calls go to {found['backend']}: the first of these that serves")
     for name, state in found["backends"].items():
         print(f"{'':<10} {name}: {state}")
@@ -60,11 +67,38 @@ def main(arguments: Sequence[str]) -> int:
         )
     if found["backend"] in ("torch", "reference") and device.type == "cpu":
         problems.append(f"attention runs without our kernels, which is slow: {found['backends']['cpu']}")
+    if options.measure:
+        problems += measured()
     for problem in problems:
         print(f"problem    {problem}")
     if not problems:
         print("no problem found")
     return 1 if problems else 0
+
+
+def measured() -> list[str]:
+    """Prints what is chosen for this processor beside the best alternative; a sentence for each wrong choice."""
+    from unitrans.nn import products
+    from unitrans.ops.backends import SWITCH
+    from unitrans.use.measure import time_bf16, time_levels, time_products
+
+    wrong = []
+    for timing in time_levels():
+        print(f"measured   {timing}")
+        if timing.is_wrong:
+            wrong.append(f"{timing}: {SWITCH}={timing.other} sets it where most calls are of this kind")
+    line, slow = products.in_use(), []
+    for timing in time_products():
+        print(f"measured   {timing}")
+        slow += [timing] if timing.is_wrong else []
+    if slow:
+        others = ", ".join(name for name in products.TABLE if name != line.family)
+        wrong += [f"{timing}, but the table follows the line {line.family}" for timing in slow]
+        wrong.append(f"{products.SWITCH} names another line of the table of products: {others}")
+    print(
+        f"measured   linear layers in bf16 are {time_bf16():.1f} times as fast as in fp32 (train.bf16=true)"
+    )
+    return wrong
 
 
 def why_no_gpu() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from unitrans.nn.products import Products, in_use
 from unitrans.ops.compiled import is_eager
 
 #: Multiplications below which a call of oneDNN (some 12 us) costs more than it saves.
@@ -22,27 +23,29 @@ _pointwise: Any = (
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, about a tenth faster in fp32 on a CPU, and with a GELU behind it in bf16 too.
+    """`torch.nn.Linear`, in fp32 on a CPU by the library that is faster there, and with a GELU behind it in bf16 too.
 
-    torch writes the bias into the result first and adds the product to it; oneDNN adds the bias in its last step. The
-    gradient of the weight is torch's, but on processors where oneDNN's is faster (`_weights_too`). Sums are in another
-    order, so the last bits differ from those of `torch.nn.Linear`; `torch.backends.mkldnn.flags(enabled=False)` gives
-    these.
+    torch writes the bias into the result first and adds the product to it; oneDNN adds the bias in its last step. Which
+    of the two makes which product is a table by processor family (`products.py`). Sums are in another order, so the
+    last bits differ from those of `torch.nn.Linear`; `torch.backends.mkldnn.flags(enabled=False)` gives these.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, in_features] -> [T, out_features]."""
         if x.dtype != torch.float32 or not self._large(x):  # in bf16 torch's own product is as fast
             return super().forward(x)
-        if self._learns(x):
-            return _Product.apply(x, self.weight, self.bias)
-        return _product(x, self.weight, self.bias)
+        line = in_use()
+        if self._learns(x) and (line.grad_input or line.grad_weight or line.forward(self.in_features)):
+            return _Product.apply(x, self.weight, self.bias, line)
+        return product(x, self.weight, self.bias) if line.forward(self.in_features) else super().forward(x)
 
     def then_gelu(self, x: Tensor, act: nn.Module) -> Tensor:
         """act(self(x)); for a `torch.nn.GELU` in one pass where nobody needs or watches what is between."""
         if not isinstance(act, nn.GELU) or not self._large(x) or self._learns(x):
             return act(self(x))
         if is_watched(self) or is_watched(act):
+            return act(self(x))
+        if x.dtype == torch.float32 and not in_use().forward(self.in_features):
             return act(self(x))
         return _pointwise(x.contiguous(), self.weight, self.bias, "gelu", [], act.approximate)
 
@@ -78,41 +81,29 @@ def is_watched(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     result: Tensor = _pointwise(x.contiguous(), weight, bias, "none", [], "")
     return result
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, line: Products) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        ctx.line = line
+        return product(x, weight, bias) if line.forward(weight.shape[1]) else F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         again = torch.is_grad_enabled()  # create_graph=True: operations that can be differentiated again
         dx = dweight = None
         if needs_x:
-            dx = grad @ weight if again else _product(grad, weight.t(), None)
+            by_onednn = ctx.line.grad_input and not again
+            dx = product(grad, weight.t(), None) if by_onednn else grad @ weight
         if needs_weight:
             # oneDNN has no fast way to read rows that lie apart, as those of a view
-            by_onednn = _weights_too() and not again
-            dweight = _product(grad.t(), x.contiguous().t(), None) if by_onednn else grad.t() @ x
-        return dx, dweight, grad.sum(0) if needs_bias else None
-
-
-@functools.cache
-def _weights_too() -> bool:
-    """Whether oneDNN is faster for gradients of weights too: on AMD's processors from family 26 (Zen 5) on, whose wide
-    AVX-512 units torch's MKL leaves alone. On an older EPYC it was a fifth slower, as both arguments are transposed."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        return False
-    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    family = about.get("cpu family", "")
-    wide = family.isdecimal() and int(family) >= 26 and "avx512f" in about.get("flags", "").split()
-    return wide and about.get("vendor_id") == "AuthenticAMD"
+            by_onednn = ctx.line.grad_weight and not again
+            dweight = product(grad.t(), x.contiguous().t(), None) if by_onednn else grad.t() @ x
+        return dx, dweight, grad.sum(0) if needs_bias else None, None

@@ -1,5 +1,6 @@
 """Which backend serves a call, and why not the others: one function answers both."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,8 +135,11 @@ BACKENDS = (
 _CPU_DEFAULT = next(backend for backend in BACKENDS if backend.why_not("cpu") is None)
 
 
+#: Environment variable that names the backend of calls that name none.
+SWITCH = "UNITRANS_BACKEND"
+
 #: The backend of calls that name none; None: the table chooses. A plain variable, as torch.compile reads no other kind.
-_preferred: str | None = None
+_preferred: str | None = os.environ.get(SWITCH) or None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import unitrans
+from unitrans.nn import products
 from unitrans.ops.backends import choose_backend, describe_backends
 
 TESTED_TORCH = ("2.11", "2.13")  # release series the test suite has been run with
@@ -67,6 +68,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "device": str(device),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "products": products.in_use().record(),
         "backend": backend.name,
         "backends": describe_backends(device.type),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unitrans.errors import InterruptedRunError
+from unitrans.nn import products
 from unitrans.objectives import MaskedSignalModel
 from unitrans.training import checkpoint as ckpt
 from unitrans.training import fingerprint
@@ -76,7 +77,11 @@ def resume(folder: str | Path, accept_changed_data: bool = False) -> Path:
         config = replace(config, data=data, model=model)
         session = open_session(config, run)
         fingerprint.compare(run, session, accept_changed_data)
-        return _train(session, run, checkpoint)
+        line, sentence = products.recorded(progress.get("products"))
+        if sentence is not None:
+            say(sentence)
+        with products.follow(line):
+            return _train(session, run, checkpoint)
 
 
 def shared_run_folder(output: str | None, config: RunConfig) -> Path:

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from unitrans.errors import ConfigError, RunError, system_error
+from unitrans.nn.products import in_use
 from unitrans.stored import read_json
 from unitrans.training import checkpoint as ckpt
 from unitrans.training import processes
@@ -178,7 +179,9 @@ def _write_state(folder: Path, state: State) -> None:
     best = {name: values.pop(name) for name in _BEST}
     _write_json(folder / "trainer_state.json", best)
     _write_json(
-        folder / ckpt.PROGRESS, {"step": state.global_step, "world_size": processes.world_size()} | values
+        folder / ckpt.PROGRESS,
+        {"step": state.global_step, "world_size": processes.world_size(), "products": in_use().record()}
+        | values,
     )
 
 
