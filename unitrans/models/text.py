@@ -228,9 +228,16 @@ class TextEncoder(Model):
         assert isinstance(value, nn.Embedding)
         self.embeddings.word_embeddings = value
 
-    def embed(self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None) -> Tensor:
-        """Tokens int64 [T] and their segments int64 [T] -> rows [T, C]."""
-        return self.embeddings(input_ids, plans.place + self.config.position_offset, token_type_ids)
+    def embed(
+        self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None, *, tied: bool = False
+    ) -> Tensor:
+        """Tokens int64 [T] and their segments int64 [T] -> rows [T, C].
+
+        tied: the table of tokens is also what the loss decodes by; see `unitrans.nn.tokens.look_up`.
+        """
+        return self.embeddings(
+            input_ids, plans.place + self.config.position_offset, token_type_ids, tied=tied
+        )
 
     #: Hidden tokens are replaced by the mask token, not by a learned row of an objective.
     hides_by_vector = False
@@ -283,12 +290,14 @@ class TextEncoder(Model):
         """Tokens int64 [T] of whole documents -> last rows [T, C], or those that the plans keep."""
         return self.encode(self.embed_kept(input_ids, plans, token_type_ids), plans)
 
-    def embed_kept(self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None) -> Tensor:
+    def embed_kept(
+        self, input_ids: Tensor, plans: TextPlans, token_type_ids: Tensor | None = None, *, tied: bool = False
+    ) -> Tensor:
         """As `embed`, of whole documents: rows of the tokens that the plans keep."""
         if plans.visible is not None:
             input_ids = input_ids[plans.visible.index]
             token_type_ids = None if token_type_ids is None else token_type_ids[plans.visible.index]
-        return self.embed(input_ids, plans, token_type_ids)
+        return self.embed(input_ids, plans, token_type_ids, tied=tied)
 
     def pool(self, x: Tensor, plans: TextPlans) -> Tensor:
         """Rows [T, C] -> [B, C] by `config.pooling`."""

@@ -59,10 +59,11 @@ def head_arguments(config: TextConfig) -> tuple[int, int, Activation, float, flo
     )
 
 
-def encoded(encoder: TextEncoder, *inputs: Any) -> tuple[Tensor, Any]:
-    """Last rows [T, C] and the packed text of what a forward was given."""
+def encoded(encoder: TextEncoder, *inputs: Any, tied: bool = False) -> tuple[Tensor, Any]:
+    """Last rows [T, C] and the packed text of what a forward was given; tied: see `TextEncoder.embed`."""
     text = encoder.packed(*inputs)
-    return encoder.features(text.input_ids, text.plans, text.token_type_ids), text
+    x = encoder.embed_kept(text.input_ids, text.plans, text.token_type_ids, tied=tied)
+    return encoder.encode(x, text.plans), text
 
 
 def token_scores(

@@ -69,7 +69,7 @@ class ClmHead(nn.Module, PredictsTokens):
 
     def enter(self, encoder: TextEncoder, input_ids: Tensor, plans: Any) -> Tensor:
         """Rows [T, C] for the encoder."""
-        return encoder.embed_kept(input_ids, plans)
+        return encoder.embed_kept(input_ids, plans, tied=True)
 
     @staticmethod
     def scores(rows: Tensor, table: Tensor) -> Tensor:

@@ -261,7 +261,7 @@ class MlmHead(MaskedLMHead, PredictsTokens):
         self, encoder: TextEncoder, input_ids: Tensor, plans: Any, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Rows [T, C] for the encoder; see `forward`."""
-        return encoder.embed_kept(input_ids, plans, token_type_ids)
+        return encoder.embed_kept(input_ids, plans, token_type_ids, tied=True)
 
     def leave(
         self,

@@ -69,7 +69,9 @@ class BertForMaskedLM(BertHeadModel):
         Returns:
             logits of all positions, [B, S, V] (0 at padding) or [T, V]; with labels the mean cross-entropy as loss.
         """
-        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids)
+        rows, text = encoded(
+            self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids, tied=True
+        )
         logits, loss = token_scores(self.head, rows, self.encoder, labels, text.places)
         return EncoderOutput(loss=loss, logits=padded_like(logits, input_ids, text.places))
 
@@ -105,7 +107,9 @@ class BertForPreTraining(BertHeadModel):
             loss: the sum of the two mean cross-entropies, of those whose labels are given; logits as in
             `BertForMaskedLM`; pooler_output [B, 2], the scores of the next-sentence head.
         """
-        rows, text = encoded(self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids)
+        rows, text = encoded(
+            self.encoder, input_ids, attention_mask, token_type_ids, plans, position_ids, tied=True
+        )
         logits, loss = token_scores(self.head, rows, self.encoder, labels, text.places)
         follows = self.nsp(self.encoder.pool(rows, text.plans))
         if next_sentence_label is not None:

@@ -74,7 +74,7 @@ class Gpt2LMHeadModel(Model, GenerationMixin):
         Returns:
             logits of all positions, [B, S, V] (0 at padding) or [T, V]; with labels the mean cross-entropy as loss.
         """
-        rows, text = encoded(self.encoder, input_ids, attention_mask, None, plans, position_ids)
+        rows, text = encoded(self.encoder, input_ids, attention_mask, None, plans, position_ids, tied=True)
         logits, loss = F.linear(rows, self.encoder.embeddings.word_embeddings.weight), None
         if labels is not None:
             at, targets = next_tokens(labels.flatten()[text.places], text.plans)
