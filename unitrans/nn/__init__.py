@@ -1,6 +1,11 @@
 """Building blocks on the op: attention, the Block, biases, embeddings, linear layers, row maps (layer 4)."""
 
-from unitrans.nn.bias import LogSpacedPositionBias, RelativePositionBias, relative_position_index
+from unitrans.nn.bias import (
+    LogSpacedPositionBias,
+    RelativePositionBias,
+    neighbourhood_bias,
+    relative_position_index,
+)
 from unitrans.nn.block import Activation, Attention, Block, DropPath, Mlp, activation_function
 from unitrans.nn.embedding import PatchEmbed, PatchMerging, patchify, sincos_positions, unpatchify
 from unitrans.nn.graph import MASKED, GraphPairBias, NodeEmbedding
@@ -27,6 +32,7 @@ __all__ = [
     "activation_function",
     "gather_rows",
     "patchify",
+    "neighbourhood_bias",
     "relative_position_index",
     "sincos_positions",
     "unpatchify",

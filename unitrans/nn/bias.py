@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unitrans.ops.neighbourhoods import Edges, checked, seen_offsets
+
 
 def relative_position_index(window_size: Sequence[int], cls_token: bool = False) -> Tensor:
     """For every (query place, key place) of a window the row of the table that holds their offset.
@@ -66,6 +68,31 @@ class RelativePositionBias(nn.Module):
     def forward(self) -> Tensor:
         """One plane shared by all windows: fp32 (fp64 for an fp64 table) [N, L*L]."""
         return _plane(self.relative_position_bias_table, self.relative_position_index)
+
+
+def neighbourhood_bias(
+    table: Tensor,
+    grid: Sequence[int],
+    kernel_size: int | Sequence[int],
+    *,
+    dilation: int | Sequence[int] = 1,
+    edges: Edges = "cut",
+    tile: int | Sequence[int] = 4,
+) -> Tensor:
+    """The bias that `Plan.neighbourhoods` of the same arguments needs.
+
+    Args:
+        table: float [prod(2 kernel_size - 1), N], a row per offset as in `relative_position_index`; zeros where there
+            is no bias but who sees whom.
+
+    Returns:
+        [N, P], -inf where a pair does not see each other; its gradient goes to the table.
+    """
+    asked = checked(grid, kernel_size, dilation, edges, tile)
+    if table.dim() != 2 or table.shape[0] != num_offsets(asked.size):
+        raise ValueError(f"table: expected [{num_offsets(asked.size)}, N], got {list(table.shape)}")
+    index = torch.from_numpy(seen_offsets(asked)).to(table.device)
+    return table.t()[:, index.clamp(min=0)].masked_fill(index < 0, -math.inf)
 
 
 class LogSpacedPositionBias(nn.Module):

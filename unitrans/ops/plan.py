@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from unitrans.ops.movable import Movable
+from unitrans.ops.neighbourhoods import Edges, checked, planned
 from unitrans.ops.plan_checks import check_fields, check_values
 from unitrans.ops.plan_inputs import (
     MAX_ROWS,
@@ -244,6 +245,39 @@ class Plan(Movable):
         places = int(np.prod(window))
         plan = _from_groups(int(seen.sum()), *lists, bias=places, longest=places)
         return _like_input(plan, visible)
+
+    @classmethod
+    def neighbourhoods(
+        cls,
+        grid: Sequence[int],
+        kernel_size: int | Sequence[int],
+        *,
+        dilation: int | Sequence[int] = 1,
+        edges: Edges = "cut",
+        tile: int | Sequence[int] = 4,
+    ) -> "Plan":
+        """Sliding windows: every token of a row-major grid sees the square around it.
+
+        Groups are tiles of queries with all keys that any of them sees. Which it does is in the bias, which this plan
+        needs: `unitrans.nn.neighbourhood_bias` makes planes with -inf where a pair does not see each other.
+
+        Args:
+            grid: tokens along each axis, any number of axes.
+            kernel_size: odd sides of the window, one for all axes or one each.
+            dilation: distance of neighbours in it.
+            edges: what a window does at the border of the grid: "cut": it has fewer tokens there (LR-Net, Hu et al.
+                2019); "inward": it moves inward and keeps its size (NATTEN, Hassani et al. 2023).
+            tile: sides of the tiles of queries; larger ones load keys less often and hide more of them.
+
+        Raises:
+            ValueError: an even side; "inward" on a grid smaller than kernel_size * dilation.
+
+        Example:
+            >>> Plan.neighbourhoods((8, 8), kernel_size=3)
+            Plan(4 groups of at most 16, listing 64 of 64 tokens, keys: groups of at most 36, listing 100 of 64, \
+bias_size=576)
+        """
+        return Plan._trusted(**planned(checked(grid, kernel_size, dilation, edges, tile)))
 
     @classmethod
     def cross(cls, queries: "Plan", keys: "Plan", *, bias: Bias = None, reach: Reach = None) -> "Plan":
