@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.runs import read_rows
 from benchmarks.timing import Ratio, interleave
 from unitrans import Plan, attention, attention_qkvpacked
-from unitrans.nn.bias import relative_position_index
+from unitrans.nn import neighbourhood_bias, relative_position_index
 
 SIDE = 7
 #: Side of the map and heads of 32 channels of Swin-T's stages at 224 px; in the fourth a window is the whole map.
@@ -64,6 +64,22 @@ def by_plan(plan: Plan) -> Attend:
             out = attention_qkvpacked(rows, plan, bias=bias)
         else:
             out = attention(*rows.unbind(1), plan, bias=bias)
+        assert isinstance(out, Tensor)
+        return out.view(*qkv.shape[:3], *out.shape[1:])
+
+    return attend
+
+
+def by_tiles(grid: int, batch: int) -> Attend:
+    """unitrans with tiles of queries that share the keys around them. bias: [N, 49], spread over their plane."""
+    plan = Plan.neighbourhoods((grid, grid), SIDE).repeat(batch)
+    dy, dx = np.meshgrid(*[np.arange(SIDE) - SIDE // 2] * 2, indexing="ij")
+    rows = torch.from_numpy(((SIDE - 1 - dy) * (2 * SIDE - 1) + SIDE - 1 - dx).ravel())  # of query - key
+
+    def attend(qkv: Tensor, bias: Tensor) -> Tensor:
+        table = bias.new_zeros((2 * SIDE - 1) ** 2, len(bias)).index_copy(0, rows, bias.t())
+        plane = neighbourhood_bias(table, (grid, grid), SIDE)
+        out = attention(*qkv.flatten(0, 2).unbind(1), plan, bias=plane)
         assert isinstance(out, Tensor)
         return out.view(*qkv.shape[:3], *out.shape[1:])
 
@@ -169,7 +185,8 @@ def sides(grid: int, batch: int) -> dict[str, tuple[str, Attend]]:
         "unitrans, shifted windows": ("window", by_plan(windows[1])),
         "torch, windows": ("window", torch_windows(0)),
         "torch, shifted windows": ("window", torch_windows(SIDE // 2)),
-        "unitrans, sliding": ("sliding", by_plan(neighbourhoods(grid, batch))),
+        "unitrans, sliding in tiles": ("sliding", by_tiles(grid, batch)),
+        "unitrans, sliding, a group for every token": ("sliding", by_plan(neighbourhoods(grid, batch))),
         "torch, sliding by unfold": ("sliding", unfolded(grid)),
         "torch, sliding offset by offset": ("sliding", offset_by_offset(grid)),
     }

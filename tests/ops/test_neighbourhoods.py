@@ -72,7 +72,7 @@ def compare(grid: list[int], size: list[int], dilation: list[int], edges: Any, t
         torch.testing.assert_close(mine, theirs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_tiles_equal_a_window_for_every_token(data: st.DataObject) -> None:
     axes = data.draw(st.integers(1, 3))

@@ -91,7 +91,7 @@ def neighbourhood_bias(
     asked = checked(grid, kernel_size, dilation, edges, tile)
     if table.dim() != 2 or table.shape[0] != num_offsets(asked.size):
         raise ValueError(f"table: expected [{num_offsets(asked.size)}, N], got {list(table.shape)}")
-    index = torch.from_numpy(seen_offsets(asked)).to(table.device)
+    index = seen_offsets(asked).to(table.device)
     return table.t()[:, index.clamp(min=0)].masked_fill(index < 0, -math.inf)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unitrans.ops.plan_inputs import check_num_rows, per_axis
 
@@ -173,7 +174,8 @@ def _rows(coordinates: Sequence[Ints], sides: Sequence[int]) -> Ints:
     return rows
 
 
-def seen_offsets(asked: Neighbourhoods) -> Ints:
+@functools.lru_cache(maxsize=64)
+def seen_offsets(asked: Neighbourhoods) -> Tensor:
     """int64 [planes * queries * keys]: of every entry of the planes the row of a table of offsets (as that of
     `relative_position_index`), -1 for pairs that do not see each other."""
     index = np.zeros((1, 1, 1), dtype=np.int64)
@@ -184,4 +186,4 @@ def seen_offsets(asked: Neighbourhoods) -> Ints:
         shape = [index.shape[axis] * line.patterns.shape[axis] for axis in range(3)]
         index = (old * (2 * k - 1) + new).reshape(shape)
         hidden = (hidden[:, None, :, None, :, None] | (new < 0)).reshape(shape)
-    return np.where(hidden, -1, index).ravel()
+    return torch.from_numpy(np.where(hidden, -1, index).ravel())
