@@ -288,3 +288,12 @@ def test_debug_shows_where_a_sentence_comes_from(capsys: pytest.CaptureFixture[s
         printed = capsys.readouterr().err
         assert printed.endswith(sentence) and "Traceback (most recent call last)" in printed
         assert "hub_builder(" in printed
+
+
+def test_onednn_keeps_few_primitives_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, kept in ((None, "64"), ("7", "7")):
+        monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", given or "")
+        if given is None:
+            monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+        assert main(["predict"]) == 2
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == kept
