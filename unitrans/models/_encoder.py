@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from unitrans.models.folders import check_fit
 
 
 @runtime_checkable
@@ -88,6 +91,10 @@ class MapEncoder(Encoder, Protocol):
         """Images [B, in_chans, H, W] -> maps [B, C, h, w] of the wanted stages or blocks."""
 
 
+#: Arguments of `from_pretrained` with which not the folder alone says what is opened.
+_OTHER_FILES = {"config", "state_dict", "ignore_mismatched_sizes", "subfolder", "variant", "gguf_file"}
+
+
 class Model(PreTrainedModel):
     """Base of all models: what tools of transformers ask of theirs.
 
@@ -100,7 +107,10 @@ class Model(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers."""
+        """As in transformers. ConfigError for a folder that is broken."""
+        folder = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if isinstance(folder, str | Path) and Path(folder).is_dir() and not kwargs.keys() & _OTHER_FILES:
+            check_fit(cls, Path(folder))
         found = super().from_pretrained(*args, **kwargs)
         model = found[0] if isinstance(found, tuple) else found
         for name, parameter in model.named_parameters():

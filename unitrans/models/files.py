@@ -24,6 +24,7 @@ from unitrans.models._weights import (
     load_weights,
 )
 from unitrans.models.classes import with_classes
+from unitrans.models.folders import unusable
 from unitrans.stored import read_json
 
 WEIGHTS = "model.safetensors"
@@ -172,13 +173,21 @@ def load_hf(
     weights = read_weights(folder)
     if name in hub.left_out:
         weights = {key: value for key, value in weights.items() if not key.startswith(hub.left_out[name])}
-    theirs, changes = by_our_names(theirs, changes)
-    if class_map is not None:
-        changes = {"num_labels": len(class_map)} | changes
-    config = config_from("hf5", theirs, **changes)
+    cls = registry.resolve(hub.classes[name])
+    try:
+        theirs, changes = by_our_names(theirs, changes)
+        if class_map is not None:
+            changes = {"num_labels": len(class_map)} | changes
+        config = config_from("hf5", theirs, **changes)
+        with torch.device("meta"):  # settings that a gigantic model is made of allocate nothing here
+            cls(config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    except Exception as error:  # whatever constructors do with values that nobody checks
+        raise unusable(folder, error) from error
     if changes:
         keep_measure(config, config_from("hf5", theirs), changes)
-    model = registry.resolve(hub.classes[name])(config)
+    model = cls(config)
     layout = layout_of_names(weights, theirs["model_type"])
     fresh: set[str] = set()
     if "num_labels" in changes:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unitrans.data.sources import ask_hub
-from unitrans.errors import ConfigError, nearest_name
+from unitrans.errors import ConfigError, nearest_name, user_errors
 from unitrans.models import registry
 from unitrans.models._encoder import encoder_of as encoder_of
 from unitrans.models._encoder import keep_measure
@@ -29,6 +29,7 @@ from unitrans.models.files import (
     read_weights,
     state_dict_of,
 )
+from unitrans.models.folders import check_folder
 from unitrans.models.recognise import configured, recognise, settled
 from unitrans.models.resize import fit_shape
 from unitrans.objectives import MaskedSignalModel, get_objective, make_objective
@@ -85,7 +86,8 @@ def load(
         model, report = load_state(tensors, source, strict=strict, class_map=class_map, **overrides)
     else:
         more = overrides if class_map is None else overrides | {"class_map": class_map}
-        model, report = _load_path(Path(weights).expanduser(), str(weights), source, strict, more)
+        with user_errors():
+            model, report = _load_path(Path(weights).expanduser(), str(weights), source, strict, more)
     if report is not None and (report.missing or report.unexpected):
         warnings.warn(f"weights that do not fit wholly: {report}", stacklevel=2)
     broken = not_finite(model)
@@ -101,6 +103,7 @@ def _load_path(
         return load_state(read_file(path), source, strict=strict, what=name, **overrides)
     if not path.exists():
         path = from_hub(name)
+    check_folder(path)
     theirs = read_config(path)
     if theirs is not None and source in ("auto", "hf4", "hf5"):
         if _is_pretraining(theirs):
@@ -190,7 +193,12 @@ def _load_own(folder: Path, overrides: dict[str, Any]) -> PreTrainedModel:
     cls = registry.find_class(str((stored.get("architectures") or [""])[0]))
     if cls is None:
         raise ConfigError(f"{folder}: its config.json names no architecture of this program")
-    whole = cls.from_pretrained(folder)
+    whole, info = cls.from_pretrained(folder, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"{folder}: {len(missing)} weights of its {cls.__name__} are missing, {missing[0]} first"
+        )
     class_map = overrides.pop("class_map", None)
     if class_map is not None:
         overrides = {"num_labels": len(class_map)} | overrides

@@ -1,0 +1,108 @@
+"""Whether a folder of a model can be opened, before the libraries that open it say so in their own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from unitrans.errors import ConfigError
+from unitrans.stored import read_json
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = WEIGHTS + ".index.json"
+
+
+def check_folder(folder: Path) -> dict[str, torch.Size] | None:
+    """Reads what a folder says of itself: its config.json and the headers of its weights.
+
+    Returns:
+        Shapes of the weights in safetensors by name; None: there are none.
+
+    Raises:
+        ConfigError: one of these files is there and cannot be read, or names what is not there.
+    """
+    stored = _json(folder / CONFIG)
+    for key, kind in (("model_type", str), ("architectures", list)):
+        value = stored.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{folder / CONFIG}: {key}: expected a {kind.__name__}, got {value!r}")
+    if (folder / WEIGHTS).exists():
+        return _shapes(folder / WEIGHTS)
+    parts = _json(folder / INDEX).get("weight_map")
+    if not (folder / INDEX).exists():
+        return None
+    if not isinstance(parts, Mapping) or not all(isinstance(name, str) for name in parts.values()):
+        raise ConfigError(
+            f"{folder / INDEX}: expected a weight_map from weights to files, got {parts!r:.100}"
+        )
+    shapes: dict[str, torch.Size] = {}
+    for name in sorted(set(parts.values())):
+        shapes |= _shapes(folder / Path(name).name)
+    return shapes
+
+
+def check_fit(cls: type[PreTrainedModel], folder: Path) -> None:
+    """What `cls.from_pretrained(folder)` needs: settings that make a model, and weights of its shapes.
+
+    Raises:
+        ConfigError: see `check_folder`; settings that make no model; a weight of another shape.
+    """
+    shapes = check_folder(folder)
+    if shapes is None and not (folder / "pytorch_model.bin").is_file():
+        raise ConfigError(f"{folder}: expected {WEIGHTS} or pytorch_model.bin in it, there is neither")
+    assert cls.config_class is not None
+    try:
+        with torch.device("meta"):  # settings that a gigantic model is made of allocate nothing here
+            model = cls(cls.config_class.from_pretrained(folder))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever constructors do with values that nobody checks
+        raise unusable(folder, error) from error
+    for name, tensor in model.state_dict().items():
+        if shapes is not None and name in shapes and shapes[name] != tensor.shape:
+            raise ConfigError(
+                f"{folder}: {name} is {list(shapes[name])} in the weights and {list(tensor.shape)} by {CONFIG}: "
+                "one of the two files is of another model"
+            )
+
+
+def unusable(folder: Path, error: Exception) -> ConfigError:
+    """The sentence for settings that no model can be made from."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return ConfigError(f"{folder / CONFIG}: no model can be made from these settings ({reason})")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """{} where there is no such file."""
+    if not file.exists():
+        return {}
+    try:
+        stored = read_json(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: expected JSON, it cannot be read ({' '.join(str(error).split())[:160]})"
+        ) from None
+    if not isinstance(stored, dict):
+        raise ConfigError(f"{file}: expected a JSON object, got a {type(stored).__name__}")
+    return stored
+
+
+def _shapes(file: Path) -> dict[str, torch.Size]:
+    if not file.is_file():
+        raise ConfigError(
+            f"{file}: expected a file of weights, there is {'a folder' if file.exists() else 'none'}"
+        )
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever safetensors raises for a broken file
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"{file}: it is no file of safetensors, or not wholly written or copied ({reason})"
+        ) from None
