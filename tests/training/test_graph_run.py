@@ -300,3 +300,44 @@ def test_inputs_that_cannot_be_predicted(trained, molecules, capsys) -> None:
     ):
         assert main(["predict", "--checkpoint", trained, name]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.num_in_degree=4"], "model.num_in_degree: expected at least"),
+        (["model.num_edges=1000"], "model.num_edges: expected at least"),
+        (["model.num_atoms=100"], "model.num_atoms: expected at least"),
+        (["model.num_spatial=5"], "model.num_spatial: expected at least"),
+        (
+            ["objective.node_categories=[30,4,12,12,10,6,6,2,2]"],
+            "objective.node_categories: feature 0 of row",
+        ),
+        (["objective.edge_categories=[2,6,2]"], "objective.edge_categories: feature 0 of row"),
+        (
+            ["objective.node_categories=[9]"],
+            "objective.node_categories: expected one number for each of 9 features",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_before_the_run_begins(
+    settings: list[str], message: str, molecules: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One molecule among many, the last to be met, is of bromine, triply bonded, branched and long."""
+    with molecules.open("a") as file:
+        file.write(f"41,C#C{'C' * 12}C(C)(C)CBr,1,1,1\n")
+    arguments = [
+        "train",
+        "--domain",
+        "graph",
+        "--objective",
+        "mgm",
+        "--data",
+        str(molecules),
+        "--output",
+        "run",
+    ]
+    assert main([*arguments, *TINY, *settings]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not Path("run").exists()

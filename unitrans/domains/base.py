@@ -191,6 +191,10 @@ class Domain(ABC):
         whatever the data are now. None: it kept nothing."""
         return self.open(data, model_config, seed, label_kinds)
 
+    def extremes(self, source: Any, model_config: Any) -> Sequence[int]:
+        """Samples that would be the first not to fit a model or an objective: tried when the data are opened."""
+        return ()
+
     # ---- what a run owns beside a configuration (a tokenizer) ---------------------------------------------------
 
     def settings(self, layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from unitrans.domains.base import Domain, Source
@@ -127,9 +128,26 @@ def open_session(config: RunConfig, run: Path | None = None) -> Session:
                 f"train.fsdp and objective {objective.name}, whose teacher follows the model, do not go together yet: "
                 "set it to false (DDP is used)"
             )
-    return Session(
+    session = Session(
         config, domain, model_config, objective, train_source, validation_source, sampler, max_steps, model
     )
+    with user_errors():
+        for part in session.by_domain().values():
+            try_extremes(part)
+    return session
+
+
+def try_extremes(session: Session) -> None:
+    """Raises now what would stop the run hours later: that a sample has no row in a table of the model or objective."""
+    domain, model_config = session.domain, session.model_config
+    for source in (session.train_source, session.validation_source, session.train_source.test):
+        if source is None:
+            continue
+        rows = domain.extremes(source, model_config)
+        for start in range(0, len(rows), 256):
+            samples = [source.load(row) for row in rows[start : start + 256]]
+            tried = [session.objective.corrupt(sample, np.random.default_rng(0)) for sample in samples]
+            domain.collate(tried, model_config)
 
 
 def make_sampler(config: RunConfig, source: Source) -> UpdateSampler:

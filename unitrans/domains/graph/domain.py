@@ -20,6 +20,7 @@ from unitrans.domains.graph.unseen import Read, file_of_graphs, molecule_reader
 from unitrans.domains.kept import Kept
 from unitrans.objectives.answers import answers, choose, in_units
 from unitrans.objectives.base import LabelKind
+from unitrans.ops.graphs import UNREACHABLE
 
 MAX_PICTURES = 16
 
@@ -56,6 +57,12 @@ class GraphDomain(Domain):
         nodes = train.table.nodes
         model_config.check_nodes(torch.from_numpy(np.stack([nodes.min(0), nodes.max(0)]).astype(np.int64)))
         return train, validation
+
+    def extremes(self, source: GraphSource, model_config: Any) -> Sequence[int]:
+        """The graphs with the largest categories and degrees; all, where the model's table of distances is small."""
+        if model_config.num_spatial < UNREACHABLE + 2:
+            return range(len(source))
+        return source.extremes()
 
     def keep(self, run: Path, source: GraphSource) -> None:
         """Writes which graphs are held out, where that follows from all that there are."""

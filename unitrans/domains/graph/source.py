@@ -63,6 +63,20 @@ class GraphSource(Source):
         assert self.values is not None
         return [int(value) for value in self.values[self.rows]]
 
+    def extremes(self) -> list[int]:
+        """Graphs with the largest values of every feature of nodes and edges, and with the largest degrees."""
+        table, chosen = self.table, np.zeros(len(self.table), dtype=bool)
+        chosen[self.rows] = True
+        of_node = np.repeat(np.arange(len(table)), table.sizes)
+        of_edge = np.repeat(np.arange(len(table)), np.diff(table.cu_edges))
+        starts = table.cu_nodes[:-1][of_edge]
+        degrees = [np.bincount(ends + starts, minlength=len(of_node)) for ends in table.edge_index]
+        found = set()
+        for graph, values in ((of_node, [*table.nodes.T, *degrees]), (of_edge, table.edge_attr.T)):
+            for column in values if chosen[graph].any() else ():
+                found.add(int(graph[np.where(chosen[graph], column, -1).argmax()]))
+        return [index for index, row in enumerate(self.rows) if int(row) in found]
+
     @property
     def smiles(self) -> list[str]:
         """Canonical SMILES of every sample."""
