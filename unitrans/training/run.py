@@ -76,6 +76,7 @@ def resume(folder: str | Path, accept_changed_data: bool = False) -> Path:
         config = replace(config, data=data, model=model)
         session = open_session(config, run)
         fingerprint.compare(run, session, accept_changed_data)
+        fingerprint.remind(run, session)
         return _train(session, run, checkpoint)
 
 

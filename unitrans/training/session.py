@@ -34,7 +34,10 @@ MAX_SAMPLES = 10**7  # in an update
 
 @dataclass
 class Session:
-    """Everything a run is made of, checked and opened; nothing is written yet."""
+    """Everything a run is made of, checked and opened; nothing is written yet.
+
+    init_notes: what the weights started from. data_notes: of the data that a run began with; None: those of its source.
+    """
 
     config: RunConfig
     domain: Domain
@@ -46,6 +49,7 @@ class Session:
     max_steps: int
     model: MaskedSignalModel
     init_notes: list[str] = field(default_factory=list)
+    data_notes: list[str] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
