@@ -30,7 +30,7 @@ def model_card(session: Session, run: Path | None, step: int) -> str:
         run: its folder, whose log has the figures.
         step: updates done.
     """
-    config, model = session.config, session.model
+    config, model = session.recipe or session.config, session.model
     parameters = sum(p.numel() for p in model.parameters())
     validation = session.validation_source
     source: Any = session.train_source

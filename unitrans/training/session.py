@@ -36,7 +36,8 @@ MAX_SAMPLES = 10**7  # in an update
 class Session:
     """Everything a run is made of, checked and opened; nothing is written yet.
 
-    init_notes: what the weights started from. data_notes: of the data that a run began with; None: those of its source.
+    init_notes: what the weights started from. Of a run that goes on, for its model cards (None: one that begins, or of
+    an earlier version): data_notes of the data that it began with, recipe its settings as a person gave them.
     """
 
     config: RunConfig
@@ -50,6 +51,7 @@ class Session:
     model: MaskedSignalModel
     init_notes: list[str] = field(default_factory=list)
     data_notes: list[str] | None = None
+    recipe: RunConfig | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
