@@ -30,7 +30,7 @@ def model_card(session: Session, run: Path | None, step: int) -> str:
         run: its folder, whose log has the figures.
         step: updates done.
     """
-    config, model = session.config, session.model
+    config, model = session.recipe or session.config, session.model
     parameters = sum(p.numel() for p in model.parameters())
     validation = session.validation_source
     source: Any = session.train_source
@@ -53,7 +53,8 @@ def model_card(session: Session, run: Path | None, step: int) -> str:
                 *figures,
             ]
         )
-    notes = [f"- {html.escape(note, quote=False)}" for note in source.notes[:_NOTES_SHOWN]]
+    said = source.notes if session.data_notes is None else session.data_notes
+    notes = [f"- {html.escape(note, quote=False)}" for note in said[:_NOTES_SHOWN]]
     if source.skipped:
         notes.append(f"- {len(source.skipped):,} samples could not be read and were left out")
     labels = source.labels

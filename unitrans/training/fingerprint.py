@@ -40,6 +40,7 @@ def remember(run: Path, session: Session) -> None:
         "labels": None if source.labels is None else asdict(source.labels),
         "reading": source.reading,
         "updates_per_epoch": session.sampler.updates_per_epoch(),
+        "notes": {"data": source.notes, "init": session.init_notes},
     }
     write_json(run / DATA_FILE, record)
 
@@ -84,6 +85,13 @@ def compare(run: Path, session: Session, accept: bool) -> None:
         say(f"goes on with changed data: {'; '.join(changes)}")
         if is_main():
             write_json(run / DATA_FILE, record | {"fingerprint": found})
+
+
+def remind(run: Path, session: Session) -> None:
+    """Gives a run that goes on the sentences of its beginning, for its model cards; one of an earlier version has none."""
+    record = _read(run) or {}
+    if "notes" in record:
+        session.data_notes, session.init_notes = record["notes"]["data"], record["notes"]["init"]
 
 
 def _read(run: Path) -> Any:

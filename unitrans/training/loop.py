@@ -336,7 +336,8 @@ class Trainer:
 
     def _take_up(self, checkpoint: Path) -> Callable[[], None]:
         """Everything as the checkpoint has it, but for the generators, which the returned function sets."""
-        self.state, set_generators = read_checkpoint(checkpoint, self.learner, self.settings["seed"])
+        seed, limit = self.settings["seed"], self.settings["save_total_limit"]
+        self.state, set_generators = read_checkpoint(checkpoint, self.learner, seed, limit)
         self.state.micro_batches = self.sampler.accumulation_steps * self.world_size
         patience = self.settings["early_stopping_patience"]
         if patience is not None and self.state.evaluations_without_best >= patience:

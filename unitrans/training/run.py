@@ -59,7 +59,7 @@ def resume(folder: str | Path, accept_changed_data: bool = False) -> Path:
     accept_changed_data: also where its data are others than when it began; ConfigError says what has changed.
     """
     run = find_run(str(folder))
-    config = resolve(config=str(run / CONFIG_FILE))
+    config = recipe = resolve(config=str(run / CONFIG_FILE))
     place(config.train["use_cpu"])
     with sole_use(run):
         checkpoint = ckpt.latest_checkpoint(run)
@@ -77,6 +77,8 @@ def resume(folder: str | Path, accept_changed_data: bool = False) -> Path:
         config = replace(config, data=data, model=model)
         session = open_session(config, run)
         fingerprint.compare(run, session, accept_changed_data)
+        fingerprint.remind(run, session)
+        session.recipe = recipe
         line, sentence = products.recorded(progress.get("products"))
         if sentence is not None:
             say(sentence)

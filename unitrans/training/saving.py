@@ -195,16 +195,19 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return progress
 
 
-def read_checkpoint(folder: Path, learner: Learner, seed: int) -> tuple[State, Callable[[], None]]:
-    """Weights, optimizer and schedule as a checkpoint has them. Called by all processes.
+def read_checkpoint(
+    folder: Path, learner: Learner, seed: int, limit: int | None
+) -> tuple[State, Callable[[], None]]:
+    """Weights, optimizer and schedule as a checkpoint has them. Called by all processes. limit: as in
+    :func:`write_checkpoint`.
 
     Returns the state of the run, and what sets the generators: as they were, or, with another number of processes, from
     (seed, update, rank). ConfigError where something does not fit.
     """
     progress = read_progress(folder)
-    best = read_json(folder / "trainer_state.json")
+    told = read_json(folder / "trainer_state.json")
     names = (State.__dataclass_fields__.keys() - set(_BEST)) & progress.keys()
-    state = State(**{name: best[name] for name in _BEST}, **{name: progress[name] for name in names})
+    state = State(**{name: told[name] for name in _BEST}, **{name: progress[name] for name in names})
     load_weights(learner.model, folder)
     if learner.average is not None:
         learner.average.restart()
@@ -220,8 +223,10 @@ def read_checkpoint(folder: Path, learner: Learner, seed: int) -> tuple[State, C
             f"the checkpoint {folder} cannot be used: optimizer.pt does not fit this model"
         ) from error
     learner.scheduler.load_state_dict(ckpt.read_tensors(folder / "scheduler.pt"))
-    if processes.is_main():  # the writer may have been killed before it moved them
-        ckpt.point_links(folder.parent, state.global_step, state.best_global_step)
+    if processes.is_main():  # the writer may have been killed before it moved links and removed old checkpoints
+        best = state.best_global_step
+        ckpt.point_links(folder.parent, state.global_step, best)
+        ckpt.rotate(folder.parent, limit, {best} if best else set())
     rank = processes.rank()
     if progress["world_size"] != processes.world_size():
         start = derived_seed(seed, "dropout", state.global_step, rank)

@@ -35,7 +35,11 @@ MAX_SAMPLES = 10**7  # in an update
 
 @dataclass
 class Session:
-    """Everything a run is made of, checked and opened; nothing is written yet."""
+    """Everything a run is made of, checked and opened; nothing is written yet.
+
+    init_notes: what the weights started from. Of a run that goes on, for its model cards (None: one that begins, or of
+    an earlier version): data_notes of the data that it began with, recipe its settings as a person gave them.
+    """
 
     config: RunConfig
     domain: Domain
@@ -47,6 +51,8 @@ class Session:
     max_steps: int
     model: MaskedSignalModel
     init_notes: list[str] = field(default_factory=list)
+    data_notes: list[str] | None = None
+    recipe: RunConfig | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
