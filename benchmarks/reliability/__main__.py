@@ -17,16 +17,26 @@ from benchmarks.reliability.kinds import KINDS
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reliability", description="Kills, damage, wrong settings, hostile files, full disks."
+        prog="python -m benchmarks.reliability",
+        description="Kills, damage, wrong settings, hostile files, full disks.",
     )
     parser.add_argument("--minutes", type=float, default=30.0, help="in all (default: 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn; a seed goes on where it stopped")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn; a seed goes on where it stopped"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help=", ".join(KINDS)
+    )
     parser.add_argument("--number", type=int, help="this trial of the one kind alone; its files are kept")
     parser.add_argument(
-        "--output", type=Path, default=Path("build/reliability"), help="a results file per seed (default: build/reliability)"
+        "--output",
+        type=Path,
+        default=Path("build/reliability"),
+        help="a results file per seed (default: build/reliability)",
     )
-    parser.add_argument("--page", type=Path, default=Path("docs/reliability.md"), help="default: docs/reliability.md")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/reliability.md"), help="default: docs/reliability.md"
+    )
     return parser
 
 

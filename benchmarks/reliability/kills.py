@@ -1,7 +1,7 @@
 """Runs that are killed and go on: afterwards everything is as if nothing had happened.
 
-A run of 12 updates in one cell (objective, with workers, two processes, ...) is killed (SIGKILL) up to three times: before the
-n-th thing that it does to its folder, in an update, or at any moment. After each kill it goes on with
+A run of 12 updates in one cell (objective, with workers, two processes, ...) is killed (SIGKILL) up to three times:
+before the n-th thing that it does to its folder, in an update, or at any moment. After each kill it goes on with
 ``--resume``, or from the beginning where the command says that nothing was saved. Every file of the folder must then
 be that of the run nobody killed, byte for byte; of the log the rows without their seconds.
 """
@@ -46,9 +46,9 @@ class Kills:
     share = 0.45
     goal = 500
     what = (
-        "runs of 12 updates in all domains, also with workers and on two processes, killed at random moments and before "
-        "random writes, and resumed; right: every file of the run (weights, optimizer, generators, log without seconds, "
-        "best, report) is that of a run nobody killed"
+        "runs of 12 updates in all domains, also with workers and on two processes, killed at random moments and "
+        "before random writes, and resumed; right: every file of the run (weights, optimizer, generators, log without "
+        "seconds, best, report) is that of a run nobody killed"
     )
 
     def __init__(self, seed: int, work: Path) -> None:
@@ -134,7 +134,10 @@ class Runner:
         folder.mkdir(parents=True)
         begin = time.monotonic()
         done = self.finish(
-            self.start(self.begin, folder, lambda rank: (lambda: _write_count(folder)) if rank == 0 else None), folder
+            self.start(
+                self.begin, folder, lambda rank: (lambda: _write_count(folder)) if rank == 0 else None
+            ),
+            folder,
         )
         bad = [x for x in done if x.code != 0]
         if bad:
@@ -217,20 +220,19 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_change(run: Path, number: int, action: Callable[[], object]) -> None:
-    """In a fork: calls something before the n-th change of what is in a folder (0: before each)."""
+def on_change(run: Path, number: int, action: Callable[[], object], *, on: bool = False) -> None:
+    """In a fork: calls something before the n-th change of what is in a folder (0: before each; on: and of each that
+    follows it)."""
     process, place, seen = os.getpid(), str(run), 0
 
     def look(event: str, given: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event == "open":
-            changes = isinstance(given[2], int) and bool(given[2] & _WRITING)
-        else:
-            changes = event in _CHANGES
+        opens = event == "open" and isinstance(given[2], int) and bool(given[2] & _WRITING)
+        changes = opens or event in _CHANGES
         if not changes or os.getpid() != process or not _inside(given, place):
             return
         seen += 1
-        if seen == number or not number:
+        if seen == number or not number or (on and seen > number):
             action()
 
     sys.addaudithook(look)
@@ -238,7 +240,9 @@ def on_change(run: Path, number: int, action: Callable[[], object]) -> None:
 
 def _inside(given: tuple[Any, ...], place: str) -> bool:
     for path in given[:2]:
-        if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)).startswith(place):
+        if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)).startswith(
+            place
+        ):
             return True
     return False
 

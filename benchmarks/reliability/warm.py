@@ -86,11 +86,13 @@ def start(
     variables: dict[str, str] | None = None,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
+    program: Callable[[Sequence[str]], int] | None = None,
 ) -> int:
     """Forks a command, in a process group of its own; its output goes to folder/stdout-RANK and stderr-RANK.
 
     Args:
         before, after: called in the fork; after also where the command raises.
+        program: what takes the arguments; None: the command line.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -107,7 +109,8 @@ def start(
             file = os.open(f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, number)
         sys.stdin, sys.stdout, sys.stderr = (  # a test may have its own in their places
-            open(number, mode, buffering=1, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+            open(number, mode, buffering=1, closefd=False)  # noqa: SIM115
+            for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
         os.environ.update(variables or {})
         if before is not None:
@@ -115,7 +118,7 @@ def start(
         from unitrans import cli
 
         try:
-            code = cli.main(list(arguments))
+            code = (program or cli.main)(list(arguments))
         finally:
             if after is not None:
                 after()
@@ -171,13 +174,14 @@ def call(
     seconds: float = 120.0,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
+    program: Callable[[Sequence[str]], int] | None = None,
 ) -> Done:
-    """A command in a fork, in this folder."""
+    """A command in a fork, in this folder; see `start`."""
     begin = time.monotonic()
     for name in ("stdout-0", "stderr-0"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).touch()
-    child = start(arguments, folder, before=before, after=after)
+    child = start(arguments, folder, before=before, after=after, program=program)
     return read_done(folder, wait(child, seconds), begin)
 
 

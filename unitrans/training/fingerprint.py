@@ -88,7 +88,7 @@ def compare(run: Path, session: Session, accept: bool) -> None:
 
 
 def remind(run: Path, session: Session) -> None:
-    """Gives a run that goes on the sentences of its beginning, for its model cards; one of an earlier version has none."""
+    """Gives a run that goes on the sentences of its beginning, for its cards; one of an earlier version has none."""
     record = _read(run) or {}
     if "notes" in record:
         session.data_notes, session.init_notes = record["notes"]["data"], record["notes"]["init"]

@@ -47,8 +47,10 @@ def place(use_cpu: bool) -> torch.device:
 
 
 def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients that are averaged over all processes."""
-    return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device.index])
+    """The model with gradients that are averaged over all processes, also where an objective leaves a part of the
+    encoder unused (data2vec needs no pooling of graphs)."""
+    devices = None if device.type == "cpu" else [device.index]
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
 
 
 def shard(model: nn.Module, device: torch.device) -> None:

@@ -223,7 +223,9 @@ def read_checkpoint(
             f"the checkpoint {folder} cannot be used: optimizer.pt does not fit this model"
         ) from error
     learner.scheduler.load_state_dict(ckpt.read_tensors(folder / "scheduler.pt"))
-    if processes.is_main():  # the writer may have been killed before it moved links and removed old checkpoints
+    if (
+        processes.is_main()
+    ):  # the writer may have been killed before it moved links and removed old checkpoints
         best = state.best_global_step
         ckpt.point_links(folder.parent, state.global_step, best)
         ckpt.rotate(folder.parent, limit, {best} if best else set())

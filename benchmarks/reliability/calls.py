@@ -1,18 +1,23 @@
-"""Random calls of the compiled operators with damaged lists, between guard pages. Run as a program: SEED COUNT.
+"""Random calls of the compiled operators with damaged lists, between guard pages.
 
-Every call must be refused in words or give what the reference gives for the same lists; anything else (a crash of this
-process included) is a fault. Prints how many of each there were.
+Every call must be refused in words or give what the reference gives for the same lists; anything else (a crash of the
+process included) is a fault. `python -m benchmarks.reliability.calls SEED COUNT` prints how many of each there were.
 """
 
 import copy
+import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from guarded import guarded, release
 
+from benchmarks.reliability import warm
+from benchmarks.reliability.guarded import guarded, release
+from benchmarks.reliability.shared import FAULT, REFUSED, RIGHT, Tally
 from unitrans import Plan
 from unitrans.ops.compiled import plan_arguments
 from unitrans.ops.graphs import GraphPairs
@@ -140,19 +145,49 @@ def pair_bias_call(rng: np.random.Generator) -> str:
     return "right"
 
 
-def main(seed: int, count: int) -> None:
+class Calls:
+    """Trials are batches of calls in a fork."""
+
+    name = "calls"
+    share = 0.1
+    goal = 50_000
+    what = (
+        "calls of the compiled operators, forward and backward, whose lists are damaged, with every tensor at the edge "
+        "of a page that nobody may touch; right: the values of the reference, or a refusal that names the list"
+    )
+    batch = 500
+
+    def __init__(self, seed: int, work: Path) -> None:
+        self.seed, self.work = seed, work
+
+    def trial(self, number: int, tally: Tally) -> None:
+        """One batch."""
+        first = (self.seed * 10**4 + number) * self.batch
+        done = warm.call([str(first), str(self.batch)], self.work, seconds=300, program=main)
+        if done.code != 0:
+            tally.add(
+                FAULT, f"{done.judge()[1] or done.sentence[:300]} (calls {first} to {done.err.split()[-1:]})"
+            )
+            return
+        counts = Counter(json.loads(done.out))
+        for verdict in (RIGHT, REFUSED):
+            tally.add(verdict, times=sum(n for kind, n in counts.items() if kind.endswith(verdict)))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """SEED COUNT. The last number on stderr names the call that ended the process."""
+    seed, count = map(int, arguments)
     counts: Counter[str] = Counter()
     for number in range(seed, seed + count):
         rng = np.random.default_rng(number)
         torch.manual_seed(number)
         call: Any = pair_bias_call if number % 4 == 0 else attention_call
-        print(
-            number, end=" ", file=sys.stderr, flush=True
-        )  # the last one names the call that ended the process
+        print(number, end=" ", file=sys.stderr, flush=True)
         counts[f"{call.__name__} {call(rng)}"] += 1
         release()
-    print(dict(counts))
+    print(json.dumps(counts))
+    return 0
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))
