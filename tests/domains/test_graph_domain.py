@@ -1,6 +1,8 @@
 """Molecules from files of every kind: what is read, refused, counted, split and packed. Needs the graph extra."""
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +61,13 @@ def numbered(tmp_path: Path, smiles=SMILES) -> str:
 def test_features_are_those_of_ogb(smiles) -> None:
     ogb = pytest.importorskip("ogb.utils", reason="needs the ogb extra")
     want = ogb.smiles2graph(smiles)
-    molecule = chemistry.read_smiles(smiles, max_nodes=99, largest_fragment=False)
+    read = partial(chemistry.read_smiles, max_nodes=99, largest_fragment=False)
+    molecule = read(smiles, featuriser=chemistry.GIVEN)
     assert np.array_equal(molecule.nodes, want["node_feat"])
     assert np.array_equal(molecule.edge_index, want["edge_index"])
     assert np.array_equal(molecule.edge_attr, want["edge_feat"])
+    canonical = read(smiles)
+    assert np.array_equal(canonical.nodes, ogb.smiles2graph(canonical.smiles)["node_feat"])
 
 
 @pytest.mark.parametrize(
@@ -517,3 +522,40 @@ def test_columns_of_parquet_and_json(tmp_path) -> None:
     for name in ("m.parquet", "m.jsonl"):
         train, _ = open_sources(DataConfig(path=str(tmp_path / name), validation=0), ("value",))
         assert train.values[:, 0].tolist() == list(range(12))
+
+
+SPELLED = (
+    "C1(C(CCCC)(CC)C(NC(N1)=O)=O)=O",
+    "C[C@H](N)C(=O)O",
+    "C[C@@H]1CC[C@H](C(C)C)C[C@H]1O",
+    "F/C=C/C(=O)[O-].[Na+]",
+    "c1ccc2[nH]ccc2c1",
+    "C[N+](C)(C)CC(=O)[O-]",
+    "[13CH4]",
+    "O=C1CC2(CCC1)OCCO2",
+    "CC(=O)Oc1ccccc1C(=O)O",
+    "[H][H]",
+    "C1CC2CCC1CC2",
+    "N[C@@H](Cc1c[nH]cn1)C(=O)N[C@H](C)C(=O)O",
+)
+
+
+@pytest.mark.parametrize("smiles", SPELLED)
+def test_a_molecule_is_one_graph_however_it_is_spelled(smiles: str) -> None:
+    from rdkit import Chem
+
+    mol = Chem.MolFromSmiles(smiles)
+    read = partial(chemistry.read_smiles, max_nodes=99, largest_fragment=False)
+    want = read(smiles)
+    spellings = [Chem.MolToRandomSmilesVect(mol, 10, randomSeed=3), [Chem.MolToInchi(mol)] * ("." not in smiles)]
+    for text in itertools.chain(*spellings):
+        got = read(text)
+        if text.startswith("InChI=") and got.smiles != want.smiles:
+            continue  # another tautomer
+        assert got.smiles == want.smiles
+        for name in ("nodes", "edge_index", "edge_attr"):
+            assert np.array_equal(getattr(got, name), getattr(want, name)), (text, name)
+    block = chemistry.to_graph(Chem.MolFromMolBlock(Chem.MolToMolBlock(mol)), max_nodes=99)
+    assert block.smiles != want.smiles or np.array_equal(block.nodes, want.nodes)
+    given = chemistry.read_smiles(smiles, max_nodes=99, largest_fragment=False, featuriser=chemistry.GIVEN)
+    assert sorted(map(tuple, given.nodes[:, [0, 2, 3]])) == sorted(map(tuple, want.nodes[:, [0, 2, 3]]))

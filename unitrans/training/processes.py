@@ -46,11 +46,15 @@ def place(use_cpu: bool) -> torch.device:
     return device
 
 
-def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients that are averaged over all processes, also where an objective leaves a part of the
-    encoder unused (data2vec needs no pooling of graphs)."""
-    devices = None if device.type == "cpu" else [device.index]
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+def wrap(model: Any, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients that are averaged over all processes. An objective without labels may leave the pooling
+    layer of an encoder unused, which then gets no gradient, as in one process."""
+    pools = any(".pooler." in name for name, x in model.named_parameters() if x.requires_grad)
+    return DistributedDataParallel(
+        model,
+        device_ids=None if device.type == "cpu" else [device.index],
+        find_unused_parameters=pools and not model.objective.label_kinds,
+    )
 
 
 def shard(model: nn.Module, device: torch.device) -> None:

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 #: Part of every cache key and of every checkpoint: raise it when a molecule would become another graph.
-FEATURISER = "ogb-1"
+FEATURISER = "ogb-2"  # of the molecule as its canonical SMILES spells it
+GIVEN = "ogb-1"  # of its atoms as they were given, as OGB's smiles2graph makes them
 PYG = "pyg-1"  # of torch_geometric.utils.from_smiles
-FEATURISERS = (FEATURISER, PYG)
+FEATURISERS = (FEATURISER, GIVEN, PYG)
+#: data.atom_order -> featuriser.
+ORDERS = {"canonical": FEATURISER, "given": GIVEN}
 OWN = "own"  # of graphs whose features are neither of these
 INCHI = "InChI="  # how one begins
 
@@ -103,6 +106,9 @@ def to_graph(
 ) -> Molecule:
     """The graph of an RDKit molecule, hydrogens as they are in it. Numbers that map atoms are taken away from it.
 
+    With FEATURISER it does not depend on how the molecule was spelled. In the order in which atoms were given it does:
+    a tag of chirality counts the neighbours as they stand there, and of two shortest paths the first is taken.
+
     Raises:
         BadMoleculeError: it has no atoms, more than max_nodes, or an atom that the featuriser does not know.
     """
@@ -117,6 +123,8 @@ def to_graph(
         raise BadMoleculeError("the molecule has no atoms")
     if count > max_nodes:
         raise BadMoleculeError(f"the molecule has {count} atoms, data.max_nodes is {max_nodes}")
+    if featuriser == FEATURISER:
+        mol = _canonical(mol)
     if featuriser == PYG:
         return _pyg_graph(mol)
     ends, bonds = [], []
@@ -130,6 +138,15 @@ def to_graph(
         np.ascontiguousarray(np.array(ends, dtype=np.int32).reshape(-1, 2).T),
         np.array(bonds, dtype=np.uint8).reshape(-1, len(EDGE_CATEGORIES)),
     )
+
+
+def _canonical(mol: Any) -> Any:
+    """The molecule as its canonical SMILES spells it, with the hydrogens that are atoms in it; itself where RDKit does
+    not read what it has written."""
+    chem = require_rdkit()
+    keep = chem.SmilesParserParams()
+    keep.removeHs = False
+    return chem.MolFromSmiles(chem.MolToSmiles(mol), keep) or mol
 
 
 def _pyg_graph(mol: Any) -> Molecule:
@@ -160,7 +177,7 @@ def recognise(smiles: Sequence[str], graphs: Sequence[Any]) -> tuple[str, int]:
     """By which rules graphs (with nodes, edge_index and edge_attr) were made from SMILES, and how many differ from what
     these rules give now. Of other rules than FEATURISERS it is OWN; a tenth may differ, as versions of RDKit do."""
     best, least = OWN, len(smiles) // 10 + 1
-    for name in FEATURISERS:
+    for name in (GIVEN, PYG):  # nobody else orders atoms as FEATURISER does
         different = 0
         for text, graph in zip(smiles, graphs, strict=True):
             try:
@@ -194,7 +211,7 @@ def elements(nodes: np.ndarray, featuriser: str) -> set[str]:
     """The symbols of the elements among the nodes [n, F] of molecules; * is an atom without one."""
     table = require_rdkit().GetPeriodicTable()
     numbers = np.unique(np.asarray(nodes)[:, 0]).astype(int)
-    if featuriser == FEATURISER:
+    if featuriser in ORDERS.values():
         numbers = np.where(numbers == NODE_CATEGORIES[0] - 1, 0, numbers + 1)
     return {"*" if number == 0 else str(table.GetElementSymbol(number)) for number in numbers.tolist()}
 

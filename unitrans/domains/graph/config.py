@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from unitrans.data.labels import check_columns
@@ -69,6 +71,11 @@ class DataConfig(BaseModel):
     largest_fragment: bool = Field(
         False,
         description="true: of a molecule in several parts (salts) the one with most heavy atoms is kept.",
+    )
+    atom_order: Literal["canonical", "given"] = Field(
+        "canonical",
+        description="canonical: molecules are read as their canonical SMILES spells them, so that every spelling of "
+        "one gives the same answer. given: atoms stand as in the data (OGB's graphs, and runs of earlier versions).",
     )
 
     @field_validator("target")

@@ -301,11 +301,19 @@ def _pcqm(name: str, root: Path, data: DataConfig) -> Rows:
     with guarded(f"data.path: a file of {folder}"):
         loaded = PCQM4Mv2Dataset(root=str(root), only_smiles=True)
         split = loaded.get_idx_split()
-    table = parse_smiles(loaded.graphs, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
+    order = chemistry.ORDERS[data.atom_order]
+    table = parse_smiles(
+        loaded.graphs, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment, featuriser=order
+    )
     labels = np.asarray(loaded.labels, dtype=np.float64)
     official = Parts([int(i) for i in split["train"]], [int(i) for i in split["valid"]], [])
     return Rows(
-        table, {"homolumogap": labels}, official, smiles_column="smiles", default_target=["homolumogap"]
+        table,
+        {"homolumogap": labels},
+        official,
+        smiles_column="smiles",
+        default_target=["homolumogap"],
+        featuriser=order,
     )
 
 

@@ -64,6 +64,14 @@ class GraphDomain(Domain):
             return range(len(source))
         return source.extremes()
 
+    def resumed(
+        self, data: Mapping[str, Any], model: Mapping[str, Any], run: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sections ``data`` and ``model`` of a run that goes on: atoms as they were given, where the run is of an
+        earlier version, which knew no other order."""
+        told = "atom_order:" in (run / "config.yaml").read_text(encoding="utf-8")
+        return dict(data) if told else {**data, "atom_order": "given"}, dict(model)
+
     def keep(self, run: Path, source: GraphSource) -> None:
         """Writes which graphs are held out, where that follows from all that there are."""
         write_held_out(run, source)
@@ -137,7 +145,11 @@ class GraphDomain(Domain):
         model_config: Any,
     ) -> list[Path]:
         """molecules.png: held-out molecules with what was predicted of them, or of their hidden atoms."""
-        if not source.molecules or source.reading["featuriser"] != chemistry.FEATURISER or not samples:
+        if (
+            not source.molecules
+            or source.reading["featuriser"] not in chemistry.ORDERS.values()
+            or not samples
+        ):
             return []  # nothing that RDKit could draw
         from unitrans.domains.graph import pictures
 

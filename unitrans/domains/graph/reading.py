@@ -53,10 +53,10 @@ class Rows:
     notes: list[str] = field(default_factory=list)
 
 
-def read_rows(data: DataConfig, featuriser: str = chemistry.FEATURISER) -> Rows:
+def read_rows(data: DataConfig, featuriser: str | None = None) -> Rows:
     """The rows of data.path. ValueError in one sentence for what cannot be used.
 
-    featuriser: what features molecules of an SDF file get.
+    featuriser: what features molecules of an SDF file get; None: those of data.atom_order.
     """
     from unitrans.domains.graph import datasets
 
@@ -94,10 +94,20 @@ def _table(path: Path, data: DataConfig) -> Rows:
     known = [*MOLECULE_NAMES, data.smiles_column, *named]
     columns, wrong = open_table(path, str(path), layout_of(data, known), tell=line_kind).columns()
     name = molecule_column(columns, data.smiles_column, str(path))
-    table = parse_smiles(columns[name], max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
+    table = _parsed(columns[name], data)
     for row, reason in wrong.items():
         table.reasons[row] = reason
-    return Rows(table, {c: v for c, v in columns.items() if c != name}, smiles_column=name)
+    others = {c: v for c, v in columns.items() if c != name}
+    return Rows(table, others, smiles_column=name, featuriser=chemistry.ORDERS[data.atom_order])
+
+
+def _parsed(smiles: Sequence[Any], data: DataConfig) -> GraphTable:
+    return parse_smiles(
+        smiles,
+        max_nodes=data.max_nodes,
+        largest_fragment=data.largest_fragment,
+        featuriser=chemistry.ORDERS[data.atom_order],
+    )
 
 
 def line_kind(first: str) -> Kind:
@@ -142,9 +152,10 @@ def smiles_column(names: Sequence[str], asked: str | None, where: str) -> str:
 _SDF_END = re.compile(rb"^\$\$\$\$[^\n]*\n?", re.MULTILINE)
 
 
-def _sdf(path: Path, data: DataConfig, featuriser: str) -> Rows:
+def _sdf(path: Path, data: DataConfig, featuriser: str | None) -> Rows:
     """Molecules and their properties."""
-    featuriser = chemistry.FEATURISER if featuriser == chemistry.OWN else featuriser
+    if featuriser in (None, chemistry.OWN):
+        featuriser = chemistry.ORDERS[data.atom_order]
     chem = chemistry.require_rdkit()
     with open_bytes(path) as file:
         content = file.read()  # RDKit cannot tell what goes wrong while a file is unpacked
@@ -176,6 +187,7 @@ def _sdf(path: Path, data: DataConfig, featuriser: str) -> Rows:
         raise ValueError(f"{path}: expected molecules, got none")
     names = dict.fromkeys(name for row in properties for name in row)
     columns = {name: [str(row.get(name, "")) for row in properties] for name in names}
+    assert featuriser is not None
     return Rows(parse(records, read), columns, featuriser=featuriser)
 
 
@@ -190,9 +202,10 @@ def _nci(data: DataConfig) -> Rows:
             f"data.path=nci: this build of RDKit does not carry {path.name}; name a table of your own"
         )
     smiles = open_table(path, str(path)).columns()[0]["smiles"]
-    table = parse_smiles(smiles, max_nodes=data.max_nodes, largest_fragment=data.largest_fragment)
+    table = _parsed(smiles, data)
     key = content_key(table.names, "qed", chemistry.rdkit_version())
     qed = cached_values(
         key, lambda: np.array([chemistry.quality(name) if name else np.nan for name in table.names])
     )
-    return Rows(table, {"qed": qed}, smiles_column="smiles", default_target=["qed"])
+    order = chemistry.ORDERS[data.atom_order]
+    return Rows(table, {"qed": qed}, smiles_column="smiles", default_target=["qed"], featuriser=order)

@@ -127,11 +127,22 @@ def parse(molecules: Iterable[Any], read: Callable[[Any], Molecule]) -> GraphTab
     return GraphTable.pack(graphs, MOLECULE_WIDTHS)
 
 
-def parse_smiles(smiles: Sequence[Any], *, max_nodes: int, largest_fragment: bool) -> GraphTable:
+def parse_smiles(
+    smiles: Sequence[Any],
+    *,
+    max_nodes: int,
+    largest_fragment: bool,
+    featuriser: str = chemistry.FEATURISER,
+) -> GraphTable:
     """Parsed molecules, from the cache where the same ones have been parsed in the same way before."""
 
     def make() -> GraphTable:
-        read = partial(chemistry.read_smiles, max_nodes=max_nodes, largest_fragment=largest_fragment)
+        read = partial(
+            chemistry.read_smiles,
+            max_nodes=max_nodes,
+            largest_fragment=largest_fragment,
+            featuriser=featuriser,
+        )
         workers = len(os.sched_getaffinity(0))
         if len(smiles) < PARALLEL_FROM or workers < 2:
             return parse(smiles, read)
@@ -141,7 +152,7 @@ def parse_smiles(smiles: Sequence[Any], *, max_nodes: int, largest_fragment: boo
 
     key = content_key(
         [text if isinstance(text, str) else "" for text in smiles],
-        chemistry.FEATURISER,
+        featuriser,
         chemistry.rdkit_version(),
         *_kinds(smiles),
         max_nodes,
