@@ -547,7 +547,10 @@ def test_a_molecule_is_one_graph_however_it_is_spelled(smiles: str) -> None:
     mol = Chem.MolFromSmiles(smiles)
     read = partial(chemistry.read_smiles, max_nodes=99, largest_fragment=False)
     want = read(smiles)
-    spellings = [Chem.MolToRandomSmilesVect(mol, 10, randomSeed=3), [Chem.MolToInchi(mol)] * ("." not in smiles)]
+    spellings = [
+        Chem.MolToRandomSmilesVect(mol, 10, randomSeed=3),
+        [Chem.MolToInchi(mol)] * ("." not in smiles),
+    ]
     for text in itertools.chain(*spellings):
         got = read(text)
         if text.startswith("InChI=") and got.smiles != want.smiles:
