@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.reliability import page, shared, warm
-from benchmarks.reliability.kinds import KINDS
+from benchmarks.reliability.kinds import HERE, KINDS
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="of what is drawn; a seed goes on where it stopped"
     )
     parser.add_argument(
-        "--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help=", ".join(KINDS)
+        "--kinds", nargs="+", choices=HERE, default=HERE, metavar="KIND", help=", ".join(KINDS)
     )
     parser.add_argument("--number", type=int, help="this trial of the one kind alone; its files are kept")
     parser.add_argument(
@@ -74,9 +74,7 @@ def campaign(options: argparse.Namespace, work: Path) -> dict[str, shared.Tally]
         tally = tallies.setdefault(name, shared.Tally())
         begin = last = time.monotonic()
         end = begin + 60 * options.minutes * KINDS[name].share / whole
-        folder = work / name
-        folder.mkdir(exist_ok=True)
-        kind = KINDS[name](options.seed, folder)
+        kind = KINDS[name](options.seed, work)
         first = True
         while first or time.monotonic() < end:
             first = False

@@ -1,23 +1,25 @@
 """Random calls of the compiled operators with damaged lists, between guard pages.
 
-Every call must be refused in words or give what the reference gives for the same lists; anything else (a crash of the
-process included) is a fault. `python -m benchmarks.reliability.calls SEED COUNT` prints how many of each there were.
+`python -m benchmarks.reliability.calls SEED COUNT` tries them in one process; the kinds below start such processes.
+
+Every call must be refused in words or give what the reference gives for the same lists; anything else (a crash of this
+process included) is a fault. Prints how many of each there were.
 """
 
 import copy
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.reliability import warm
 from benchmarks.reliability.guarded import guarded, release
-from benchmarks.reliability.shared import FAULT, REFUSED, RIGHT, Tally
+from benchmarks.reliability.shared import FAULT, REFUSED, RIGHT, ROOT, Tally
 from unitrans import Plan
 from unitrans.ops.compiled import plan_arguments
 from unitrans.ops.graphs import GraphPairs
@@ -145,49 +147,87 @@ def pair_bias_call(rng: np.random.Generator) -> str:
     return "right"
 
 
-class Calls:
-    """Trials are batches of calls in a fork."""
-
-    name = "calls"
-    share = 0.1
-    goal = 50_000
-    what = (
-        "calls of the compiled operators, forward and backward, whose lists are damaged, with every tensor at the edge "
-        "of a page that nobody may touch; right: the values of the reference, or a refusal that names the list"
-    )
-    batch = 500
-
-    def __init__(self, seed: int, work: Path) -> None:
-        self.seed, self.work = seed, work
-
-    def trial(self, number: int, tally: Tally) -> None:
-        """One batch."""
-        first = (self.seed * 10**4 + number) * self.batch
-        done = warm.call([str(first), str(self.batch)], self.work, seconds=300, program=main)
-        if done.code != 0:
-            tally.add(
-                FAULT, f"{done.judge()[1] or done.sentence[:300]} (calls {first} to {done.err.split()[-1:]})"
-            )
-            return
-        counts = Counter(json.loads(done.out))
-        for verdict in (RIGHT, REFUSED):
-            tally.add(verdict, times=sum(n for kind, n in counts.items() if kind.endswith(verdict)))
-
-
-def main(arguments: Sequence[str]) -> int:
-    """SEED COUNT. The last number on stderr names the call that ended the process."""
-    seed, count = map(int, arguments)
+def main(seed: int, count: int) -> None:
     counts: Counter[str] = Counter()
     for number in range(seed, seed + count):
         rng = np.random.default_rng(number)
         torch.manual_seed(number)
         call: Any = pair_bias_call if number % 4 == 0 else attention_call
-        print(number, end=" ", file=sys.stderr, flush=True)
+        print(
+            number, end=" ", file=sys.stderr, flush=True
+        )  # the last one names the call that ended the process
         counts[f"{call.__name__} {call(rng)}"] += 1
         release()
     print(json.dumps(counts))
-    return 0
+
+
+class Calls:
+    """Calls between guard pages, in processes of their own."""
+
+    name = "calls"
+    share = 0.06
+    goal = 50_000
+    what = (
+        "calls of the compiled operators with damaged lists, on tensors that end or begin at a page which nobody may "
+        "touch; right: the reference's values, or words"
+    )
+    environment: dict[str, str] = {}
+
+    def __init__(self, seed: int, work: Path, each: int = 2000) -> None:
+        self.seed, self.each = seed, each
+
+    def trial(self, number: int, tally: Tally) -> None:
+        """So many calls in one process."""
+        first = self.seed * 10**8 + number * self.each
+        arguments = [sys.executable, "-m", __name__, str(first), str(self.each)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
+        done = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            tally.add(FAULT, f"{self.name}, exit {done.returncode}: {done.stderr[-500:]}")
+            return
+        for key, count in json.loads(done.stdout).items():
+            tally.add(REFUSED if key.endswith(REFUSED) else RIGHT, times=count)
+
+
+class SanitizedCalls(Calls):
+    """The same with the extension under AddressSanitizer and UndefinedBehaviorSanitizer, where it was built so: in
+    build/asan, or where UNITRANS_ASAN_BUILD says."""
+
+    name = "calls under ASan"
+    share = 0.04
+    goal = 5_000
+    what = "the same with the extension under AddressSanitizer and UndefinedBehaviorSanitizer"
+
+    def __init__(self, seed: int, work: Path, each: int = 200) -> None:
+        super().__init__(seed, work, each)
+        build = sanitized_build()
+        assert build is not None
+        package = work / "unitrans"
+        package.mkdir(exist_ok=True)
+        for path in [*(ROOT / "unitrans").iterdir(), *build.glob("*.so")]:
+            link = package / path.name
+            if path.suffix != ".so" or path.parent == build:
+                link.unlink(missing_ok=True)
+                link.symlink_to(path)
+        (work / "benchmarks").unlink(missing_ok=True)
+        (work / "benchmarks").symlink_to(ROOT / "benchmarks")
+        libraries = [
+            subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
+            for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+        ]
+        self.environment = {
+            "LD_PRELOAD": " ".join(libraries),
+            "ASAN_OPTIONS": "detect_leaks=0:handle_segv=1:allocator_may_return_null=1",
+            "PYTHONPATH": str(work),
+            "PYTHONSAFEPATH": "1",
+        }
+
+
+def sanitized_build() -> Path | None:
+    """The folder with the extension under sanitizers; None where nobody has built it."""
+    build = Path(os.environ.get("UNITRANS_ASAN_BUILD", ROOT / "build" / "asan")) / "cpp" / "bindings"
+    return build if (build / "libunitrans_ops.so").exists() else None
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

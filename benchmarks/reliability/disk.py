@@ -1,38 +1,17 @@
-"""Disks that are full and folders that vanish while a run writes: a sentence, and what was saved goes on."""
+"""Disks that are full in the middle of a command."""
 
 from __future__ import annotations
 
-import errno
-import os
+import contextlib
 import random
 import resource
 import shutil
-import signal
-from functools import partial
+import subprocess
 from pathlib import Path
 
-from benchmarks.reliability import warm
-from benchmarks.reliability.kills import on_change
-from benchmarks.reliability.shared import FAULT, RIGHT, Tally
-
-COMMAND = (
-    "train",
-    "--objective",
-    "mim",
-    "--output",
-    "run",
-    "train.max_steps=4",
-    "train.eval_steps=2",
-    "train.save_steps=2",
-)
-TINY = (
-    "model.embed_dim=8",
-    "model.depths=[1]",
-    "model.num_heads=[1]",
-    "train.use_cpu=true",
-    "train.logging_steps=1",
-)
-LARGEST = 120_000  # bytes of a file of such a run, about
+from benchmarks.reliability import materials, warm
+from benchmarks.reliability.kills import differences
+from benchmarks.reliability.shared import FAULT, REFUSED, RIGHT, Tally
 
 
 class Disk:
@@ -40,60 +19,94 @@ class Disk:
 
     name = "disk"
     share = 0.05
-    goal = 200
+    goal = 300
     what = (
-        "runs whose files may not grow beyond a size drawn at random or that find no room from one of their writes on, "
-        "or whose folder is removed before one; right: a sentence with exit code 1 or 2, and with room the run goes on"
+        "training, exports, conversions, vectors, predictions and pages on a disk that is full after a random "
+        "number of bytes (a small tmpfs, or a limit on the size of files where nothing can be mounted); right: one "
+        "sentence and no half file of a checkpoint, and with room again the run ends as one that never ran out of "
+        "it"
     )
 
     def __init__(self, seed: int, work: Path) -> None:
         self.seed, self.work = seed, work
+        self.made = materials.make(work)
+        self.place = work / "small"
+        self.place.mkdir(exist_ok=True)
+        self.mounts = self._mount(1 << 20)
+        if self.mounts:
+            self._unmount()
+        self.whole: dict[str, Path] = {}
+
+    def _mount(self, size: int, *options: str) -> bool:
+        told = ",".join([*options, f"size={size}"])
+        with contextlib.suppress(OSError):
+            return not subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", told, "none", str(self.place)], capture_output=True
+            ).returncode
+        return False
+
+    def _unmount(self) -> None:
+        subprocess.run(["umount", "-l", str(self.place)], capture_output=True, check=False)
 
     def trial(self, number: int, tally: Tally) -> None:
-        """One run."""
+        """One command."""
         draw = random.Random(f"disk {self.seed} {number}")
-        folder = self.work / "here"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        number, size = draw.randint(1, 120), draw.randint(20_000, LARGEST)
-        how, before = draw.choice(
-            (
-                ("a folder that vanishes", partial(_vanish, folder / "run", number)),
-                (f"no room from the {number}. change on", partial(_no_room, folder / "run", number)),
-                (f"files of at most {size} bytes", partial(_limit, size)),
-            )
-        )
-        done = warm.call([*COMMAND, *TINY], folder, before=before)
+        domain = draw.choice(list(materials.TASKS))
+        run = str(self.made.runs[domain])
+        commands = [
+            materials.train(domain, self.made.data, "small/run"),
+            ["embed", "--checkpoint", run, str(self._data(domain)), "-o", "small/out.npy"],
+            ["predict", "--checkpoint", run, str(self._data(domain)), "-o", "small/out.csv"],
+            ["convert", run, "small/out", "--to", "hf"],
+            ["report", run, "-o", "small/page.html"],
+        ]
+        if domain == "vision":
+            commands.append(["export", "--checkpoint", run, "--to", "torch-export", "-o", "small/model.pt2"])
+        command = draw.choice([commands[0], *commands])
+        # Free bytes, over all sizes alike: a page of nothing up to more than a run takes.
+        free = int(2 ** draw.uniform(12, 19.5))
+        if self.mounts:
+            self._mount(free)
+        try:
+            self._full(command, domain, free, tally)
+        finally:
+            if self.mounts:
+                self._unmount()
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.place.mkdir(exist_ok=True)
+
+    def _data(self, domain: str) -> Path:
+        return self.made.data / materials.TASKS[domain][1]
+
+    def _full(self, command: list[str], domain: str, free: int, tally: Tally) -> None:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (free // 4, resource.RLIM_INFINITY))
+
+        done = warm.call(command, self.work, before=None if self.mounts else limit)
         verdict, words = done.judge()
-        saved = (folder / "run" / "checkpoints").is_dir() and any(
-            (folder / "run" / "checkpoints").glob("step-*")
-        )
-        if verdict not in (RIGHT, FAULT) and saved:
-            again = warm.call(["train", "--resume", "run"], folder)
-            if again.code != 0:
-                verdict, words = (
-                    FAULT,
-                    f"and with room --resume ends with {again.code}: {again.sentence[:200]}",
-                )
-        tally.add(verdict, f"{how}: {words}")
+        if verdict in (RIGHT, REFUSED) and list(self.place.rglob(".step-*.tmp")):
+            verdict, words = FAULT, "half a checkpoint is left"
+        if verdict == REFUSED and command[0] == "train":
+            wrong = self._goes_on(command, domain)
+            verdict, words = (FAULT, f"with room again: {wrong}") if wrong else (verdict, words)
+        tally.add(verdict, f"{' '.join(command[:2])} of {domain} with {free} bytes: {words}")
 
-
-def _vanish(run: Path, number: int) -> None:
-    """In a fork: removes the folder before the n-th change of what is in it."""
-    on_change(run, number, lambda: shutil.rmtree(run, ignore_errors=True))
-
-
-def _no_room(run: Path, number: int) -> None:
-    """In a fork: from the n-th change of what is in the folder on, each is an error."""
-
-    def fail() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    on_change(run, number, fail, on=True)
-
-
-def _limit(size: int) -> None:
-    """In a fork: writing beyond so many bytes of a file is an error, as ENOSPC is."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    def _goes_on(self, command: list[str], domain: str) -> str:
+        """With room again; "" or what is wrong."""
+        if self.mounts:
+            subprocess.run(["mount", "-o", "remount,size=64m", str(self.place)], check=True)
+        run = self.place / "run"
+        if any((run / "checkpoints").glob("step-*")):
+            done = warm.call(["train", "--resume", "small/run"], self.work)
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+            done = warm.call(command, self.work)
+        if done.code != 0:
+            return done.judge()[1]
+        if domain not in self.whole:
+            whole = materials.train(domain, self.made.data, str(self.work / f"whole-{domain}" / "run"))
+            (self.work / f"whole-{domain}").mkdir(exist_ok=True)
+            if warm.call(whole, self.work).code != 0:
+                return "the whole run fails"
+            self.whole[domain] = self.work / f"whole-{domain}" / "run"
+        return "; ".join(differences(self.whole[domain], run)[:4])

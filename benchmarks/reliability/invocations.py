@@ -1,44 +1,56 @@
-"""Random commands with random settings: right, or one sentence."""
+"""Commands with random settings: each does what it says, or says in one sentence why not."""
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability import warm
-from benchmarks.reliability.shared import FAULT, Tally
-from benchmarks.same_updates import TASKS, write_data
+import yaml
 
-REAL = 50  # one in so many is a command of its own
-SMALL = ("train.max_steps=1", "train.use_cpu=true", "train.per_device_train_batch_size=2")
-#: Values that somebody types, right and wrong.
-VALUES: tuple[str, ...] = (
-    *("0", "1", "2", "3", "7", "16", "-1", "0.5", "1e-3", "1e30", "-0.0", "nan", "inf", "1_000", "9" * 20),
-    *(
-        "true",
-        "false",
-        "null",
-        "none",
-        "auto",
-        "''",
-        "[]",
-        "[1]",
-        "[1, 2]",
-        "[[1]]",
-        "{}",
-        "{a: 1}",
-        "swin",
-        "vit",
-    ),
-    *("mean", "cosine", "gelu", "a b", "ü", "/", "..", "no/such/place", "a,b", "x" * 300, "*a", "&a 1"),
-    "!!python/name:os.system",
+from benchmarks.reliability import materials, warm
+from benchmarks.reliability.shared import FAULT, RIGHT, Tally
+from benchmarks.same_updates import TASKS
+
+REAL = 50  # one in so many is tried as a real command as well
+WILD = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "7",
+    "0.5",
+    "1e-3",
+    "1e30",
+    "-0.1",
+    "nan",
+    "inf",
+    "null",
+    "true",
+    "[]",
+    "[1]",
+    "[0.1, 0.9]",
+    "{}",
 )
-NAMES = ("no_such_folder", "", "\x01", "ä" * 200, "..", "digits", "hub/name", "-", "--", "run")
-NAMES += ("run/checkpoints/latest",)
+WILD += (
+    "x",
+    "''",
+    "[a, b]",
+    "[[1]]",
+    "{a: 1}",
+    "1e5",
+    "auto",
+    "none",
+    "4294967296",
+    "9" * 25,
+    "é",
+    "*",
+    "!!x 1",
+    "{",
+    "0x10",
+)
 
 
 class Invocations:
@@ -48,151 +60,201 @@ class Invocations:
     share = 0.25
     goal = 20_000
     what = (
-        "commands with settings, names and combinations drawn at random, in forks of a warm process and one in 50 as a "
-        "real command; right: exit 0, or a refusal in one sentence with exit code 1 or 2"
+        "commands of all kinds with random settings, flags and files, in forks of one process that has imported "
+        f"everything; one in {REAL} also as a real command, which must end with the same code and sentence; right: "
+        "exit 0, or another exit code and one sentence"
     )
 
     def __init__(self, seed: int, work: Path) -> None:
         self.seed, self.work = seed, work
-        write_data(work / "data")
-        self.keys: dict[str, dict[str, Any]] = {}  # by domain, settings and their defaults
-        self.run = work / "run"
+        self.made = materials.make(work)
+        self.known: dict[str, dict[str, Any]] = {}
 
     def trial(self, number: int, tally: Tally) -> None:
         """One command."""
         draw = random.Random(f"invocations {self.seed} {number}")
-        folder = self.work / "here"
+        folder = self.work / f"call-{number}"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        if not self.run.exists():
-            self._make_run()
-        (folder / "run").symlink_to(self.run)
-        arguments = [
-            x.replace("\0", "") for x in (self._train(draw) if draw.random() < 0.7 else self._use(draw))
-        ]
-        if number % REAL == REAL - 1:
-            done = warm.command(arguments, folder)
-        else:
-            done = warm.call(arguments, folder, seconds=60, before=warm.limit_memory)
+        folder.mkdir()
+        command = self.command(draw)
+        done = warm.call(command, folder, seconds=60.0, before=warm.limit_memory)
         verdict, words = done.judge()
-        tally.add(verdict, f"{arguments}: {words}" if verdict == FAULT else "")
+        if verdict in (RIGHT, "refused") and draw.randrange(REAL) == 0:
+            (folder / "real").mkdir()
+            real = warm.command(command, folder / "real")
+            if (real.code, self._last(real)) != (done.code, self._last(done)) and real.code is not None:
+                verdict, words = (
+                    FAULT,
+                    f"a real command: exit {real.code}, {self._last(real)!r}, not {words!r}",
+                )
+        tally.add(verdict, f"unitrans {' '.join(command)}: {words}".replace(str(self.work), "WORK"))
+        if verdict != FAULT:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _make_run(self) -> None:
-        settings = ("model.embed_dim=8", "model.depth=1", "model.num_heads=1")
-        done = warm.call(
-            ["train", "--objective", "classification", "--output", str(self.run), *SMALL, *settings],
-            self.work,
-        )
-        if done.code != 0:
-            raise RuntimeError(f"the run that commands use fails: {done.sentence}")
+    def _last(self, done: warm.Done) -> str:
+        return done.sentence if done.code else ""
 
-    def _train(self, draw: random.Random) -> list[str]:
-        domain, objective, settings, name = TASKS[draw.choice(list(TASKS))]
-        given = ["--data", str(self.work / "data" / name)] if name else []
-        keys = self._keys(domain)
-        names = draw.choices(list(keys), k=draw.randint(1, 4))
-        chosen = [f"{name}={_near(draw, keys[name])}" for name in names]
-        if draw.random() < 0.5:
-            chosen[0] = f"{names[0]}={draw.choice(VALUES)}"
-        if draw.random() < 0.2:
-            given = ["--data", draw.choice(NAMES)]
-        if draw.random() < 0.1:
-            objective = draw.choice(list(TASKS.values()))[1]
-        flags = draw.choice(
-            (
-                [],
-                [],
-                [],
-                ["--dry-run"],
-                ["--print-config"],
-                ["--init", draw.choice(NAMES)],
-                ["--resume", draw.choice(NAMES)],
+    def settings(self, draw: random.Random, task: list[str]) -> list[str]:
+        """One to four settings of a task with values near their own, or wild ones."""
+        key = " ".join(task)
+        if key not in self.known:
+            done = warm.call([*task, "--print-config"], self.work)
+            self.known[key] = dict(_flat(yaml.safe_load(done.out) or {})) if done.code == 0 else {}
+        known = self.known[key]
+        names = [name for name in known if name not in ("domain",)]
+        if not names:
+            return []
+        given = {}
+        for name in draw.sample(names, min(len(names), draw.randint(1, 4))):
+            given[name] = draw.choice(WILD) if draw.random() < 0.35 else _near(known[name], draw)
+        settings = [f"{name}={value}" for name, value in given.items()]
+        if draw.random() < 0.05:
+            settings.append(
+                draw.choice(("model.embed_dimm=3", "=", "x=", "train.=1", "data", "a.b.c=1", "--", "-x"))
             )
-        )
-        return [
-            "train",
-            "--domain",
-            domain,
-            "--objective",
-            objective,
-            *given,
-            *flags,
-            *settings,
-            *SMALL,
-            *chosen,
-        ]
+        return settings
 
-    def _use(self, draw: random.Random) -> list[str]:
-        place = draw.choice(("run", *NAMES))
-        data = draw.choice((str(self.work / "data" / "classes.csv"), str(self.work / "data"), *NAMES))
-        command = draw.choice(
+    def command(self, draw: random.Random) -> list[str]:
+        """The arguments behind `unitrans`."""
+        domain = draw.choice(list(materials.TASKS))
+        run = str(
+            draw.choice(list(self.made.runs.values())) if draw.random() < 0.1 else self.made.runs[domain]
+        )
+        if draw.random() < 0.05:
+            run = draw.choice(
+                (str(self.made.data), "nowhere", "", run + "/config.yaml", run + "/checkpoints/latest")
+            )
+        data = str(
+            self.made.data
+            / materials.TASKS[draw.choice(list(materials.TASKS)) if draw.random() < 0.1 else domain][1]
+        )
+        kind = draw.choices(
             (
-                ["predict", "--checkpoint", place, data],
-                ["eval", "--checkpoint", place, "--data", data],
-                [
+                "print",
+                "dry",
+                "train",
+                "predict",
+                "embed",
+                "eval",
+                "export",
+                "convert",
+                "report",
+                "ask",
+                "doctor",
+            ),
+            (30, 22, 8, 10, 6, 7, 3, 5, 3, 5, 1),
+        )[0]
+        if kind in ("print", "dry", "train"):
+            command = self._train(draw, kind)
+        else:
+            command = {
+                "predict": [
+                    "predict",
+                    "--checkpoint",
+                    run,
+                    data,
+                    *_maybe(draw, "-o", "out.csv", "out.jsonl", "out.xyz", "."),
+                ],
+                "embed": [
                     "embed",
                     "--checkpoint",
-                    place,
+                    run,
                     data,
                     "-o",
-                    draw.choice(("e.parquet", "e.npz", "e.csv", *NAMES)),
+                    draw.choice(("o.npy", "o.parquet", "o.csv", "o", "a/b.npy")),
                 ],
-                [
+                "eval": [
+                    "eval",
+                    "--checkpoint",
+                    run,
+                    "--data",
+                    data,
+                    *_maybe(draw, "--output", "e", ".", run),
+                    *_maybe(draw, "--target", "label", "size", "x", ""),
+                ],
+                "export": [
                     "export",
                     "--checkpoint",
-                    place,
+                    run,
                     "--to",
-                    draw.choice(("torch-export", *NAMES)),
+                    draw.choice(("torch-export", "torch-export", "x")),
                     "-o",
-                    draw.choice(NAMES),
+                    draw.choice(("m.pt2", "m", ".")),
                 ],
-                [
+                "convert": [
                     "convert",
-                    place,
-                    draw.choice(("out", "out.pth", *NAMES)),
+                    run,
+                    draw.choice(("out", "out.safetensors", "out.pth", ".")),
                     "--to",
-                    draw.choice(("hf", "timm", "official", "v1")),
+                    draw.choice(("hf", "timm", "official", "unitrans", "x")),
                 ],
-                ["report", place, draw.choice(NAMES)],
-                [draw.choice(("train", "predict", "eval", "doctr", "report", "")), draw.choice(NAMES)],
-            )
-        )
-        extra = draw.choice(
-            ([], [], ["--device", "cpu"], ["--batch-size", draw.choice(VALUES)], [draw.choice(VALUES)])
-        )
-        return [*command, *extra]
+                "report": ["report", run, *_maybe(draw, "-o", "page.html", ".", "a/b/c.html")],
+                "ask": [
+                    "predict",
+                    "--checkpoint",
+                    run,
+                    draw.choice(("--fill-mask", "--prompt", "--embed")),
+                    draw.choice(("the [MASK] light", "", "\x00", "é" * 3000)),
+                ],
+                "doctor": ["doctor"],
+            }[kind]
+            command += _maybe(draw, "--batch-size", "1", "3", "0", "-1", "x") if draw.random() < 0.3 else []
+            command += _maybe(draw, "--image-size", "16", "32", "15", "0") if draw.random() < 0.15 else []
+            command += _maybe(draw, "--column", "text", "x", "smiles", "") if draw.random() < 0.15 else []
+        for _ in range(draw.choice((0, 0, 0, 0, 0, 0, 1, 2))):
+            place = draw.randrange(1, len(command)) if len(command) > 1 else 0
+            change = draw.randrange(3)
+            if change == 0 and len(command) > 1:
+                del command[place]
+            elif change == 1:
+                command.insert(place, draw.choice([*command, "--help", "--verbose", "-", "ä=1", "\udcff"]))
+            else:
+                command[place] = draw.choice(
+                    (command[place][:-1], command[place] + "x", command[place].upper())
+                )
+        return [
+            argument.replace("\x00", "0") for argument in command
+        ]  # no process gets a NUL in its arguments
 
-    def _keys(self, domain: str) -> dict[str, Any]:
-        """All settings of a domain, as its printed configuration names them."""
-        if domain not in self.keys:
-            objective = next(name for where, name, _, _ in TASKS.values() if where == domain)
-            done = warm.call(
-                ["train", "--domain", domain, "--objective", objective, "--print-config"], self.work
-            )
-            self.keys[domain] = dict(_leaves(_yaml(done.out)))
-        return self.keys[domain]
+    def _train(self, draw: random.Random, kind: str) -> list[str]:
+        name = draw.choice([task for task in TASKS if "joint" not in task])
+        domain, objective, small, file = TASKS[name]
+        task = ["train", "--domain", domain, "--objective", objective]
+        task += ["--data", str(self.made.data / file)] if file else []
+        drawn = self.settings(draw, task)
+        if kind == "print":
+            return [*task, *drawn, "--print-config"]
+        taken = {setting.partition("=")[0] for setting in drawn}
+        fixed = (*small, *materials.SHORT[:5]) if draw.random() < 0.9 else small
+        command = [*task, *drawn, *(x for x in dict.fromkeys(fixed) if x.partition("=")[0] not in taken)]
+        return [*command, "--dry-run"] if kind == "dry" else [*command, "--output", "run"]
 
 
-def _yaml(text: str) -> Any:
-    from unitrans.training.yaml12 import load
-
-    return load(text)
+def _maybe(draw: random.Random, flag: str, *values: str) -> list[str]:
+    return [flag, draw.choice(values)] if draw.random() < 0.7 else []
 
 
-def _leaves(value: Any, front: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict) or not value:
-        yield ".".join(front), value
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, (*front, str(key)))
+def _flat(tree: Any, before: str = "") -> list[tuple[str, Any]]:
+    if isinstance(tree, dict) and (tree or not before):
+        return [pair for key, value in tree.items() for pair in _flat(value, f"{before}{key}.")]
+    return [(before.removesuffix("."), tree)]
 
 
-def _near(draw: random.Random, value: Any) -> str:
-    """Something of the kind of a default."""
+def _near(value: Any, draw: random.Random) -> str:
+    """A value of the same kind."""
     if isinstance(value, bool):
         return draw.choice(("true", "false"))
     if isinstance(value, int):
-        return str(max(0, min(64, draw.choice((value, value + 1, value - 1, value // 2, 1, 2)))))
+        return str(
+            draw.choice((value, value + 1, value - 1, value * 2, value // 2, max(1, value // 4), value * 8))
+        )
     if isinstance(value, float):
-        return str(value * draw.choice((0.5, 1.0, 2.0)))
-    return json.dumps(value)
+        return str(
+            draw.choice((value, value / 2, value * 2, value / 10, value * 10, 1 - value, round(value)))
+        )
+    if isinstance(value, list) and value:
+        changed = [_near(item, draw) for item in value]
+        return "[" + ", ".join(draw.choice((changed, changed[:-1], [*changed, changed[-1]]))) + "]"
+    if isinstance(value, str):
+        return draw.choice((value, value + "x", value[:-1] or "y", value.upper()))
+    return draw.choice(("null", "1", "0.1", "true", "[1, 2]", "some"))

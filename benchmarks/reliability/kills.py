@@ -47,8 +47,8 @@ class Kills:
     goal = 500
     what = (
         "runs of 12 updates in all domains, also with workers and on two processes, killed at random moments and "
-        "before random writes, and resumed; right: every file of the run (weights, optimizer, generators, log without "
-        "seconds, best, report) is that of a run nobody killed"
+        "before random writes, and resumed; right: every file of the run (weights, optimizer, generators, log "
+        "without seconds, best, report) is that of a run nobody killed"
     )
 
     def __init__(self, seed: int, work: Path) -> None:
@@ -97,7 +97,9 @@ class Runner:
         given = ["--data", str(data / name)] if name else []
         self.processes = 2 if switch == "processes" else 1
         self.begin = ["train", "--domain", domain, "--objective", objective, *given, "--output", "run"]
-        self.begin += [*COMMON, *settings, *SWITCHES[switch]]
+        later = {setting.partition("=")[0] for setting in SWITCHES[switch]}
+        self.begin += [x for x in COMMON if x.partition("=")[0] not in later]
+        self.begin += [*settings, *SWITCHES[switch]]
         self.resume = ["train", "--resume", "run"]
 
     def start(
@@ -220,9 +222,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_change(run: Path, number: int, action: Callable[[], object], *, on: bool = False) -> None:
-    """In a fork: calls something before the n-th change of what is in a folder (0: before each; on: and of each that
-    follows it)."""
+def on_change(run: Path, number: int, action: Callable[[], object]) -> None:
+    """In a fork: calls something before the n-th change of what is in a folder (0: before each)."""
     process, place, seen = os.getpid(), str(run), 0
 
     def look(event: str, given: tuple[Any, ...]) -> None:
@@ -232,7 +233,7 @@ def on_change(run: Path, number: int, action: Callable[[], object], *, on: bool 
         if not changes or os.getpid() != process or not _inside(given, place):
             return
         seen += 1
-        if seen == number or not number or (on and seen > number):
+        if seen == number or not number:
             action()
 
     sys.addaudithook(look)

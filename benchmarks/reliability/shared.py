@@ -14,6 +14,7 @@ REFUSED = "refused"  # in words: an exit code and one sentence, or named and cou
 OTHER = "other"  # a damaged file that is a whole one of its format, with other content
 SLOW = "slow"  # ended by the limit of time
 FAULT = "fault"  # a crash, a traceback, or a difference that nobody was told
+ROOT = Path(__file__).resolve().parents[2]
 VERDICTS = (RIGHT, REFUSED, OTHER, SLOW, FAULT)
 MAX_SENTENCE = 2000  # characters
 

@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reliability.shared import MAX_SENTENCE, REFUSED, RIGHT, SLOW
+from benchmarks.reliability.shared import FAULT, MAX_SENTENCE, REFUSED, RIGHT, ROOT, SLOW
 
-ROOT = Path(__file__).resolve().parents[2]
 ENTRY = [sys.executable, "-c", "import sys; from unitrans.cli import main; sys.exit(main())"]
 MEMORY = 6 << 30  # bytes that a command may take beside what the warm process has
 DOMAINS = ("vision", "text", "graph")
@@ -44,15 +43,15 @@ class Done:
         if self.code is None:
             return SLOW, f"not done after {self.seconds:.0f} s"
         if self.code < 0:
-            return "fault", f"ended by {signal.Signals(-self.code).name}"
+            return FAULT, f"ended by {signal.Signals(-self.code).name}"
         if "Traceback (most recent call last)" in self.err + self.out:
-            return "fault", f"a traceback: {self.sentence[:300]}"
+            return FAULT, f"a traceback: {self.sentence[:300]}"
         if self.code == 0:
             return RIGHT, ""
         if self.code not in (1, 2):
-            return "fault", f"exit {self.code}: {self.sentence[:300]}"
+            return FAULT, f"exit {self.code}: {self.sentence[:300]}"
         if not self.sentence.startswith("unitrans: ") or len(self.sentence) > MAX_SENTENCE:
-            return "fault", f"exit {self.code} without a sentence: {self.sentence[:300]!r}"
+            return FAULT, f"exit {self.code} without a sentence: {self.sentence[:300]!r}"
         return REFUSED, self.sentence
 
 
@@ -86,13 +85,11 @@ def start(
     variables: dict[str, str] | None = None,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
-    program: Callable[[Sequence[str]], int] | None = None,
 ) -> int:
     """Forks a command, in a process group of its own; its output goes to folder/stdout-RANK and stderr-RANK.
 
     Args:
         before, after: called in the fork; after also where the command raises.
-        program: what takes the arguments; None: the command line.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -118,7 +115,7 @@ def start(
         from unitrans import cli
 
         try:
-            code = (program or cli.main)(list(arguments))
+            code = cli.main(list(arguments))
         finally:
             if after is not None:
                 after()
@@ -174,14 +171,13 @@ def call(
     seconds: float = 120.0,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
-    program: Callable[[Sequence[str]], int] | None = None,
 ) -> Done:
-    """A command in a fork, in this folder; see `start`."""
+    """A command in a fork, in this folder."""
     begin = time.monotonic()
     for name in ("stdout-0", "stderr-0"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).touch()
-    child = start(arguments, folder, before=before, after=after, program=program)
+    child = start(arguments, folder, before=before, after=after)
     return read_done(folder, wait(child, seconds), begin)
 
 

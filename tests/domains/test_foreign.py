@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reliability.exploits import Call, exploits
+from benchmarks.reliability.hostile import Call, exploits
 from unitrans.cli import main
 from unitrans.domains.foreign import guarded, load
 

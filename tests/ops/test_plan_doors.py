@@ -307,7 +307,7 @@ def test_pairs_are_a_pytree() -> None:
 
 def test_damaged_calls_between_guard_pages() -> None:
     """The quick form of the campaign: no read or write outside the tensors, no answer but the right one."""
-    command = [sys.executable, "-m", "benchmarks.reliability.calls", "0", "1500"]
+    command = [sys.executable, "-m", "benchmarks.reliability.calls", "0", "1000"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-2000:]}"
     for kind in (
