@@ -104,9 +104,14 @@ class Trained:
                 other = load_run(Path(member).expanduser(), {"image_size": image_size})
             self.models[place] = other.eval().to(device)
 
+    @property
+    def model_config(self) -> Any:
+        """The configuration of the encoder."""
+        return self.models[0].config.encoder_config
+
     def batch(self, samples: Sequence[Sample]) -> Any:
         """Samples as a batch where the model is."""
-        batch = self.domain.collate(samples, self.models[0].config.encoder_config)
+        batch = self.domain.collate(samples, self.model_config)
         device = next(self.models[0].parameters()).device
         return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
 
@@ -267,7 +272,9 @@ def predict(
     for note in predictor.notes:
         say(note)
     with ExitStack() as stack:
-        table, read = opened(predictor.domain, predictor.reading, inputs, column, stdin)
+        table, read = opened(
+            predictor.domain, predictor.reading, inputs, column, stdin, predictor.model_config
+        )
         records = table.rows()
         stack.enter_context(writing("the output" if output is None else f"--output {output}"))
         out = (

@@ -23,9 +23,14 @@ ReadRow = Callable[[Mapping[str, Any]], Sample]
 
 
 def opened(
-    domain: Any, reading: Mapping[str, Any], inputs: Sequence[str], column: str | None, stdin: TextIO
+    domain: Any,
+    reading: Mapping[str, Any],
+    inputs: Sequence[str],
+    column: str | None,
+    stdin: TextIO,
+    model_config: Any,
 ) -> tuple[Table, ReadRow]:
-    """The rows that the inputs stand for, and what makes a sample of a row.
+    """The rows that the inputs stand for, and what makes a sample of a row that the model can take.
 
     Args:
         domain: of the checkpoint.
@@ -33,7 +38,21 @@ def opened(
             else that is the folder of the table.
         inputs: one table, "-" for stdin, or for a domain that lists them files and folders.
         column: see ``Domain.record_reader``.
+        model_config: of the encoder.
     """
+    table, read = _opened(domain, reading, inputs, column, stdin)
+
+    def fitting(record: Mapping[str, Any]) -> Sample:
+        sample = read(record)
+        domain.check_sample(sample, model_config)
+        return sample
+
+    return table, fitting
+
+
+def _opened(
+    domain: Any, reading: Mapping[str, Any], inputs: Sequence[str], column: str | None, stdin: TextIO
+) -> tuple[Table, ReadRow]:
     with user_errors():
         listed = domain.listed(inputs) if list(inputs) != ["-"] else None
         if listed is not None:
