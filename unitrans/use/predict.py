@@ -30,6 +30,15 @@ from unitrans.use.whole import writing
 ENSEMBLE_FILE = "ensemble.json"
 
 
+class _Reading(dict[str, Any]):
+    """How samples are read, as a config.json has it. ConfigError for what it lacks."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ConfigError(
+            f"{self['folder']}/config.json: reading: expected {name} in it, got none; use another one"
+        )
+
+
 class Trained:
     """One checkpoint, or the members of an ensemble, and the domain that reads samples for them.
 
@@ -78,7 +87,7 @@ class Trained:
             )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
         held = root if self.notes else init_folder(members[0], flag="--checkpoint")
-        self.reading: dict[str, Any] = stored | {"folder": str(held)}
+        self.reading: dict[str, Any] = _Reading(stored | {"folder": str(held)})
         if files is not None:
             if not Path(files).expanduser().is_dir():
                 raise ConfigError(f"--image-folder {files}: there is no such folder")
