@@ -140,7 +140,7 @@ def data(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"edge_index": torch.tensor([[0, 1], [1, 3]])}, "graph 7: edge_index names node 3, expected 0 to 2, as it has"),
+        ({"edge_index": torch.tensor([[0, 1], [1, 3]])}, "graph 7: edge_index names node 3, expected 0 to 2, as it"),
         ({"edge_attr": torch.rand(2, 4)}, "graph 7: edge_attr: expected categories, whole numbers [2, features]"),
         ({"x": torch.full((3, 1), -1)}, "graph 7: x: expected categories from 0 on, got -1"),
         ({"x": torch.rand(3, 1)}, "graph 7: x: expected categories, whole numbers [3, features]"),

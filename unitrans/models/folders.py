@@ -41,6 +41,9 @@ def check_folder(folder: Path) -> dict[str, Weight] | None:
         value = stored.get(key)
         if value is not None and not isinstance(value, kind):
             raise ConfigError(f"{folder / CONFIG}: {key}: expected a {kind.__name__}, got {value!r}")
+    labels = stored.get("labels") if "encoder" in stored else None
+    if labels and not (isinstance(labels.get("kind"), str) and isinstance(labels.get("names"), list)):
+        raise ConfigError(f"{folder / CONFIG}: labels: expected a kind and names, got {labels!r:.100}")
     if (folder / WEIGHTS).exists():
         return _shapes(folder / WEIGHTS)
     parts = _json(folder / INDEX).get("weight_map")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -56,7 +57,8 @@ def _opened(
     with user_errors():
         listed = domain.listed(inputs) if list(inputs) != ["-"] else None
         if listed is not None:
-            as_typed = {key: value for key, value in reading.items() if key != "files"}
+            as_typed: Any = copy(reading)  # of its class, which names what it lacks
+            as_typed.pop("files", None)
             table = Table(list(listed[0]), "csv", [lambda: iter([dict(row) for row in listed])], "the files")
             return table, domain.record_reader(table.names, as_typed, column)
         if len(inputs) != 1:
@@ -66,8 +68,10 @@ def _opened(
         if own is not None:
             return own
         table = table_of(domain, reading, inputs[0], column, stdin)
-        folder = {} if inputs[0] == "-" else {"files": str(Path(inputs[0]).expanduser().parent)}
-        return table, domain.record_reader(table.names, {**folder, **reading}, column)
+        beside: Any = copy(reading)
+        if inputs[0] != "-":
+            beside.setdefault("files", str(Path(inputs[0]).expanduser().parent))
+        return table, domain.record_reader(table.names, beside, column)
 
 
 def table_of(domain: Any, reading: Mapping[str, Any], name: str, column: str | None, stdin: TextIO) -> Table:
