@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import unitrans
@@ -17,6 +19,7 @@ from unitrans.models._encoder import encoder_of
 from unitrans.models.swin import SwinConfig, SwinForImageClassification
 from unitrans.models.vit import VitConfig
 from unitrans.objectives import MaskedSignalModel, make_objective
+from unitrans.objectives.base import Labels
 
 WEIGHTS = "model.safetensors"
 SWIN = SwinConfig(
@@ -130,6 +133,21 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
         (folder / WEIGHTS).unlink(),
         (folder / "model.safetensors.index.json").write_text("["),
     ),
+    "model_type a list": rewrite("config.json", lambda stored: stored | {"model_type": [3]}),
+    "whole numbers": lambda folder: save_file(
+        {name: tensor.long() for name, tensor in load_file(folder / WEIGHTS).items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    ),
+    "more in front of names": lambda folder: save_file(
+        {f"x.{name}": tensor for name, tensor in load_file(folder / WEIGHTS).items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    ),
+    "a broken pickle": lambda folder: (
+        (folder / WEIGHTS).unlink(),
+        (folder / "pytorch_model.bin").write_bytes(b"PK\3\4"),
+    ),
     "nothing": lambda folder: [file.unlink() for file in folder.iterdir()],
 }
 #: The weights of images alone tell what these files would, and nothing reads the architecture beside an objective.
@@ -160,3 +178,54 @@ def test_a_broken_folder_is_one_sentence(
     assert str(folder) in said and said.count("\n") == 0
     assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+READING = {
+    "domain": "vision", "image_size": [16, 16], "channels": 3, "value_range": "dtype", "eval_crop": 1.0,
+    "eval_fit": "crop", "mean": [0.5] * 3, "std": [0.2] * 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("labels", [1]),
+        ("labels", {"foo": 1}),
+        ("reading", [1]),
+        ("reading", {"domain": "vision"}),
+        ("encoder", [1]),
+        ("objective", 3),
+        ("objective_options", [1]),
+        ("model_type", [3]),
+    ],
+)
+def test_settings_of_a_run_that_are_none(
+    setting: str,
+    value: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever opens a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    vit = VitConfig(image_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=1)
+    objective = make_objective("classification", vit, {}, Labels("class", ("a", "b"), (1, 1)))
+    MaskedSignalModel.create(vit, objective, READING).save_pretrained("run")
+    Path("photos").mkdir()
+    for name in "abcd":
+        Image.fromarray(np.full((16, 16, 3), ord(name), np.uint8)).save(f"photos/{name}.png")
+    commands = {
+        "predict": ["predict", "--checkpoint", "run", "photos", "--output", "rows.csv"],
+        "embed": ["embed", "--checkpoint", "run", "photos", "--output", "vectors.npy"],
+        "convert": ["convert", "run", "out.safetensors", "--to", "timm"],
+        "init": ["train", "--data", "photos", "--init", "run", "--output", "other", "train.max_steps=1"],
+    }
+    assert main(commands["predict"]) == 0
+    rewrite("config.json", lambda stored: stored | {setting: value})(Path("run"))
+    for name, command in commands.items():
+        capsys.readouterr()
+        code, said = main(command), capsys.readouterr().err
+        if value == {"domain": "vision"} and name in ("convert", "init"):  # which read nothing as it did
+            assert code == 0
+        else:
+            assert code == 2 and said.count("\n") == 1 and "run/config.json" in said, (name, said)

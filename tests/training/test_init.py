@@ -111,7 +111,7 @@ def _empty(run: Path) -> None:
         ),
         (None, {"depths": [1, 2]}, r"model.depths is \[1, 1\] there, \[1, 2\] here"),
         (None, {"embed_dim": 16, "in_chans": 1}, "model.embed_dim is 8 there, 16 here"),
-        (_cut, {}, "is not a checkpoint of this program"),
+        (_cut, {}, "best/model.safetensors: it is no file of safetensors, or not wholly written"),
         (_not_ours, {}, "is not a checkpoint of this program"),
         (_empty, {}, "it holds no checkpoint: name a file of weights, .* a run folder"),
     ],

@@ -276,6 +276,10 @@ class Domain(ABC):
         """
         raise ValueError(f"the domain {self.name} cannot read rows of a table yet")
 
+    def check_sample(self, sample: Sample, model_config: Any) -> None:
+        """ValueError with the reason for a sample that is read as it should be but that this model cannot take."""
+        return
+
     def opened(
         self, path: Path, reading: Mapping[str, Any]
     ) -> tuple[Table, Callable[[Mapping[str, Any]], Sample]] | None:

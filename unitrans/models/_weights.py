@@ -303,6 +303,11 @@ def load_weights(
         if target in filled:
             report.unexpected.append(f"{names} {list(tensor.shape)}: {target} has been filled by another one")
             continue
+        if not tensor.is_floating_point():
+            report.unexpected.append(
+                f"{names}: expected floating-point numbers for {target}, got {tensor.dtype}"
+            )
+            continue
         fitted = fit_shape(target, tensor, shape, rule, grid)
         if fitted is None:
             report.unexpected.append(f"{names} {list(tensor.shape)}: {target} has {list(shape)}")

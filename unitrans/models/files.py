@@ -43,7 +43,8 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         stored = read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
-    return stored if isinstance(stored, dict) and stored.get("model_type") in hub_formats() else None
+    kind = stored.get("model_type") if isinstance(stored, dict) else None
+    return stored if isinstance(kind, str) and kind in hub_formats() else None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -67,14 +67,22 @@ def recognise(weights: Mapping[str, Tensor], source: str = "auto", what: str = "
             )
         layout = source
     own = _as_ours(weights, format, layout)
-    fields, untold = format.fields(own, weights)
-    kind, options = format.kind(own), {}
-    if kind == "mae":
-        options = _decoder(own, untold)
-    elif kind == "beit":
-        options = {"vocab_size": own["head.classifier.weight"].shape[0]}
-    elif kind == "masked":  # rows are in_chans times the square of the stride
-        options = {"mask_patch_size": math.isqrt(own["head.decoder.weight"].shape[0] // fields["in_chans"])}
+    try:
+        fields, untold = format.fields(own, weights)
+        kind, options = format.kind(own), {}
+        if kind == "mae":
+            options = _decoder(own, untold)
+        elif kind == "beit":
+            options = {"vocab_size": own["head.classifier.weight"].shape[0]}
+        elif kind == "masked":  # rows are in_chans times the square of the stride
+            options = {
+                "mask_patch_size": math.isqrt(own["head.decoder.weight"].shape[0] // fields["in_chans"])
+            }
+    except KeyError as error:
+        raise ValueError(
+            f"{what}: expected weights of a {family} under {layout} names, got ones without {error.args[0]} (our name "
+            "of it): they are not whole, or are called otherwise"
+        ) from None
     return Recognised(family, layout, kind, fields, untold, options)
 
 

@@ -19,6 +19,7 @@ from unitrans.models import registry
 from unitrans.models._weights import blocks_sharing, config_from, not_finite
 from unitrans.models.channels import average_channels
 from unitrans.models.files import read_config
+from unitrans.models.folders import check_folder
 from unitrans.models.joint.config import PARTS
 from unitrans.models.recognise import configured
 from unitrans.models.resize import ResizeRule, fit_shape
@@ -47,6 +48,7 @@ def init_folder(name: str, flag: str = "--init") -> Path:
     for folder in (root, root / "checkpoints" / "best", root / "checkpoints" / "latest"):
         if (folder / WEIGHTS).is_file():
             verify_model(folder)
+            check_folder(folder)
             return folder.resolve()
     fix = f"name a run folder or a checkpoint (RUN/checkpoints/step-N with {WEIGHTS})"
     if root.is_file():
@@ -302,6 +304,8 @@ def _fit(
     grid: tuple[int, int] | None,
 ) -> Tensor | None:
     """The tensor in this shape; None if it cannot be had."""
+    if not tensor.is_floating_point():
+        return None
     old, new = channels
     if tensor.shape == shape:
         return tensor

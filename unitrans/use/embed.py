@@ -54,7 +54,7 @@ def embed(
     vectors: list[np.ndarray] = []
     records: list[dict[str, Any]] = []
     errors: list[str] = []
-    table, read = opened(trained.domain, trained.reading, inputs, column, stdin)
+    table, read = opened(trained.domain, trained.reading, inputs, column, stdin, trained.model_config)
     rows = table.rows()
     while chunk := list(itertools.islice(rows, batch_size)):
         good, places, reasons = samples_of(chunk, read)

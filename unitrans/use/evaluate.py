@@ -134,7 +134,7 @@ def labelled_rows(
     if own is not None:
         yield from own
         return
-    table, read = opened(domain, reading, [data], column, sys.stdin)
+    table, read = opened(domain, reading, [data], column, sys.stdin, trained.model_config)
     names = _targets(reading, labels, table.names, target)
     columns = columns_of(reading, names, labels.names if labels is not None else ())
     rows = table.rows()

@@ -30,6 +30,15 @@ from unitrans.use.whole import writing
 ENSEMBLE_FILE = "ensemble.json"
 
 
+class _Reading(dict[str, Any]):
+    """How samples are read, as a config.json has it. ConfigError for what it lacks."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ConfigError(
+            f"{self['folder']}/config.json: reading: expected {name} in it, got none; use another one"
+        )
+
+
 class Trained:
     """One checkpoint, or the members of an ensemble, and the domain that reads samples for them.
 
@@ -78,7 +87,7 @@ class Trained:
             )
         # A domain may keep more beside the checkpoints, such as a tokenizer.
         held = root if self.notes else init_folder(members[0], flag="--checkpoint")
-        self.reading: dict[str, Any] = stored | {"folder": str(held)}
+        self.reading: dict[str, Any] = _Reading(stored | {"folder": str(held)})
         if files is not None:
             if not Path(files).expanduser().is_dir():
                 raise ConfigError(f"--image-folder {files}: there is no such folder")
@@ -104,9 +113,14 @@ class Trained:
                 other = load_run(Path(member).expanduser(), {"image_size": image_size})
             self.models[place] = other.eval().to(device)
 
+    @property
+    def model_config(self) -> Any:
+        """The configuration of the encoder."""
+        return self.models[0].config.encoder_config
+
     def batch(self, samples: Sequence[Sample]) -> Any:
         """Samples as a batch where the model is."""
-        batch = self.domain.collate(samples, self.models[0].config.encoder_config)
+        batch = self.domain.collate(samples, self.model_config)
         device = next(self.models[0].parameters()).device
         return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
 
@@ -267,7 +281,9 @@ def predict(
     for note in predictor.notes:
         say(note)
     with ExitStack() as stack:
-        table, read = opened(predictor.domain, predictor.reading, inputs, column, stdin)
+        table, read = opened(
+            predictor.domain, predictor.reading, inputs, column, stdin, predictor.model_config
+        )
         records = table.rows()
         stack.enter_context(writing("the output" if output is None else f"--output {output}"))
         out = (

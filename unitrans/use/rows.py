@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,9 +24,14 @@ ReadRow = Callable[[Mapping[str, Any]], Sample]
 
 
 def opened(
-    domain: Any, reading: Mapping[str, Any], inputs: Sequence[str], column: str | None, stdin: TextIO
+    domain: Any,
+    reading: Mapping[str, Any],
+    inputs: Sequence[str],
+    column: str | None,
+    stdin: TextIO,
+    model_config: Any,
 ) -> tuple[Table, ReadRow]:
-    """The rows that the inputs stand for, and what makes a sample of a row.
+    """The rows that the inputs stand for, and what makes a sample of a row that the model can take.
 
     Args:
         domain: of the checkpoint.
@@ -33,11 +39,26 @@ def opened(
             else that is the folder of the table.
         inputs: one table, "-" for stdin, or for a domain that lists them files and folders.
         column: see ``Domain.record_reader``.
+        model_config: of the encoder.
     """
+    table, read = _opened(domain, reading, inputs, column, stdin)
+
+    def fitting(record: Mapping[str, Any]) -> Sample:
+        sample = read(record)
+        domain.check_sample(sample, model_config)
+        return sample
+
+    return table, fitting
+
+
+def _opened(
+    domain: Any, reading: Mapping[str, Any], inputs: Sequence[str], column: str | None, stdin: TextIO
+) -> tuple[Table, ReadRow]:
     with user_errors():
         listed = domain.listed(inputs) if list(inputs) != ["-"] else None
         if listed is not None:
-            as_typed = {key: value for key, value in reading.items() if key != "files"}
+            as_typed: Any = copy(reading)  # of its class, which names what it lacks
+            as_typed.pop("files", None)
             table = Table(list(listed[0]), "csv", [lambda: iter([dict(row) for row in listed])], "the files")
             return table, domain.record_reader(table.names, as_typed, column)
         if len(inputs) != 1:
@@ -47,8 +68,10 @@ def opened(
         if own is not None:
             return own
         table = table_of(domain, reading, inputs[0], column, stdin)
-        folder = {} if inputs[0] == "-" else {"files": str(Path(inputs[0]).expanduser().parent)}
-        return table, domain.record_reader(table.names, {**folder, **reading}, column)
+        beside: Any = copy(reading)
+        if inputs[0] != "-":
+            beside.setdefault("files", str(Path(inputs[0]).expanduser().parent))
+        return table, domain.record_reader(table.names, beside, column)
 
 
 def table_of(domain: Any, reading: Mapping[str, Any], name: str, column: str | None, stdin: TextIO) -> Table:

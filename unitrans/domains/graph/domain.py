@@ -72,6 +72,10 @@ class GraphDomain(Domain):
         told = "atom_order:" in (run / "config.yaml").read_text(encoding="utf-8")
         return dict(data) if told else {**data, "atom_order": "given"}, dict(model)
 
+    def check_sample(self, sample: Sample, model_config: Any) -> None:
+        """See ``unitrans.domains.base.Domain``: its atoms, bonds, degrees and distances have rows in the tables."""
+        model_config.check_graph(sample["nodes"], sample["edge_index"], sample["edge_attr"])
+
     def keep(self, run: Path, source: GraphSource) -> None:
         """Writes which graphs are held out, where that follows from all that there are."""
         write_held_out(run, source)

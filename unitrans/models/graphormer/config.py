@@ -2,14 +2,16 @@
 
 from typing import Any, Literal, get_args
 
+import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from unitrans.models.graphormer.plans import GraphormerPlans, check_values, plans_of_edges
+from unitrans.models.graphormer.plans import GraphormerPlans, check_pairs, check_values, plans_of_edges
 from unitrans.models.graphormer.sizes import SIZES
 from unitrans.models.images import check_sizes
-from unitrans.ops.graphs import PathRule
+from unitrans.ops.graphs import GraphPairs, PathRule
 
 NormPlace = Literal["post", "pre"]
 Head = Literal["transform", "linear"]
@@ -141,6 +143,16 @@ class GraphormerConfig(PreTrainedConfig):
             ValueError: lists that do not fit together, or that the tables do not cover.
         """
         return plans_of_edges(self, num_nodes, num_edges, edge_index, edge_attr)
+
+    def check_graph(self, nodes: np.ndarray, edge_index: np.ndarray, edge_attr: np.ndarray) -> None:
+        """Raises ValueError, as `plans` does, if the tables do not cover this graph; arguments as there."""
+        self.check_nodes(torch.from_numpy(nodes))
+        sizes = [len(nodes)], [edge_index.shape[1]]
+        hops, whole = self.multi_hop_max_dist, not self.multi_hop
+        pairs = GraphPairs.from_edges(
+            *sizes, edge_index, edge_attr, hops=hops, paths=self.paths, hops_are_edges=whole
+        )
+        check_pairs(self, pairs)
 
     def check_nodes(self, nodes: Tensor) -> None:
         """Raises ValueError if these categories [T, F] have no rows in the table of node features."""
